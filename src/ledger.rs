@@ -1,0 +1,611 @@
+//! The credit ledger: who holds how many records, and who may hold one more.
+//!
+//! Every source has an account, and all accounts draw on one pool. An account is one word that packs
+//! the credits it has leased from the pool with those in use, so that a push is one compare-and-swap
+//! while it stays within the lease. The pool's word, which all threads share, is written only to
+//! lease more credits or to give some back.
+//!
+//! # Two ways to lease
+//!
+//! An account leases either *exactly* what it uses or some credits *ahead* of need. Ahead is fast,
+//! and strands idle credits in accounts; exact strands none, and costs a write to the pool for each
+//! push and each release. Accounts start exact. They lease ahead while the pool is far from its cap,
+//! as many credits as keep the idle ones of all accounts together within about 1 % of the cap; with
+//! a small cap or very many sources that share is less than one credit, and all stay exact.
+//!
+//! # Honest and cheap refusals
+//!
+//! When the pool runs out, a sweep makes every account exact and so brings all idle credits home.
+//! Only then is a push refused. The pool's word remembers that the sweep was complete, so that the
+//! next refusal costs two loads, until an account leases ahead again. Why that memory can be trusted:
+//!
+//! - An account that turns from exact to ahead announces it in the pool's word, *after* the turn, by
+//!   counting up an epoch.
+//! - A sweep reads the epoch before its walk and marks the pool as swept only if the epoch still
+//!   stands after it. So either the walk came by after the turn and undid it, or the announcement
+//!   came after the mark and took it off, or it came in between and kept the mark from being set.
+//!
+//! # Order
+//!
+//! Credits move pool first on the way in, account first on the way out. In between they are in
+//! transit and count as leased, so that the accounts' leases never sum to more than the pool's.
+
+use crate::backpressure::{BackpressureController, BackpressureSignal, Marks, SignalCell, Zone};
+use crate::sync::{Arena, AtomicBool, AtomicU64, CachePadded, Mutex, SeqCst, Setting};
+
+/// The pool of credits and the accounts that draw on it.
+pub(crate) struct Ledger {
+    pool: CachePadded<AtomicU64>,
+    marks: Marks,
+    /// Credits that may lie idle over all accounts.
+    idle_budget: u32,
+    /// Credits that an account leases ahead of need; 0 keeps all accounts exact.
+    ahead: Setting,
+    accounts: Arena<CachePadded<Account>>,
+    register: Mutex<Register>,
+    closed: AtomicBool,
+    /// Credits of records that will not come to a stage again, but could not give them back yet.
+    parked: AtomicU64,
+    controller: BackpressureController,
+}
+
+/// Which accounts are in use. Only opening and closing an account takes this lock.
+struct Register {
+    open: u32,
+    vacant: Vec<u32>,
+}
+
+/// What one source holds.
+pub(crate) struct Account {
+    word: AtomicU64,
+    capacity: Setting,
+    high: Setting,
+    low: Setting,
+    cell: SignalCell,
+}
+
+/// An account's word.
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 63..32 | credits leased from the pool, or one of the marks `EXACT` and `CLOSED` |
+/// | 31..0 | credits in use |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Balance {
+    lease: Lease,
+    used: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lease {
+    /// Leased is what is used, and not a credit more.
+    Exact,
+    /// The same, and no further credit is to be had.
+    Closed,
+    /// So many credits are leased, some of them ahead of need.
+    Ahead(u32),
+}
+
+const LEASE_SHIFT: u32 = 32;
+const EXACT: u32 = u32::MAX;
+const CLOSED: u32 = u32::MAX - 1;
+const MAX_LEASE: u32 = u32::MAX - 2;
+
+impl Balance {
+    fn unpack(word: u64) -> Self {
+        let lease = match (word >> LEASE_SHIFT) as u32 {
+            EXACT => Lease::Exact,
+            CLOSED => Lease::Closed,
+            leased => Lease::Ahead(leased),
+        };
+        Self { lease, used: word as u32 }
+    }
+
+    fn pack(self) -> u64 {
+        let lease = match self.lease {
+            Lease::Exact => EXACT,
+            Lease::Closed => CLOSED,
+            Lease::Ahead(leased) => leased,
+        };
+        u64::from(lease) << LEASE_SHIFT | u64::from(self.used)
+    }
+
+    /// Credits that are leased and not in use.
+    fn idle(self) -> u32 {
+        match self.lease {
+            Lease::Exact | Lease::Closed => 0,
+            Lease::Ahead(leased) => leased - self.used,
+        }
+    }
+}
+
+/// The pool's word.
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 63 | every account is exact or closed |
+/// | 62..32 | epoch: how often an account has turned from exact to ahead |
+/// | 31..0 | credits leased |
+#[derive(Clone, Copy)]
+struct Pool(u64);
+
+const SWEPT: u64 = 1 << 63;
+const EPOCH_ONE: u64 = 1 << 32;
+const EPOCH_MASK: u64 = SWEPT - EPOCH_ONE;
+
+impl Pool {
+    fn leased(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn swept(self) -> bool {
+        self.0 & SWEPT != 0
+    }
+
+    fn epoch(self) -> u64 {
+        self.0 & EPOCH_MASK
+    }
+
+    fn with_swept(self) -> Self {
+        Self(self.0 | SWEPT)
+    }
+
+    fn with_next_epoch(self) -> Self {
+        Self(self.0 & !SWEPT & !EPOCH_MASK | self.0.wrapping_add(EPOCH_ONE) & EPOCH_MASK)
+    }
+}
+
+/// The outcome of asking for credits: as many as the caps allowed.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// Credits granted, at most as many as were wanted.
+    pub(crate) credits: u32,
+    /// Why there are not more, where there are not.
+    pub(crate) shortage: Option<Shortage>,
+    /// Whether the pool's level was moved.
+    pool_moved: bool,
+}
+
+/// The limit that a push ran into, with what was held under it, in records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    Source { held: u32, capacity: u32 },
+    Global { held: u32, capacity: u32 },
+    Closed,
+}
+
+impl Account {
+    fn new() -> Self {
+        Self {
+            word: AtomicU64::new(Balance { lease: Lease::Closed, used: 0 }.pack()),
+            capacity: Setting::new(0),
+            high: Setting::new(0),
+            low: Setting::new(0),
+            cell: SignalCell::new(),
+        }
+    }
+
+    fn balance(&self) -> Balance {
+        Balance::unpack(self.word.load(SeqCst))
+    }
+
+    /// One attempt to replace the balance; the actual one where it has changed.
+    fn replace(&self, current: Balance, new: Balance) -> Result<(), Balance> {
+        self.word
+            .compare_exchange(current.pack(), new.pack(), SeqCst, SeqCst)
+            .map(drop)
+            .map_err(Balance::unpack)
+    }
+
+    /// Ends the lease ahead of need, and tells how many idle credits that frees.
+    fn end_lease(&self, lease: Lease) -> u32 {
+        let mut balance = self.balance();
+        loop {
+            if balance.lease == lease || balance.lease == Lease::Closed {
+                return 0;
+            }
+            match self.replace(balance, Balance { lease, ..balance }) {
+                Ok(()) => return balance.idle(),
+                Err(actual) => balance = actual,
+            }
+        }
+    }
+
+    /// Credits in use.
+    pub(crate) fn used(&self) -> u32 {
+        self.balance().used
+    }
+
+    /// The most credits that may be in use.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.capacity.load(SeqCst)
+    }
+
+    /// What the account's own level asks of its source.
+    pub(crate) fn signal(&self) -> BackpressureSignal {
+        self.cell.signal()
+    }
+
+    fn zone(&self, used: u32) -> Zone {
+        let (high, low) = (self.high.load(SeqCst), self.low.load(SeqCst));
+        Marks { high, low, capacity: self.capacity() }.zone(used)
+    }
+
+    /// Lets the signal follow the level, which the caller has left at `used`.
+    fn note(&self, used: u32) {
+        self.cell.follow(self.zone(used), || {
+            self.zone(Balance::unpack(self.word.fetch_add(0, SeqCst)).used)
+        });
+    }
+}
+
+impl Ledger {
+    /// A ledger of `capacity` credits, of which about `idle_budget` may lie idle in accounts.
+    pub(crate) fn new(capacity: u32, idle_budget: u32, controller: BackpressureController) -> Self {
+        Self {
+            pool: CachePadded::new(AtomicU64::new(Pool(0).with_swept().0)),
+            marks: controller.watermarks().of(capacity),
+            idle_budget,
+            ahead: Setting::new(idle_budget / 2),
+            accounts: Arena::new(),
+            register: Mutex::new(Register { open: 0, vacant: Vec::new() }),
+            closed: AtomicBool::new(false),
+            parked: AtomicU64::new(0),
+            controller,
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.marks.capacity
+    }
+
+    pub(crate) fn controller(&self) -> &BackpressureController {
+        &self.controller
+    }
+
+    /// The account of that index, which [`open_account`](Self::open_account) gave.
+    pub(crate) fn account(&self, index: u32) -> &Account {
+        self.accounts.get(index as usize).expect("an account is opened before it is named")
+    }
+
+    /// Opens an account of at most `capacity` credits, and gives its index.
+    pub(crate) fn open_account(&self, capacity: u32) -> u32 {
+        let mut register = self.register.lock();
+        let index = register
+            .vacant
+            .pop()
+            .unwrap_or_else(|| self.accounts.push(CachePadded::new(Account::new())) as u32);
+        let account = self.account(index);
+        let marks = self.controller.watermarks().of(capacity);
+        account.capacity.store(capacity, SeqCst);
+        account.high.store(marks.high, SeqCst);
+        account.low.store(marks.low, SeqCst);
+        account.cell.reset();
+        account.word.store(Balance { lease: Lease::Exact, used: 0 }.pack(), SeqCst);
+        register.open += 1;
+        self.share_idle_budget(register.open);
+        index
+    }
+
+    /// Closes an account that holds nothing. Its index stays taken until [`vacate`](Self::vacate).
+    ///
+    /// # Errors
+    ///
+    /// The number of records that it holds.
+    pub(crate) fn close_account(&self, index: u32) -> Result<(), u32> {
+        let account = self.account(index);
+        let mut balance = account.balance();
+        loop {
+            if balance.used > 0 {
+                return Err(balance.used);
+            }
+            if balance.lease == Lease::Closed {
+                return Ok(());
+            }
+            match account.replace(balance, Balance { lease: Lease::Closed, used: 0 }) {
+                Ok(()) => break,
+                Err(actual) => balance = actual,
+            }
+        }
+        self.give_back(balance.idle());
+        let mut register = self.register.lock();
+        register.open -= 1;
+        self.share_idle_budget(register.open);
+        Ok(())
+    }
+
+    /// Frees the index of a closed account, when nobody can name it any more.
+    pub(crate) fn vacate(&self, index: u32) {
+        let closed = Balance { lease: Lease::Closed, used: 0 };
+        if self.account(index).balance() == closed {
+            self.register.lock().vacant.push(index);
+        }
+    }
+
+    /// Divides the idle budget among `open` accounts. Each may keep twice what it leases ahead. The
+    /// share changes only when `open` passes a power of two, so that the walks which trim the
+    /// accounts to a smaller share stay linear in the number of accounts over all.
+    fn share_idle_budget(&self, open: u32) {
+        let ahead = u64::from(self.idle_budget) / u64::from(open).next_power_of_two() / 2;
+        if (ahead as u32) < self.ahead.swap(ahead as u32, SeqCst) {
+            self.accounts.iter().for_each(|(_, account)| self.trim(account));
+        }
+    }
+
+    /// Gives back the idle credits that an account has above twice its share, down to its share. When
+    /// the share has shrunk to nothing, all accounts turn exact, and stay so.
+    fn trim(&self, account: &Account) {
+        let ahead = self.ahead.load(SeqCst);
+        if ahead == 0 {
+            if self.sweep() {
+                self.note_pool(Pool(self.pool.load(SeqCst)));
+            }
+            return;
+        }
+        let mut balance = account.balance();
+        while balance.idle() > ahead.saturating_mul(2) {
+            let lease = Lease::Ahead(balance.used + ahead);
+            match account.replace(balance, Balance { lease, ..balance }) {
+                Ok(()) => {
+                    self.give_back(balance.idle() - ahead);
+                    return;
+                }
+                Err(actual) => balance = actual,
+            }
+        }
+    }
+
+    /// Takes up to `wanted` credits for records of that account: all of them, or as many as the caps
+    /// allow together with the limit that allowed no more.
+    ///
+    /// The signals do not follow yet: the caller may have to give some back, and calls
+    /// [`note`](Self::note) when it knows.
+    pub(crate) fn acquire(&self, account: &Account, wanted: u32) -> Grant {
+        // Credits leased from the pool that are not in the account yet.
+        let mut in_hand = 0_u32;
+        let mut leased_ahead = false;
+        let mut swept = false;
+        let mut exhausted = false;
+        let mut balance = account.balance();
+        loop {
+            if balance.lease == Lease::Closed {
+                self.return_in_hand(in_hand);
+                return Grant::refused(Shortage::Closed, in_hand > 0);
+            }
+            let capacity = account.capacity();
+            let room = capacity - balance.used;
+            let want = wanted.min(room);
+            // Saturating: the balance may be outdated, and the swap below will tell.
+            let have = balance.idle().saturating_add(in_hand);
+            if want > have && !exhausted {
+                let missing = want - have;
+                let ahead = self.ahead.load(SeqCst).min(room - want);
+                let leased = self.lease(missing, ahead);
+                in_hand += leased;
+                leased_ahead |= leased > missing;
+                if leased < missing {
+                    // Once is enough: if others take what the sweep brought home, it was not idle.
+                    if !swept && self.sweep() {
+                        swept = true;
+                    } else {
+                        exhausted = true;
+                    }
+                    balance = account.balance();
+                }
+                continue;
+            }
+            let credits = want.min(have);
+            if credits == 0 && in_hand == 0 {
+                let shortage = self.shortage(balance.used, capacity, want);
+                return Grant::refused(shortage, swept);
+            }
+            let used = balance.used + credits;
+            // Idle credits that stay with the account; an exact one keeps none by accident.
+            let keep = match balance.lease {
+                Lease::Exact if !leased_ahead => 0,
+                _ => (have - credits).min(room - credits).min(MAX_LEASE.saturating_sub(used)),
+            };
+            let lease = match balance.lease {
+                Lease::Exact if keep == 0 => Lease::Exact,
+                _ if used > MAX_LEASE => Lease::Exact,
+                _ => Lease::Ahead(used + keep),
+            };
+            match account.replace(balance, Balance { lease, used }) {
+                Ok(()) => {
+                    if balance.lease == Lease::Exact && lease != Lease::Exact {
+                        self.announce();
+                    }
+                    self.return_in_hand(have - credits - keep);
+                    let shortage =
+                        (credits < wanted).then(|| self.shortage(used, capacity, want - credits));
+                    return Grant { credits, shortage, pool_moved: in_hand > 0 || swept };
+                }
+                Err(actual) => balance = actual,
+            }
+        }
+    }
+
+    /// Which limit a push ran into that could use `unmet` more credits under its own cap.
+    fn shortage(&self, used: u32, capacity: u32, unmet: u32) -> Shortage {
+        if unmet == 0 {
+            Shortage::Source { held: used, capacity }
+        } else {
+            let held = Pool(self.pool.load(SeqCst)).leased();
+            Shortage::Global { held, capacity: self.capacity() }
+        }
+    }
+
+    /// Lets the signals follow a push that is done, whether or not it was accepted.
+    pub(crate) fn note(&self, account: &Account, grant: &Grant) {
+        account.note(account.used());
+        if grant.pool_moved {
+            self.note_pool(Pool(self.pool.load(SeqCst)));
+        }
+    }
+
+    /// Gives `credits` back for records of that account that are gone.
+    pub(crate) fn release(&self, account: &Account, credits: u32) {
+        let before = Balance::unpack(account.word.fetch_sub(u64::from(credits), SeqCst));
+        debug_assert!(before.used >= credits, "more credits given back than were in use");
+        let used = before.used - credits;
+        match before.lease {
+            Lease::Exact | Lease::Closed => self.give_back(credits),
+            Lease::Ahead(leased) => {
+                if leased - used > self.ahead.load(SeqCst).saturating_mul(2) {
+                    self.trim(account);
+                }
+            }
+        }
+        account.note(used);
+    }
+
+    /// Leases `missing` credits from the pool, `ahead` more while it is far from its cap, and what
+    /// there is where there are fewer.
+    fn lease(&self, missing: u32, ahead: u32) -> u32 {
+        let capacity = self.capacity();
+        let plenty = capacity - capacity / 8;
+        let mut pool = Pool(self.pool.load(SeqCst));
+        loop {
+            let generous = missing.saturating_add(ahead);
+            let credits = if pool.leased().saturating_add(generous) <= plenty {
+                generous
+            } else {
+                missing.min(capacity - pool.leased())
+            };
+            if credits == 0 {
+                return 0;
+            }
+            let new = pool.0 + u64::from(credits);
+            match self.pool.compare_exchange(pool.0, new, SeqCst, SeqCst) {
+                Ok(_) => return credits,
+                Err(actual) => pool = Pool(actual),
+            }
+        }
+    }
+
+    /// Puts credits back into the pool that an account gave up.
+    fn give_back(&self, credits: u32) {
+        if credits > 0 {
+            let before = self.pool.fetch_sub(u64::from(credits), SeqCst);
+            self.note_pool(Pool(before - u64::from(credits)));
+        }
+    }
+
+    /// Puts credits back into the pool that never reached an account. The signal does not follow
+    /// yet: their lease has not been noted either.
+    fn return_in_hand(&self, credits: u32) {
+        if credits > 0 {
+            self.pool.fetch_sub(u64::from(credits), SeqCst);
+        }
+    }
+
+    fn note_pool(&self, left: Pool) {
+        self.controller.cell().follow(self.marks.zone(left.leased()), || {
+            self.marks.zone(Pool(self.pool.fetch_add(0, SeqCst)).leased())
+        });
+    }
+
+    /// Tells sweeps that an account has turned from exact to ahead.
+    fn announce(&self) {
+        self.update_pool(|pool| Some(pool.with_next_epoch()));
+    }
+
+    /// Makes every account exact and brings the idle credits home. `false` if there was nothing to
+    /// do, because all accounts are exact already.
+    fn sweep(&self) -> bool {
+        let before = Pool(self.pool.load(SeqCst));
+        if before.swept() {
+            return false;
+        }
+        for (_, account) in self.accounts.iter() {
+            self.return_in_hand(account.end_lease(Lease::Exact));
+        }
+        self.update_pool(|pool| (pool.epoch() == before.epoch()).then(|| pool.with_swept()));
+        true
+    }
+
+    fn update_pool(&self, change: impl Fn(Pool) -> Option<Pool>) {
+        let mut pool = Pool(self.pool.load(SeqCst));
+        while let Some(new) = change(pool) {
+            match self.pool.compare_exchange(pool.0, new.0, SeqCst, SeqCst) {
+                Ok(_) => return,
+                Err(actual) => pool = Pool(actual),
+            }
+        }
+    }
+
+    /// Closes every account. What is in use stays so until it is released. The caller sees to it
+    /// that no account is opened meanwhile or later.
+    pub(crate) fn close(&self) {
+        for (_, account) in self.accounts.iter() {
+            self.give_back(account.end_lease(Lease::Closed));
+        }
+        self.closed.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// Notes that a record will not come to a stage again, though it keeps its credit.
+    pub(crate) fn park(&self) {
+        self.parked.fetch_add(1, SeqCst);
+    }
+
+    /// Notes that such a record is about to give its credit back.
+    pub(crate) fn unpark(&self) {
+        self.parked.fetch_sub(1, SeqCst);
+    }
+
+    /// Whether it is closed and no record is left that could come to a stage.
+    ///
+    /// A push that is under way has its credits before it is accepted, and none is accepted that has
+    /// no credits when its account is closed: once this is true, it stays true. The pool is read
+    /// before the parked credits, and a credit leaves the parked ones before it leaves the pool: so
+    /// whatever happens in between, the two are equal only if no other record was left at the start.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_closed() && u64::from(self.leased()) == self.parked.load(SeqCst)
+    }
+
+    /// Credits leased, idle ones and those in transit included.
+    pub(crate) fn leased(&self) -> u32 {
+        Pool(self.pool.load(SeqCst)).leased()
+    }
+
+    /// Credits in use, exactly where no other thread is running. Where no account leases ahead that
+    /// is one load; otherwise a walk over the accounts, which are few then.
+    pub(crate) fn used(&self) -> u32 {
+        let pool = Pool(self.pool.load(SeqCst));
+        if pool.swept() {
+            return pool.leased();
+        }
+        let sum: u64 = self.accounts.iter().map(|(_, account)| u64::from(account.used())).sum();
+        // While others are running, a record's credit may be seen in two accounts.
+        sum.min(u64::from(self.capacity())) as u32
+    }
+
+    /// How many more credits an account could have now: idle ones of other accounts count, for they
+    /// would be brought home.
+    pub(crate) fn available(&self, account: &Account) -> u32 {
+        let balance = account.balance();
+        if balance.lease == Lease::Closed {
+            return 0;
+        }
+        let own = account.capacity() - balance.used;
+        let free = self.capacity() - self.leased();
+        // Without a walk: what is certainly there covers what the account may have.
+        if free.saturating_add(balance.idle()) >= own { own } else { self.free().min(own) }
+    }
+
+    /// Credits that nobody uses.
+    pub(crate) fn free(&self) -> u32 {
+        self.capacity() - self.used()
+    }
+}
+
+impl Grant {
+    fn refused(shortage: Shortage, pool_moved: bool) -> Self {
+        Self { credits: 0, shortage: Some(shortage), pool_moved }
+    }
+}

@@ -1,0 +1,153 @@
+//! A bounded, lock-free buffer between the stages of a record pipeline.
+//!
+//! Sources push records, stages buffer them, workers take batches, and what fails goes back. Three
+//! caps hold at every instant: on all records, on the records of each stage, and on the records of
+//! each source. Near a cap, sources are told to slow down; at one, a push is refused and the record
+//! handed back. Nothing that was accepted is lost, also when a worker dies with a batch in hand.
+//!
+//! # By name
+//!
+//! [`BufferManager`] does everything by the names of stages and sources. Its `async` calls never
+//! wait, and run on any executor.
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+//!
+//! # pollster::block_on(async {
+//! let settings = BufferSettings {
+//!     max_total_records: 100_000,
+//!     max_per_stage: 10_000,
+//!     max_per_source: 5_000,
+//!     backpressure_threshold: 0.8,
+//! };
+//! let manager = BufferManager::new(settings);
+//!
+//! // Buffer a record for a stage.
+//! # let my_record = "of any type";
+//! let record = BufferedRecord {
+//!     record: my_record,
+//!     source_id: "kafka-1".to_string(),
+//!     pipeline_id: "analytics".to_string(),
+//!     target_stage_id: "filter".to_string(),
+//!     buffered_at: Instant::now(),
+//!     retry_count: 0,
+//! };
+//! manager.buffer_for_stage("filter", record).await?;
+//!
+//! // Get a batch to work on.
+//! let batch = manager.get_batch("filter", 100).await;
+//! assert_eq!(batch.len(), 1);
+//!
+//! // Return what failed: it comes again before newer records, one retry counted.
+//! let failed_records = batch;
+//! manager.return_to_buffer("filter", failed_records).await?;
+//! assert_eq!(manager.get_batch("filter", 100).await[0].retry_count, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Flow control
+//!
+//! Above a threshold (80 % unless set) a source should slow down; it may go on when the buffer has
+//! drained. Ask as below, or let [`Source::signal`] tell, which has hysteresis.
+//!
+//! ```
+//! use conveyor_buffer::{BackpressureController, BackpressureSignal};
+//! # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+//! # pollster::block_on(async {
+//! # let threshold = 0.8;
+//! # let manager = BufferManager::new(BufferSettings { max_per_source: 10, ..Default::default() });
+//! # let record = BufferedRecord::new("line", "source-1", "analytics", "filter");
+//! # manager.buffer_batch_for_stage("filter", vec![record; 9]).await?;
+//! let controller = BackpressureController::new(threshold);
+//!
+//! // Check whether backpressure should be applied.
+//! if manager.should_backpressure("source-1").await {
+//!     controller.signal(BackpressureSignal::SlowDown);
+//! }
+//! assert_eq!(controller.current(), BackpressureSignal::SlowDown);
+//!
+//! // What a source may still push.
+//! let credits = manager.available_credits("source-1").await;
+//! assert_eq!(credits, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # By handle
+//!
+//! [`Source`] and [`Stage`] skip the look-up of names, and a [`Batch`] keeps its records' credits
+//! until the work on them is done: acknowledged, returned, moved on to the next stage, or given up.
+//!
+//! ```
+//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+//!
+//! let manager = BufferManager::builder(BufferSettings::default()).max_retries(3).build()?;
+//! let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
+//! let source = manager.source("kafka-1")?;
+//!
+//! for line in ["17", "NA", "4"] {
+//!     source.try_send(&parse, BufferedRecord::new(line, "kafka-1", "analytics", "parse"))?;
+//! }
+//!
+//! let batch = parse.try_recv_batch(100)?;
+//! let (good, bad) = batch.partition(|record| record.record.parse::<u32>().is_ok());
+//! good.try_forward(&load).expect("the next stage has room");
+//! bad.return_to_buffer(); // cannot fail
+//!
+//! assert_eq!((parse.len(), load.len()), (1, 2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What holds
+//!
+//! - `used <= leased <= cap` for every source, and the leases of all sources together stay within
+//!   the global cap.
+//! - A stage's cap counts the records that are queued *and* those in unsettled batches.
+//! - A record holds its credits from acceptance until it is acknowledged, dead-lettered or handed
+//!   out of the library.
+//! - A refusal is honest: with nobody else running, the limit that it names really is reached. It
+//!   hands the records back.
+//! - One source and one worker see first in, first out; returned records come first, oldest first.
+//!
+//! # Where the time goes
+//!
+//! A push that fits its source's lease is one compare-and-swap on the source's account, one on the
+//! stage's occupancy, and one on the stage's ring. The pool that all sources share is written once
+//! for many records while it is far from its cap. Records that are pushed together travel as one
+//! block: a batch of 100 costs about what a single record does.
+//!
+//! # Features
+//!
+//! `loom` adds the model-checking test target of this package. It changes nothing in the library.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
+
+mod backpressure;
+mod batch;
+mod block;
+mod builder;
+mod dead_letters;
+mod error;
+mod ledger;
+mod manager;
+mod record;
+mod registry;
+mod settings;
+mod source;
+mod stage;
+mod sync;
+
+pub use backpressure::{BackpressureController, BackpressureSignal};
+pub use batch::{Batch, Outcome};
+pub use builder::Builder;
+pub use dead_letters::{DeadLetter, DeadLetters};
+pub use error::{RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError};
+pub use manager::BufferManager;
+pub use record::{BufferedRecord, Envelope};
+pub use settings::{BufferSettings, SettingsError};
+pub use source::Source;
+pub use stage::Stage;

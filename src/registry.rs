@@ -1,0 +1,397 @@
+//! Names: which stages and sources exist, how many may, and how one is made or removed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::batch::exhausted;
+use crate::dead_letters::{DeadLetter, DeadLetterQueue, Label};
+use crate::error::{RegistryError, RejectReason, Rejected, RejectedBatch};
+use crate::ledger::Ledger;
+use crate::record::Envelope;
+use crate::source::SourceCore;
+use crate::stage::StageCore;
+use crate::sync::{Map, Mutex};
+
+/// All stages and sources of a buffer, by name.
+///
+/// Looking a name up takes no lock. Making and removing one does.
+pub(crate) struct Registry<E: Envelope> {
+    stages: Map<Arc<str>, Arc<StageCore<E>>>,
+    sources: Map<Arc<str>, Arc<SourceCore>>,
+    census: Mutex<Census>,
+    plan: Plan,
+    ledger: Arc<Ledger>,
+    dead_letters: Arc<DeadLetterQueue<E>>,
+}
+
+/// What making and removing must agree on.
+#[derive(Default)]
+struct Census {
+    stages: usize,
+    sources: usize,
+    closed: bool,
+}
+
+/// How many stages and sources may exist, and with which caps.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) max_stages: usize,
+    pub(crate) max_sources: usize,
+    pub(crate) per_stage: u32,
+    pub(crate) per_source: u32,
+    pub(crate) stage_capacities: HashMap<String, u32>,
+    pub(crate) source_capacities: HashMap<String, u32>,
+    pub(crate) retry_limit: Option<u32>,
+}
+
+impl Plan {
+    /// The cap of the source of that name, whether it exists or not.
+    pub(crate) fn source_capacity(&self, id: &str) -> u32 {
+        self.source_capacities.get(id).copied().unwrap_or(self.per_source)
+    }
+
+    fn stage_capacity(&self, id: &str) -> u32 {
+        self.stage_capacities.get(id).copied().unwrap_or(self.per_stage)
+    }
+}
+
+impl<E: Envelope> Registry<E> {
+    pub(crate) fn new(
+        plan: Plan,
+        ledger: Arc<Ledger>,
+        dead_letters: Arc<DeadLetterQueue<E>>,
+    ) -> Self {
+        Self {
+            stages: Map::new(),
+            sources: Map::new(),
+            census: Mutex::new(Census::default()),
+            plan,
+            ledger,
+            dead_letters,
+        }
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(crate) fn dead_letters(&self) -> &Arc<DeadLetterQueue<E>> {
+        &self.dead_letters
+    }
+
+    /// The stage of that name, if it exists.
+    pub(crate) fn find_stage(&self, id: &str) -> Option<Arc<StageCore<E>>> {
+        self.stages.pin().get(id).cloned()
+    }
+
+    /// The source of that name, if it exists.
+    pub(crate) fn find_source(&self, id: &str) -> Option<Arc<SourceCore>> {
+        self.sources.pin().get(id).cloned()
+    }
+
+    /// The stage of that name, which is made if need be.
+    pub(crate) fn stage(&self, id: &str) -> Result<Arc<StageCore<E>>, RegistryError> {
+        match self.find_stage(id) {
+            Some(stage) => Ok(stage),
+            None => self.register_stage(&mut self.census.lock(), id),
+        }
+    }
+
+    /// The source of that name, which is made if need be.
+    pub(crate) fn source(&self, id: &str) -> Result<Arc<SourceCore>, RegistryError> {
+        match self.find_source(id) {
+            Some(source) => Ok(source),
+            None => self.register_source(&mut self.census.lock(), id),
+        }
+    }
+
+    /// The names of the stages with records that wait to be taken, in order.
+    pub(crate) fn stages_with_data(&self) -> Vec<String> {
+        let stages = self.stages.pin();
+        let with_data = stages.values().filter(|stage| stage.len() > 0);
+        let mut names: Vec<String> = with_data.map(|stage| stage.id().to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Pushes a record to the stage of that name, for the source that it names itself.
+    pub(crate) fn push(&self, stage_id: &str, mut record: E) -> Result<(), Rejected<E>> {
+        loop {
+            let (stages, sources) = (self.stages.pin(), self.sources.pin());
+            if let (Some(stage), Some(source)) =
+                (stages.get(stage_id), sources.get(record.source_id()))
+            {
+                match source.push(stage, record) {
+                    Err(rejected) if self.was_removed(&rejected.reason) => record = rejected.record,
+                    done => return done,
+                }
+            }
+            if let Err(error) = self.register(stage_id, record.source_id()) {
+                return Err(Rejected { record, reason: error.into() });
+            }
+        }
+    }
+
+    /// Pushes records to the stage of that name, for the sources that they name themselves: all, or
+    /// the longest prefix that fits.
+    pub(crate) fn push_batch(
+        &self,
+        stage_id: &str,
+        records: Vec<E>,
+    ) -> Result<usize, RejectedBatch<E>> {
+        self.for_each_run(records, |records| {
+            self.store(stage_id, records, |stage, source, records| {
+                source.push_batch(stage, records)
+            })
+        })
+    }
+
+    /// Takes records back that were handed out: all, or the longest prefix that fits. One retry is
+    /// counted for each that is accepted; those that have none left go to the dead letters. Tells
+    /// how many went back to the stage.
+    pub(crate) fn readmit(
+        &self,
+        stage_id: &str,
+        records: Vec<E>,
+    ) -> Result<usize, RejectedBatch<E>> {
+        let limit = self.plan.retry_limit;
+        if !records.iter().any(|record| exhausted(record, limit)) {
+            return self.readmit_tried(stage_id, records);
+        }
+        let mut returned = 0;
+        let mut rest = records;
+        while let Some(first) = rest.first() {
+            let hopeless = exhausted(first, limit);
+            let alike = |record: &E| exhausted(record, limit) == hopeless;
+            let end = rest.iter().position(|record| !alike(record)).unwrap_or(rest.len());
+            let later = rest.split_off(end);
+            let done = if hopeless {
+                self.bury(stage_id, rest)
+            } else {
+                self.readmit_tried(stage_id, rest).map(|accepted| returned += accepted)
+            };
+            if let Err(mut rejected) = done {
+                rejected.accepted += returned;
+                rejected.records.extend(later);
+                return Err(rejected);
+            }
+            rest = later;
+        }
+        Ok(returned)
+    }
+
+    fn readmit_tried(&self, stage_id: &str, records: Vec<E>) -> Result<usize, RejectedBatch<E>> {
+        self.for_each_run(records, |records| {
+            self.store(stage_id, records, |stage, source, records| source.readmit(stage, records))
+        })
+    }
+
+    /// Moves records that hold no credits to the dead letters.
+    fn bury(&self, stage_id: &str, records: Vec<E>) -> Result<(), RejectedBatch<E>> {
+        let mut records = records.into_iter();
+        while let Some(record) = records.next() {
+            let label = Label::new(&record);
+            let letter = DeadLetter::new(record, label, stage_id);
+            if let Err(letter) = self.dead_letters.push(letter) {
+                let reason =
+                    RejectReason::DeadLettersFull { capacity: self.dead_letters.capacity() };
+                let records = std::iter::once(letter.record).chain(records).collect();
+                return Err(RejectedBatch { accepted: 0, records, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores records, run by run of one source, until one is refused. Records of a single source
+    /// stay in their `Vec`.
+    fn for_each_run(
+        &self,
+        records: Vec<E>,
+        mut store: impl FnMut(Vec<E>) -> Result<(), RejectedBatch<E>>,
+    ) -> Result<usize, RejectedBatch<E>> {
+        let mut accepted = 0;
+        let mut rest = records;
+        while let Some(first) = rest.first() {
+            let foreign = |record: &E| record.source_id() != first.source_id();
+            let end = rest.iter().position(foreign).unwrap_or(rest.len());
+            let later = if end == rest.len() { Vec::new() } else { rest.split_off(end) };
+            if let Err(mut rejected) = store(rest) {
+                rejected.accepted += accepted;
+                rejected.records.extend(later);
+                return Err(rejected);
+            }
+            accepted += end;
+            rest = later;
+        }
+        Ok(accepted)
+    }
+
+    /// Stores records of one source in the stage of that name.
+    fn store(
+        &self,
+        stage_id: &str,
+        mut records: Vec<E>,
+        store: impl Fn(&Arc<StageCore<E>>, &SourceCore, Vec<E>) -> Result<(), RejectedBatch<E>>,
+    ) -> Result<(), RejectedBatch<E>> {
+        loop {
+            let (stages, sources) = (self.stages.pin(), self.sources.pin());
+            if let (Some(stage), Some(source)) =
+                (stages.get(stage_id), sources.get(records[0].source_id()))
+            {
+                match store(stage, source, records) {
+                    Err(rejected) if self.was_removed(&rejected.reason) => {
+                        records = rejected.records;
+                    }
+                    done => return done,
+                }
+            }
+            if let Err(error) = self.register(stage_id, records[0].source_id()) {
+                return Err(RejectedBatch { accepted: 0, records, reason: error.into() });
+            }
+        }
+    }
+
+    /// Takes up to `max` records from the stage of that name and settles them.
+    pub(crate) fn take(&self, stage_id: &str, max: usize) -> Vec<E> {
+        let stages = self.stages.pin();
+        let Some(stage) = stages.get(stage_id) else { return Vec::new() };
+        let (records, runs) = stage.take(max).into_parts();
+        stage.release(&runs);
+        records.into_vec()
+    }
+
+    /// Whether a push was refused because its stage or source was removed after it was looked up.
+    /// Such a refusal is of the whole push, and the names can be made anew.
+    fn was_removed(&self, reason: &RejectReason) -> bool {
+        reason.is_closed() && !self.ledger.is_closed()
+    }
+
+    /// Sees to it that both names exist, or makes neither. Waits for a removal that is under way.
+    fn register(&self, stage_id: &str, source_id: &str) -> Result<(), RegistryError> {
+        let mut census = self.census.lock();
+        self.check_source(&census, source_id)?;
+        self.register_stage(&mut census, stage_id)?;
+        self.register_source(&mut census, source_id)?;
+        Ok(())
+    }
+
+    fn register_stage(
+        &self,
+        census: &mut Census,
+        id: &str,
+    ) -> Result<Arc<StageCore<E>>, RegistryError> {
+        if let Some(stage) = self.find_stage(id) {
+            return Ok(stage);
+        }
+        census.check(id, "stage")?;
+        if census.stages >= self.plan.max_stages {
+            return Err(RegistryError::TooManyStages { max: self.plan.max_stages });
+        }
+        let id: Arc<str> = id.into();
+        let capacity = self.plan.stage_capacity(&id);
+        if !fits_in_memory(StageCore::<E>::footprint(capacity, &self.ledger)) {
+            return Err(RegistryError::OutOfMemory { stage_id: id, records: capacity as usize });
+        }
+        let stage = Arc::new(StageCore::new(
+            Arc::clone(&id),
+            capacity,
+            self.plan.retry_limit,
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.dead_letters),
+        ));
+        self.stages.pin().insert(id, Arc::clone(&stage));
+        census.stages += 1;
+        Ok(stage)
+    }
+
+    /// The source of that name, or `None` if it can be made.
+    fn check_source(
+        &self,
+        census: &Census,
+        id: &str,
+    ) -> Result<Option<Arc<SourceCore>>, RegistryError> {
+        if let Some(source) = self.find_source(id) {
+            return Ok(Some(source));
+        }
+        census.check(id, "source")?;
+        if census.sources >= self.plan.max_sources {
+            return Err(RegistryError::TooManySources { max: self.plan.max_sources });
+        }
+        Ok(None)
+    }
+
+    fn register_source(
+        &self,
+        census: &mut Census,
+        id: &str,
+    ) -> Result<Arc<SourceCore>, RegistryError> {
+        if let Some(source) = self.check_source(census, id)? {
+            return Ok(source);
+        }
+        let id: Arc<str> = id.into();
+        let capacity = self.plan.source_capacity(&id);
+        let source = Arc::new(SourceCore::new(Arc::clone(&id), capacity, Arc::clone(&self.ledger)));
+        self.sources.pin().insert(id, Arc::clone(&source));
+        census.sources += 1;
+        Ok(source)
+    }
+
+    pub(crate) fn remove_stage(&self, id: &str) -> Result<(), RegistryError> {
+        let mut census = self.census.lock();
+        let stage_id = || Arc::from(id);
+        let stage = self
+            .find_stage(id)
+            .ok_or_else(|| RegistryError::UnknownStage { stage_id: stage_id() })?;
+        stage.close_idle().map_err(|held| RegistryError::StageInUse {
+            stage_id: stage_id(),
+            held: held as usize,
+        })?;
+        self.stages.pin().remove(id);
+        census.stages -= 1;
+        Ok(())
+    }
+
+    pub(crate) fn remove_source(&self, id: &str) -> Result<(), RegistryError> {
+        let mut census = self.census.lock();
+        let source_id = || Arc::from(id);
+        let source = self
+            .find_source(id)
+            .ok_or_else(|| RegistryError::UnknownSource { source_id: source_id() })?;
+        source.close_idle().map_err(|held| RegistryError::SourceInUse {
+            source_id: source_id(),
+            held: held as usize,
+        })?;
+        self.sources.pin().remove(id);
+        census.sources -= 1;
+        Ok(())
+    }
+
+    /// Refuses new names and new records.
+    pub(crate) fn close(&self) {
+        let mut census = self.census.lock();
+        census.closed = true;
+        self.ledger.close();
+    }
+}
+
+impl Census {
+    /// Whether a name may be made at all.
+    fn check(&self, id: &str, kind: &'static str) -> Result<(), RegistryError> {
+        if self.closed {
+            Err(RegistryError::Closed)
+        } else if id.is_empty() {
+            Err(RegistryError::EmptyName { kind })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Whether so many bytes can be had, as far as the allocator tells.
+pub(crate) fn fits_in_memory(bytes: Option<usize>) -> bool {
+    bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+}

@@ -1,0 +1,374 @@
+//! A source: the handle that pushes records, on an account of its own.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::backpressure::BackpressureSignal;
+use crate::batch::Batch;
+use crate::block::{Age, Records, count};
+use crate::error::{RejectReason, Rejected, RejectedBatch};
+use crate::ledger::{Account, Ledger, Shortage};
+use crate::record::Envelope;
+use crate::settings::MAX_CAP;
+use crate::stage::{NotAdmitted, Stage, StageCore};
+
+/// A handle to one source: what its records are pushed with, and charged to.
+///
+/// Cheap to clone. It works on after its manager is dropped; after its source was removed, pushes are
+/// refused as [`Closed`](RejectReason::Closed).
+///
+/// Every record that is pushed with it is charged to this source, whatever the record's own
+/// [`source_id`](Envelope::source_id) says.
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
+/// let settings = BufferSettings { max_per_source: 2, ..BufferSettings::default() };
+/// let manager = BufferManager::new(settings);
+/// let (stage, source) = (manager.stage("filter")?, manager.source("kafka-1")?);
+/// let line = |n: i32| BufferedRecord::new(n, "kafka-1", "logs", "filter");
+///
+/// source.try_send(&stage, line(1))?;
+/// source.try_send(&stage, line(2))?;
+/// let rejected = source.try_send(&stage, line(3)).unwrap_err();
+/// assert_eq!(rejected.to_string(), "source buffer full: kafka-1 holds 2 of 2 records");
+/// assert_eq!(rejected.into_record().record, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Source<E: Envelope> {
+    core: Arc<SourceCore>,
+    records: PhantomData<fn(E)>,
+}
+
+/// What all handles to a source share.
+pub(crate) struct SourceCore {
+    id: Arc<str>,
+    account: u32,
+    ledger: Arc<Ledger>,
+}
+
+impl SourceCore {
+    pub(crate) fn new(id: Arc<str>, capacity: u32, ledger: Arc<Ledger>) -> Self {
+        let account = ledger.open_account(capacity);
+        Self { id, account, ledger }
+    }
+
+    pub(crate) fn account(&self) -> &Account {
+        self.ledger.account(self.account)
+    }
+
+    /// Closes the account of a source that holds nothing.
+    ///
+    /// # Errors
+    ///
+    /// The number of records that it holds.
+    pub(crate) fn close_idle(&self) -> Result<(), u32> {
+        self.ledger.close_account(self.account)
+    }
+
+    pub(crate) fn utilization(&self) -> f64 {
+        let account = self.account();
+        f64::from(account.used()) / f64::from(account.capacity())
+    }
+
+    pub(crate) fn available_credits(&self) -> usize {
+        self.ledger.available(self.account()) as usize
+    }
+
+    /// The refusal behind a shortage of credits.
+    fn reason(&self, shortage: Shortage) -> RejectReason {
+        match shortage {
+            Shortage::Global { held, capacity } => {
+                RejectReason::GlobalFull { held: held as usize, capacity: capacity as usize }
+            }
+            Shortage::Source { held, capacity } => RejectReason::SourceFull {
+                source_id: Arc::clone(&self.id),
+                held: held as usize,
+                capacity: capacity as usize,
+            },
+            Shortage::Closed => RejectReason::Closed,
+        }
+    }
+
+    /// Takes credits and places for up to `wanted` records, and says for how many and why not for more.
+    ///
+    /// Order of taking: the source's credits (which lease from the pool), the stage's places, and
+    /// then, by the caller, a slot of a ring. What is taken later and refused gives back what was
+    /// taken earlier.
+    fn admit<E: Envelope>(&self, stage: &StageCore<E>, wanted: usize) -> Admission {
+        if !Arc::ptr_eq(&self.ledger, stage.ledger()) {
+            let stage_id = Arc::clone(stage.id());
+            return Admission::refused(RejectReason::ForeignStage { stage_id });
+        }
+        let account = self.account();
+        let grant = self.ledger.acquire(account, count(wanted.min(MAX_CAP)));
+        let mut admission = match grant.shortage {
+            None => Admission::default(),
+            Some(shortage) => Admission::refused(self.reason(shortage)),
+        };
+        if grant.credits > 0 {
+            let places = stage.admit(grant.credits);
+            (admission.records, admission.age) = (places.records, places.age);
+            if let Some(shortage) = places.shortage {
+                admission.refusal = Some(refusal(stage, shortage));
+                self.ledger.release(account, grant.credits - places.records);
+            }
+        }
+        self.ledger.note(account, &grant);
+        if wanted > MAX_CAP && admission.refusal.is_none() {
+            // No cap is larger than what was granted.
+            let capacity = account.capacity() as usize;
+            let source_id = Arc::clone(&self.id);
+            let reason = RejectReason::SourceFull { source_id, held: capacity, capacity };
+            admission.refusal = Some(reason);
+        }
+        admission
+    }
+
+    pub(crate) fn push<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        record: E,
+    ) -> Result<(), Rejected<E>> {
+        let admission = self.admit(stage, 1);
+        match admission.refusal {
+            None => {
+                stage.enqueue(self.account, admission.age, Records::One(record));
+                Ok(())
+            }
+            Some(reason) => Err(Rejected { record, reason }),
+        }
+    }
+
+    pub(crate) fn push_batch<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        records: Vec<E>,
+    ) -> Result<(), RejectedBatch<E>> {
+        self.store_batch(stage, records, |age, records| {
+            stage.enqueue(self.account, age, Records::from_vec(records));
+        })
+    }
+
+    /// Takes records back that were handed out, one retry counted for each that is accepted.
+    pub(crate) fn readmit<E: Envelope>(
+        &self,
+        stage: &Arc<StageCore<E>>,
+        records: Vec<E>,
+    ) -> Result<(), RejectedBatch<E>> {
+        self.store_batch(stage, records, |age, records| {
+            Batch::readmitted(Arc::clone(stage), self.account, age, records).return_to_buffer();
+        })
+    }
+
+    fn store_batch<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        mut records: Vec<E>,
+        store: impl FnOnce(Age, Vec<E>),
+    ) -> Result<(), RejectedBatch<E>> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let Admission { records: accepted, age, refusal } = self.admit(stage, records.len());
+        let accepted = accepted as usize;
+        let Some(reason) = refusal else {
+            store(age, records);
+            return Ok(());
+        };
+        let refused = records.split_off(accepted);
+        if accepted > 0 {
+            store(age, records);
+        }
+        Err(RejectedBatch { accepted, records: refused, reason })
+    }
+}
+
+/// How many records of a push may go to a stage, the age of the first, and why not more.
+#[derive(Default)]
+struct Admission {
+    records: u32,
+    age: Age,
+    refusal: Option<RejectReason>,
+}
+
+impl Admission {
+    fn refused(reason: RejectReason) -> Self {
+        Self { refusal: Some(reason), ..Self::default() }
+    }
+}
+
+/// The refusal behind a shortage of places.
+fn refusal<E: Envelope>(stage: &StageCore<E>, shortage: NotAdmitted) -> RejectReason {
+    match shortage {
+        NotAdmitted::Full { held } => RejectReason::StageFull {
+            stage_id: Arc::clone(stage.id()),
+            held: held as usize,
+            capacity: stage.capacity() as usize,
+        },
+        NotAdmitted::Closed => RejectReason::Closed,
+    }
+}
+
+/// Nobody can name the account any more: its place in the ledger is free for another source.
+impl Drop for SourceCore {
+    fn drop(&mut self) {
+        self.ledger.vacate(self.account);
+    }
+}
+
+impl<E: Envelope> Source<E> {
+    pub(crate) fn from_core(core: Arc<SourceCore>) -> Self {
+        Self { core, records: PhantomData }
+    }
+
+    /// Pushes one record to a stage, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// The record with the limit that refused it: the source's cap, the global cap or the stage's
+    /// cap, in this order; or [`Closed`](RejectReason::Closed), or
+    /// [`ForeignStage`](RejectReason::ForeignStage) if the stage belongs to another buffer.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+    /// assert_eq!(stage.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
+        self.core.push(stage.core(), record)
+    }
+
+    /// Pushes several records to a stage, without waiting: all, or the longest prefix that fits.
+    /// They travel as one block, and the `Vec` itself is handed on where it fits as a whole.
+    ///
+    /// # Errors
+    ///
+    /// The records that did not fit with the limit that refused the first of them, as
+    /// [`try_send`](Self::try_send) has them, and the number of those that were accepted. An empty
+    /// `Vec` is always accepted.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let settings = BufferSettings { max_per_stage: 3, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 5];
+    ///
+    /// let rejected = source.try_send_batch(&stage, lines).unwrap_err();
+    /// assert_eq!((rejected.accepted, rejected.records.len()), (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_batch(
+        &self,
+        stage: &Stage<E>,
+        records: Vec<E>,
+    ) -> Result<(), RejectedBatch<E>> {
+        self.core.push_batch(stage.core(), records)
+    }
+
+    /// How many more records the source may push now: the least of what its own cap and the global
+    /// cap leave. Credits that lie idle with other sources count, for they are had when needed.
+    ///
+    /// Exact where no other thread is running; otherwise it may be outdated when it arrives, and a
+    /// push may still be refused.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+    /// assert_eq!(source.available_credits(), 4_999);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn available_credits(&self) -> usize {
+        self.core.available_credits()
+    }
+
+    /// How much of its cap the source uses, from 0.0 to 1.0. Outdated when it arrives while other
+    /// threads are running, but never above 1.0.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new(0, "a", "p", "filter"); 500])?;
+    /// assert_eq!(source.utilization(), 0.1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn utilization(&self) -> f64 {
+        self.core.utilization()
+    }
+
+    /// What the source should do: the stronger of what the whole buffer and the source's own account
+    /// ask for, each with hysteresis. Whichever push or settling crosses a watermark changes it.
+    ///
+    /// The whole buffer's level includes credits that sources have leased ahead of need, and so may
+    /// read up to about 0.01 high. A full stage is not part of it, for the source may push to others:
+    /// see [`Stage::utilization`].
+    ///
+    /// ```
+    /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
+    ///
+    /// source.try_send_batch(&stage, lines(9))?;
+    /// assert_eq!(source.signal(), BackpressureSignal::SlowDown); // above 0.8
+    /// stage.try_recv_batch(3)?.ack();
+    /// assert_eq!(source.signal(), BackpressureSignal::SlowDown); // not below 0.6
+    /// stage.try_recv_batch(1)?.ack();
+    /// assert_eq!(source.signal(), BackpressureSignal::Resume);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn signal(&self) -> BackpressureSignal {
+        self.core.account().signal().max(self.core.ledger.controller().current())
+    }
+
+    /// The source's name.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// assert_eq!(manager.source("kafka-1")?.id(), "kafka-1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> &str {
+        &self.core.id
+    }
+
+    /// The most records that the source may hold.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// assert_eq!(manager.source("kafka-1")?.capacity(), 5_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn capacity(&self) -> usize {
+        self.core.account().capacity() as usize
+    }
+}
+
+impl<E: Envelope> Clone for Source<E> {
+    fn clone(&self) -> Self {
+        Self::from_core(Arc::clone(&self.core))
+    }
+}
+
+impl<E: Envelope> fmt::Debug for Source<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("id", &self.id())
+            .field("utilization", &self.utilization())
+            .field("capacity", &self.capacity())
+            .field("signal", &self.signal())
+            .finish()
+    }
+}
