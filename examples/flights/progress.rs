@@ -1,0 +1,97 @@
+//! What is seen while the pipeline runs: bars on a terminal, and the lines of the signals.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::pipeline::Pipeline;
+
+/// How often the bars are drawn.
+const FRAME: Duration = Duration::from_millis(50);
+
+/// Where the program talks while it runs: stderr, so that stdout holds the report alone.
+pub struct Console {
+    quiet: bool,
+    bars: MultiProgress,
+}
+
+impl Console {
+    pub fn new(quiet: bool) -> Self {
+        // It draws on stderr, and hides itself where that is no terminal.
+        Self { quiet, bars: MultiProgress::new() }
+    }
+
+    /// Prints a line above the bars.
+    pub fn say(&self, line: &str) {
+        // Nobody may be listening any more, which is no reason to stop the work.
+        let _ = self.bars.suspend(|| writeln!(io::stderr(), "{line}"));
+    }
+
+    /// Prints a line above the bars, unless only the report is wanted.
+    pub fn say_signal(&self, line: &str) {
+        if !self.quiet {
+            self.say(line);
+        }
+    }
+
+    fn shows_bars(&self) -> bool {
+        !self.quiet && !self.bars.is_hidden()
+    }
+
+    fn bar(&self, name: &str, length: u64, template: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ");
+        let bar = ProgressBar::new(length).with_style(style).with_prefix(name.to_owned());
+        self.bars.add(bar)
+    }
+}
+
+/// Draws the bars until everything is settled or has failed.
+pub fn show(pipeline: &Pipeline, settled: &AtomicBool) {
+    let console = &pipeline.console;
+    if !console.shows_bars() {
+        return;
+    }
+    let sources: Vec<_> = pipeline
+        .origins
+        .iter()
+        .map(|origin| {
+            let template = "{prefix:>8} [{bar:40.cyan}] {pos:>7} of {len} rows  {msg}";
+            (origin, console.bar(origin.name, origin.rows, template))
+        })
+        .collect();
+    let stages: Vec<_> = pipeline
+        .steps()
+        .into_iter()
+        .map(|step| {
+            let template = "{prefix:>8} [{bar:40.yellow}] {pos:>7} of {len} records";
+            (step, console.bar(step.handle.id(), step.handle.capacity() as u64, template))
+        })
+        .collect();
+    while !settled.load(SeqCst) && !pipeline.control.failed() {
+        for (origin, bar) in &sources {
+            let accepted = origin.tally.accepted.get();
+            bar.set_position(accepted);
+            let is_done = accepted == origin.rows;
+            bar.set_message(if is_done {
+                "done".into()
+            } else {
+                origin.handle.signal().to_string()
+            });
+        }
+        for (step, bar) in &stages {
+            bar.set_position(step.held() as u64);
+        }
+        thread::sleep(FRAME);
+    }
+    for (_, bar) in &sources {
+        bar.finish_and_clear();
+    }
+    for (_, bar) in &stages {
+        bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,62 @@
+//! Numbers that one thread counts and others read: statistics, so none of them guards anything.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+/// What is counted of a source.
+#[derive(Default)]
+pub struct SourceTally {
+    /// Rows that the reader took from the files, without those it kept because the buffer closed.
+    pub read: Count,
+    /// Rows that the buffer accepted.
+    pub accepted: Count,
+    /// Pushes that were refused, in part or as a whole.
+    pub refused: Count,
+    pub slowed: Stopwatch,
+    pub paused: Stopwatch,
+    pub level: Level,
+}
+
+/// A number of rows or events.
+#[derive(Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A sum of times.
+#[derive(Default)]
+pub struct Stopwatch(AtomicU64);
+
+impl Stopwatch {
+    pub fn add(&self, time: Duration) {
+        // 2^64 nanoseconds are 584 years.
+        self.0.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    pub fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Relaxed))
+    }
+}
+
+/// The highest level that was seen at a cap. It is looked at right after each push and each step to
+/// the next stage, which are what raises levels.
+#[derive(Default)]
+pub struct Level(AtomicUsize);
+
+impl Level {
+    pub fn note(&self, held: usize) {
+        self.0.fetch_max(held, Relaxed);
+    }
+
+    pub fn highest(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
