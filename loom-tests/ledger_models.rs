@@ -7,11 +7,8 @@ use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 
 use crate::backpressure::{BackpressureController, BackpressureSignal};
-use crate::explore;
+use crate::harness::{ONE_AHEAD, explore};
 use crate::ledger::{Ledger, Shortage};
-
-/// An idle budget that lets each of two accounts lease one credit ahead.
-const ONE_AHEAD: u32 = 4;
 
 fn ledger(capacity: u32, idle_budget: u32) -> Arc<Ledger> {
     Arc::new(Ledger::new(capacity, idle_budget, BackpressureController::new(0.8)))

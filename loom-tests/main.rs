@@ -6,23 +6,47 @@
 
 mod sync;
 
-// The library's modules, of which each model uses a part.
+// The library's modules, of which the models use a part.
 #[allow(dead_code)]
 #[path = "../src/backpressure.rs"]
 mod backpressure;
 #[allow(dead_code)]
+#[path = "../src/batch.rs"]
+mod batch;
+#[allow(dead_code)]
+#[path = "../src/block.rs"]
+mod block;
+#[allow(dead_code)]
+#[path = "../src/builder.rs"]
+mod builder;
+#[allow(dead_code)]
+#[path = "../src/dead_letters.rs"]
+mod dead_letters;
+#[allow(dead_code)]
+#[path = "../src/error.rs"]
+mod error;
+#[allow(dead_code)]
 #[path = "../src/ledger.rs"]
 mod ledger;
 #[allow(dead_code)]
+#[path = "../src/manager.rs"]
+mod manager;
+#[allow(dead_code)]
+#[path = "../src/record.rs"]
+mod record;
+#[allow(dead_code)]
+#[path = "../src/registry.rs"]
+mod registry;
+#[allow(dead_code)]
 #[path = "../src/settings.rs"]
 mod settings;
+#[allow(dead_code)]
+#[path = "../src/source.rs"]
+mod source;
+#[allow(dead_code)]
+#[path = "../src/stage.rs"]
+mod stage;
 
+mod harness;
 mod ledger_models;
-
-/// Explores a model over every interleaving with at most `LOOM_MAX_PREEMPTIONS` (3 unless set)
-/// switches away from a thread that could go on.
-fn explore(model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(3);
-    builder.check(model);
-}
+mod stage_models;

@@ -1,10 +1,12 @@
 //! The library's `sync` module once more, on loom: its atomics and locks, and stand-ins with the same
-//! face for the rest, whose own interleavings are not what is modelled here.
+//! face for the queues, the arena and the map, whose own interleavings are not modelled here.
 
+use std::borrow::Borrow;
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::OnceLock;
 /// Not loom's: see the library's own.
-pub(crate) use std::sync::atomic::AtomicU32 as Setting;
+pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 
 pub(crate) use loom::sync::atomic::Ordering::SeqCst;
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
@@ -40,12 +42,67 @@ impl<T> Deref for CachePadded<T> {
     }
 }
 
-/// As many accounts as a model can have.
-const ARENA: usize = 8;
+/// A bounded queue: a locked `VecDeque` in place of the ring.
+pub(crate) struct ArrayQueue<T> {
+    entries: Mutex<VecDeque<T>>,
+    capacity: usize,
+}
+
+impl<T> ArrayQueue<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        assert!(capacity > 0, "capacity must be non-zero");
+        Self { entries: Mutex::new(VecDeque::new()), capacity }
+    }
+
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        let mut entries = self.entries.lock();
+        if entries.len() == self.capacity {
+            return Err(value);
+        }
+        entries.push_back(value);
+        Ok(())
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.entries.lock().pop_front()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+}
+
+/// An unbounded queue.
+pub(crate) struct SegQueue<T>(Mutex<VecDeque<T>>);
+
+impl<T> SegQueue<T> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.0.lock().push_back(value);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.lock().pop_front()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+/// As many entries as a model makes in an arena or a map.
+const SLOTS: usize = 8;
 
 /// An append-only vector whose entries can be borrowed.
 pub(crate) struct Arena<T> {
-    entries: [OnceLock<T>; ARENA],
+    entries: [OnceLock<T>; SLOTS],
     count: Mutex<usize>,
 }
 
@@ -69,4 +126,52 @@ impl<T> Arena<T> {
         let count = *self.count.lock();
         self.entries[..count].iter().filter_map(OnceLock::get).enumerate()
     }
+}
+
+/// A map that keeps what was removed until it is dropped, as the real one keeps what is pinned.
+pub(crate) struct Map<K, V> {
+    values: Arena<V>,
+    /// The keys in use, with the places of their values.
+    keys: Mutex<Vec<(K, usize)>>,
+}
+
+/// What a pinned map lends.
+pub(crate) struct Pin<'a, K, V>(&'a Map<K, V>);
+
+impl<K: Eq, V> Map<K, V> {
+    pub(crate) fn new() -> Self {
+        Self { values: Arena::new(), keys: Mutex::new(Vec::new()) }
+    }
+
+    pub(crate) fn pin(&self) -> Pin<'_, K, V> {
+        Pin(self)
+    }
+}
+
+impl<'a, K: Eq, V> Pin<'a, K, V> {
+    pub(crate) fn get<Q: Eq + ?Sized>(&self, key: &Q) -> Option<&'a V>
+    where
+        K: Borrow<Q>,
+    {
+        let keys = self.0.keys.lock();
+        let (_, place) = keys.iter().find(|(other, _)| other.borrow() == key)?;
+        self.0.values.get(*place)
+    }
+
+    pub(crate) fn insert(&self, key: K, value: V) {
+        let mut keys = self.0.keys.lock();
+        keys.retain(|(other, _)| *other != key);
+        let place = self.0.values.push(value);
+        keys.push((key, place));
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &'a V> {
+        let places: Vec<_> = self.0.keys.lock().iter().map(|(_, place)| *place).collect();
+        places.into_iter().filter_map(|place| self.0.values.get(place))
+    }
+}
+
+/// Removes an entry from a map.
+pub(crate) fn remove<K: Borrow<str>, V>(map: &Map<K, V>, key: &str) {
+    map.keys.lock().retain(|(other, _)| other.borrow() != key);
 }

@@ -126,8 +126,11 @@ impl<E: Envelope> DeadLetterQueue<E> {
 
     /// Keeps a letter that found no place, together with what its record still holds.
     pub(crate) fn park(&self, letter: DeadLetter<E>, stage: &Arc<StageCore<E>>, account: u32) {
-        self.ledger.park();
         self.parked.push(Parked { letter, stage: Arc::downgrade(stage), account });
+        // After the push: whoever learns from the count that all is drained finds the letter. Should
+        // it be received before it is counted, the count is below zero for a moment, which is equal to
+        // no number of credits.
+        self.ledger.park();
         // A place may have become free in between.
         self.promote();
     }
@@ -138,10 +141,7 @@ impl<E: Envelope> DeadLetterQueue<E> {
             let Some(Parked { letter, stage, account }) = self.parked.pop() else { return };
             match self.letters.push(letter) {
                 Ok(()) => self.release(&stage, account),
-                Err(letter) => {
-                    self.parked.push(Parked { letter, stage, account });
-                    return;
-                }
+                Err(letter) => self.parked.push(Parked { letter, stage, account }),
             }
         }
     }

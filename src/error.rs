@@ -224,7 +224,8 @@ impl<E> Error for Rejected<E> {}
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RejectedBatch<E> {
-    /// How many records were accepted, from the front.
+    /// How many records went into the stage, from the front. A return by name does not count those
+    /// that went to the dead letters.
     pub accepted: usize,
     /// The records that were refused, untouched.
     pub records: Vec<E>,

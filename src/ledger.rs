@@ -31,7 +31,7 @@
 //! transit and count as leased, so that the accounts' leases never sum to more than the pool's.
 
 use crate::backpressure::{BackpressureController, BackpressureSignal, Marks, SignalCell, Zone};
-use crate::sync::{Arena, AtomicBool, AtomicU64, CachePadded, Mutex, SeqCst, Setting};
+use crate::sync::{Arena, AtomicBool, AtomicSetting, AtomicU64, CachePadded, Mutex, SeqCst};
 
 /// The pool of credits and the accounts that draw on it.
 pub(crate) struct Ledger {
@@ -40,7 +40,7 @@ pub(crate) struct Ledger {
     /// Credits that may lie idle over all accounts.
     idle_budget: u32,
     /// Credits that an account leases ahead of need; 0 keeps all accounts exact.
-    ahead: Setting,
+    ahead: AtomicSetting,
     accounts: Arena<CachePadded<Account>>,
     register: Mutex<Register>,
     closed: AtomicBool,
@@ -52,15 +52,17 @@ pub(crate) struct Ledger {
 /// Which accounts are in use. Only opening and closing an account takes this lock.
 struct Register {
     open: u32,
+    /// Among how many accounts the idle budget is divided: a power of two, at least `open`.
+    shares: u32,
     vacant: Vec<u32>,
 }
 
 /// What one source holds.
 pub(crate) struct Account {
     word: AtomicU64,
-    capacity: Setting,
-    high: Setting,
-    low: Setting,
+    capacity: AtomicSetting,
+    high: AtomicSetting,
+    low: AtomicSetting,
     cell: SignalCell,
 }
 
@@ -179,9 +181,9 @@ impl Account {
     fn new() -> Self {
         Self {
             word: AtomicU64::new(Balance { lease: Lease::Closed, used: 0 }.pack()),
-            capacity: Setting::new(0),
-            high: Setting::new(0),
-            low: Setting::new(0),
+            capacity: AtomicSetting::new(0),
+            high: AtomicSetting::new(0),
+            low: AtomicSetting::new(0),
             cell: SignalCell::new(),
         }
     }
@@ -247,9 +249,9 @@ impl Ledger {
             pool: CachePadded::new(AtomicU64::new(Pool(0).with_swept().0)),
             marks: controller.watermarks().of(capacity),
             idle_budget,
-            ahead: Setting::new(idle_budget / 2),
+            ahead: AtomicSetting::new(idle_budget / 2),
             accounts: Arena::new(),
-            register: Mutex::new(Register { open: 0, vacant: Vec::new() }),
+            register: Mutex::new(Register { open: 0, shares: 1, vacant: Vec::new() }),
             closed: AtomicBool::new(false),
             parked: AtomicU64::new(0),
             controller,
@@ -284,7 +286,7 @@ impl Ledger {
         account.cell.reset();
         account.word.store(Balance { lease: Lease::Exact, used: 0 }.pack(), SeqCst);
         register.open += 1;
-        self.share_idle_budget(register.open);
+        self.share_idle_budget(&mut register);
         index
     }
 
@@ -311,7 +313,7 @@ impl Ledger {
         self.give_back(balance.idle());
         let mut register = self.register.lock();
         register.open -= 1;
-        self.share_idle_budget(register.open);
+        self.share_idle_budget(&mut register);
         Ok(())
     }
 
@@ -323,12 +325,21 @@ impl Ledger {
         }
     }
 
-    /// Divides the idle budget among `open` accounts. Each may keep twice what it leases ahead. The
-    /// share changes only when `open` passes a power of two, so that the walks which trim the
-    /// accounts to a smaller share stay linear in the number of accounts over all.
-    fn share_idle_budget(&self, open: u32) {
-        let ahead = u64::from(self.idle_budget) / u64::from(open).next_power_of_two() / 2;
-        if (ahead as u32) < self.ahead.swap(ahead as u32, SeqCst) {
+    /// Divides the idle budget among the open accounts. Each may keep twice what it leases ahead. The
+    /// share shrinks when `open` passes a power of two, and grows when no more than a quarter of the
+    /// shares are in use: so that the walks which trim the accounts to a smaller share stay linear in
+    /// the number of accounts that are opened.
+    fn share_idle_budget(&self, register: &mut Register) {
+        let Register { open, shares, .. } = *register;
+        register.shares = if open > shares {
+            open.next_power_of_two()
+        } else if open <= shares / 4 {
+            (shares / 2).max(1)
+        } else {
+            shares
+        };
+        let ahead = self.idle_budget / register.shares / 2;
+        if ahead < self.ahead.swap(ahead, SeqCst) {
             self.accounts.iter().for_each(|(_, account)| self.trim(account));
         }
     }
@@ -401,10 +412,14 @@ impl Ledger {
                 return Grant::refused(shortage, swept);
             }
             let used = balance.used + credits;
-            // Idle credits that stay with the account; an exact one keeps none by accident.
+            // Idle credits that stay with the account, at most twice its share; an exact one keeps none
+            // by accident.
             let keep = match balance.lease {
                 Lease::Exact if !leased_ahead => 0,
-                _ => (have - credits).min(room - credits).min(MAX_LEASE.saturating_sub(used)),
+                _ => (have - credits)
+                    .min(room - credits)
+                    .min(self.ahead.load(SeqCst).saturating_mul(2))
+                    .min(MAX_LEASE.saturating_sub(used)),
             };
             let lease = match balance.lease {
                 Lease::Exact if keep == 0 => Lease::Exact,
@@ -416,10 +431,12 @@ impl Ledger {
                     if balance.lease == Lease::Exact && lease != Lease::Exact {
                         self.announce();
                     }
-                    self.return_in_hand(have - credits - keep);
+                    let surplus = have - credits - keep;
+                    self.return_in_hand(surplus);
                     let shortage =
                         (credits < wanted).then(|| self.shortage(used, capacity, want - credits));
-                    return Grant { credits, shortage, pool_moved: in_hand > 0 || swept };
+                    let pool_moved = in_hand > 0 || surplus > 0 || swept;
+                    return Grant { credits, shortage, pool_moved };
                 }
                 Err(actual) => balance = actual,
             }
@@ -431,8 +448,8 @@ impl Ledger {
         if unmet == 0 {
             Shortage::Source { held: used, capacity }
         } else {
-            let held = Pool(self.pool.load(SeqCst)).leased();
-            Shortage::Global { held, capacity: self.capacity() }
+            // A lease that fails has found every credit leased.
+            Shortage::Global { held: self.capacity(), capacity: self.capacity() }
         }
     }
 
@@ -548,7 +565,7 @@ impl Ledger {
         self.closed.load(SeqCst)
     }
 
-    /// Notes that a record will not come to a stage again, though it keeps its credit.
+    /// Notes that a record has left the stages for good, though it keeps its credit.
     pub(crate) fn park(&self) {
         self.parked.fetch_add(1, SeqCst);
     }
@@ -574,7 +591,8 @@ impl Ledger {
     }
 
     /// Credits in use, exactly where no other thread is running. Where no account leases ahead that
-    /// is one load; otherwise a walk over the accounts, which are few then.
+    /// is one load; otherwise a walk over the accounts, which are at most one for 200 credits of the
+    /// global cap then.
     pub(crate) fn used(&self) -> u32 {
         let pool = Pool(self.pool.load(SeqCst));
         if pool.swept() {

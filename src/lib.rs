@@ -1,4 +1,4 @@
-//! A bounded, lock-free buffer between the stages of a record pipeline.
+//! A bounded buffer between the stages of a record pipeline, without locks on the data path.
 //!
 //! Sources push records, stages buffer them, workers take batches, and what fails goes back. Three
 //! caps hold at every instant: on all records, on the records of each stage, and on the records of
@@ -151,3 +151,8 @@ pub use record::{BufferedRecord, Envelope};
 pub use settings::{BufferSettings, SettingsError};
 pub use source::Source;
 pub use stage::Stage;
+
+/// The README's example, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

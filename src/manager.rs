@@ -313,7 +313,8 @@ impl<E: Envelope> BufferManager<E> {
     }
 
     /// How full the whole buffer is, from 0.0 to 1.0: records queued and in unsettled batches, by
-    /// `max_total_records`. Exact where no other thread is running.
+    /// `max_total_records`. Exact where no other thread is running. While sources lease credits ahead
+    /// of need, it adds up their accounts, at most one for 200 records of the cap.
     ///
     /// ```
     /// # use conveyor_buffer::{BufferManager, BufferedRecord};
@@ -348,7 +349,7 @@ impl<E: Envelope> BufferManager<E> {
     }
 
     /// Records in the whole buffer, queued or in unsettled batches. Exact where no other thread is
-    /// running.
+    /// running, at the cost that [`get_global_utilization`](Self::get_global_utilization) names.
     ///
     /// ```
     /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -494,8 +495,9 @@ impl<E: Envelope> BufferManager<E> {
 
     /// Closes the buffer: from now on pushes are refused as
     /// [`Closed`](crate::RejectReason::Closed), and so are new names. What is buffered can still be
-    /// drained, returned and forwarded; when all of it is settled, workers see
-    /// [`TryRecvError::Closed`](crate::TryRecvError::Closed). Closing twice is no different.
+    /// drained, forwarded, and returned as batches (a return by name is a push); when all of it is
+    /// settled, workers see [`TryRecvError::Closed`](crate::TryRecvError::Closed). Closing twice is
+    /// no different.
     ///
     /// ```
     /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, TryRecvError};

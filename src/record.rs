@@ -5,7 +5,8 @@ use std::time::Instant;
 /// What the buffer must know of a record.
 ///
 /// The buffer calls these while it holds the record; they should be cheap and should not panic. (If
-/// one does panic, no record and no credit is lost: what was about to go back still goes back.)
+/// one does panic, no credit is lost and no record that the buffer holds: what was about to go back
+/// still goes back. Records that a call by name was about to take in are dropped.)
 ///
 /// ```
 /// use conveyor_buffer::Envelope;

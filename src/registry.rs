@@ -1,6 +1,7 @@
 //! Names: which stages and sources exist, how many may, and how one is made or removed.
 
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use crate::batch::exhausted;
@@ -10,7 +11,7 @@ use crate::ledger::Ledger;
 use crate::record::Envelope;
 use crate::source::SourceCore;
 use crate::stage::StageCore;
-use crate::sync::{Map, Mutex};
+use crate::sync::{Map, Mutex, remove};
 
 /// All stages and sources of a buffer, by name.
 ///
@@ -163,23 +164,21 @@ impl<E: Envelope> Registry<E> {
             return self.readmit_tried(stage_id, records);
         }
         let mut returned = 0;
-        let mut rest = records;
-        while let Some(first) = rest.first() {
-            let hopeless = exhausted(first, limit);
-            let alike = |record: &E| exhausted(record, limit) == hopeless;
-            let end = rest.iter().position(|record| !alike(record)).unwrap_or(rest.len());
-            let later = rest.split_off(end);
+        let mut records = records.into_iter().peekable();
+        while let Some(first) = records.next() {
+            let hopeless = exhausted(&first, limit);
+            let stretch =
+                take_run(first, &mut records, |record| exhausted(record, limit) == hopeless);
             let done = if hopeless {
-                self.bury(stage_id, rest)
+                self.bury(stage_id, stretch)
             } else {
-                self.readmit_tried(stage_id, rest).map(|accepted| returned += accepted)
+                self.readmit_tried(stage_id, stretch).map(|accepted| returned += accepted)
             };
             if let Err(mut rejected) = done {
                 rejected.accepted += returned;
-                rejected.records.extend(later);
+                rejected.records.extend(records);
                 return Err(rejected);
             }
-            rest = later;
         }
         Ok(returned)
     }
@@ -213,19 +212,23 @@ impl<E: Envelope> Registry<E> {
         records: Vec<E>,
         mut store: impl FnMut(Vec<E>) -> Result<(), RejectedBatch<E>>,
     ) -> Result<usize, RejectedBatch<E>> {
+        let same = |one: &E, other: &E| one.source_id() == other.source_id();
+        if records.windows(2).all(|pair| same(&pair[0], &pair[1])) {
+            let len = records.len();
+            return if len == 0 { Ok(0) } else { store(records).map(|()| len) };
+        }
         let mut accepted = 0;
-        let mut rest = records;
-        while let Some(first) = rest.first() {
-            let foreign = |record: &E| record.source_id() != first.source_id();
-            let end = rest.iter().position(foreign).unwrap_or(rest.len());
-            let later = if end == rest.len() { Vec::new() } else { rest.split_off(end) };
-            if let Err(mut rejected) = store(rest) {
+        let mut records = records.into_iter().peekable();
+        while let Some(first) = records.next() {
+            let source_id = first.source_id().to_owned();
+            let run = take_run(first, &mut records, |record| record.source_id() == source_id);
+            let len = run.len();
+            if let Err(mut rejected) = store(run) {
                 rejected.accepted += accepted;
-                rejected.records.extend(later);
+                rejected.records.extend(records);
                 return Err(rejected);
             }
-            accepted += end;
-            rest = later;
+            accepted += len;
         }
         Ok(accepted)
     }
@@ -350,7 +353,7 @@ impl<E: Envelope> Registry<E> {
             stage_id: stage_id(),
             held: held as usize,
         })?;
-        self.stages.pin().remove(id);
+        remove(&self.stages, id);
         census.stages -= 1;
         Ok(())
     }
@@ -365,7 +368,7 @@ impl<E: Envelope> Registry<E> {
             source_id: source_id(),
             held: held as usize,
         })?;
-        self.sources.pin().remove(id);
+        remove(&self.sources, id);
         census.sources -= 1;
         Ok(())
     }
@@ -376,6 +379,17 @@ impl<E: Envelope> Registry<E> {
         census.closed = true;
         self.ledger.close();
     }
+}
+
+/// The first record with those after it that are like it.
+fn take_run<E>(
+    first: E,
+    records: &mut Peekable<impl Iterator<Item = E>>,
+    like: impl Fn(&E) -> bool,
+) -> Vec<E> {
+    let mut run = vec![first];
+    run.extend(std::iter::from_fn(|| records.next_if(&like)));
+    run
 }
 
 impl Census {

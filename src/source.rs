@@ -91,7 +91,8 @@ impl SourceCore {
         }
     }
 
-    /// Takes credits and places for up to `wanted` records, and says for how many and why not for more.
+    /// Takes credits and places for up to `wanted` records, and says for how many. Where they are fewer
+    /// without a refusal, the rest is to be tried as well.
     ///
     /// Order of taking: the source's credits (which lease from the pool), the stage's places, and
     /// then, by the caller, a slot of a ring. What is taken later and refused gives back what was
@@ -101,8 +102,12 @@ impl SourceCore {
             let stage_id = Arc::clone(stage.id());
             return Admission::refused(RejectReason::ForeignStage { stage_id });
         }
+        // One more than the stage has room for: enough to be told which limit is the tightest, and
+        // not so many that a long batch takes credits from others for a moment, only to give them
+        // back.
+        let asked = wanted.min(stage.room() as usize + 1).min(MAX_CAP);
         let account = self.account();
-        let grant = self.ledger.acquire(account, count(wanted.min(MAX_CAP)));
+        let grant = self.ledger.acquire(account, count(asked));
         let mut admission = match grant.shortage {
             None => Admission::default(),
             Some(shortage) => Admission::refused(self.reason(shortage)),
@@ -116,13 +121,6 @@ impl SourceCore {
             }
         }
         self.ledger.note(account, &grant);
-        if wanted > MAX_CAP && admission.refusal.is_none() {
-            // No cap is larger than what was granted.
-            let capacity = account.capacity() as usize;
-            let source_id = Arc::clone(&self.id);
-            let reason = RejectReason::SourceFull { source_id, held: capacity, capacity };
-            admission.refusal = Some(reason);
-        }
         admission
     }
 
@@ -162,27 +160,42 @@ impl SourceCore {
         })
     }
 
+    /// Stores records block by block, until all are stored or one is refused. Nearly always that is
+    /// one block.
     fn store_batch<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         mut records: Vec<E>,
-        store: impl FnOnce(Age, Vec<E>),
+        store: impl Fn(Age, Vec<E>),
     ) -> Result<(), RejectedBatch<E>> {
-        if records.is_empty() {
-            return Ok(());
+        let mut accepted = 0;
+        while !records.is_empty() {
+            let Admission { records: admitted, age, refusal } = self.admit(stage, records.len());
+            if admitted > 0 {
+                let block = take_front(&mut records, admitted as usize);
+                store(age, block);
+                accepted += admitted as usize;
+            }
+            if let Some(reason) = refusal {
+                return Err(RejectedBatch { accepted, records, reason });
+            }
         }
-        let Admission { records: accepted, age, refusal } = self.admit(stage, records.len());
-        let accepted = accepted as usize;
-        let Some(reason) = refusal else {
-            store(age, records);
-            return Ok(());
-        };
-        let refused = records.split_off(accepted);
-        if accepted > 0 {
-            store(age, records);
-        }
-        Err(RejectedBatch { accepted, records: refused, reason })
+        Ok(())
     }
+}
+
+/// Takes the first `len` records, and leaves the rest. What is taken has a memory of its own size,
+/// give or take half, for it will be charged by its records alone.
+fn take_front<E>(records: &mut Vec<E>, len: usize) -> Vec<E> {
+    if len < records.len() / 2 {
+        return records.drain(..len).collect();
+    }
+    let rest = if len < records.len() { records.split_off(len) } else { Vec::new() };
+    let mut front = std::mem::replace(records, rest);
+    if front.capacity() / 2 > front.len() {
+        front.shrink_to_fit();
+    }
+    front
 }
 
 /// How many records of a push may go to a stage, the age of the first, and why not more.

@@ -1,5 +1,6 @@
 //! A stage: a ring of blocks, a front lane for what must be seen first, and the stage's own cap.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use crate::sync::{ArrayQueue, AtomicU64, CachePadded, SeqCst};
 /// newer ones, the oldest first. That order is strict for a lone worker; several workers at once
 /// may overtake each other between taking a block and handing it on.
 ///
-/// No lock is taken, but the ring under it is not wait-free: a thread that the system stops between
-/// claiming a place in the ring and filling it holds back those behind it until it runs again.
+/// No lock is taken, but neither is this lock-free in the strict sense: a thread that the system stops
+/// between claiming a place in the ring and filling it, or a worker that it stops with the returned
+/// records in hand, holds back those behind it until it runs again.
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -186,6 +188,11 @@ impl<E: Envelope> StageCore<E> {
         self.occupancy().occupied()
     }
 
+    /// Places that are free.
+    pub(crate) fn room(&self) -> u32 {
+        self.capacity - self.occupied()
+    }
+
     /// Records waiting to be taken. While others are running, at most what is occupied.
     pub(crate) fn len(&self) -> u32 {
         let queued =
@@ -326,9 +333,8 @@ impl<E: Envelope> StageCore<E> {
         let mut held = Held::default();
         let Some(mut front) = self.front.pop() else { return held };
         let now = self.occupancy().next_age();
-        while let Some(other) = self.front.pop() {
-            front.merge(*other, now);
-        }
+        let others = std::iter::from_fn(|| self.front.pop()).flat_map(|other| other.pieces);
+        front.merge(others.collect(), now);
         while held.len() < max {
             let Some(piece) = front.pieces.front_mut() else { break };
             let len = piece.records.len().min(max - held.len());
@@ -423,11 +429,20 @@ impl<E: Envelope> Drop for StageCore<E> {
     }
 }
 
+/// So many pieces are inserted one by one; more are sorted.
+const FEW: usize = 8;
+
 impl<E> Front<E> {
-    fn merge(&mut self, other: Self, now: Age) {
-        for piece in other.pieces {
-            let distance = piece.age.distance(now);
-            let place = self.pieces.partition_point(|piece| piece.age.distance(now) >= distance);
+    /// Puts pieces where they belong by age; those of one age stay in the order of their arrival.
+    fn merge(&mut self, others: Vec<Piece<E>>, now: Age) {
+        let order = |piece: &Piece<E>| Reverse(piece.age.distance(now));
+        if others.len() > FEW {
+            self.pieces.extend(others);
+            self.pieces.make_contiguous().sort_by_key(order);
+            return;
+        }
+        for piece in others {
+            let place = self.pieces.partition_point(|earlier| order(earlier) <= order(&piece));
             self.pieces.insert(place, piece);
         }
     }

@@ -2,7 +2,10 @@
 
 mod common;
 
-use conveyor_buffer::BufferManager;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use conveyor_buffer::{BackpressureSignal, BufferManager};
 
 use common::*;
 
@@ -145,4 +148,50 @@ fn a_source_shows_its_state() {
     for part in ["\"a\"", "1.0", "4", "Pause"] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[test]
+fn what_was_accepted_of_a_long_batch_keeps_no_memory_for_the_rest() {
+    let manager = Manager::new(caps(1_000, 2, 1_000));
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    let refused = source.try_send_batch(&stage, rows("a", 0..1_000)).unwrap_err();
+    assert_eq!((refused.accepted, refused.records.len()), (2, 998));
+    assert!(stage.try_recv_batch(2).unwrap().into_records().capacity() <= 4);
+
+    // Nor for what the caller had made room for.
+    let mut spacious = Vec::with_capacity(1_000);
+    spacious.extend(rows("a", 0..2));
+    source.try_send_batch(&stage, spacious).unwrap();
+    assert!(stage.try_recv_batch(2).unwrap().into_records().capacity() <= 4);
+}
+
+#[test]
+fn a_long_batch_to_a_full_stage_takes_no_credits_from_others() {
+    let manager = Manager::new(caps(1_000, 10, 1_000));
+    let (full, free) = (manager.stage("full").unwrap(), manager.stage("free").unwrap());
+    let greedy = manager.source("greedy").unwrap();
+    greedy.try_send_batch(&full, rows("greedy", 0..10)).unwrap();
+    let (attempts, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut backlog = rows("greedy", 10..910);
+                while !done.load(SeqCst) {
+                    backlog = greedy.try_send_batch(&full, backlog).unwrap_err().into_records();
+                    attempts.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        let modest = manager.source("modest").unwrap();
+        let mut refused = 0;
+        while attempts.load(SeqCst) < 200_000 {
+            match modest.try_send(&free, row("modest", 0)) {
+                Ok(()) => free.try_recv_batch(1).unwrap().ack(),
+                Err(_) => refused += 1,
+            }
+        }
+        done.store(true, SeqCst);
+        assert_eq!(refused, 0, "at most 11 of 1,000 records are ever held");
+        assert_eq!(manager.controller().current(), BackpressureSignal::Resume);
+    });
 }

@@ -1,0 +1,94 @@
+//! What the models share: small buffers, a small record, and the explorer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::backpressure::BackpressureController;
+use crate::batch::Batch;
+use crate::dead_letters::DeadLetterQueue;
+use crate::ledger::Ledger;
+use crate::manager::BufferManager;
+use crate::record::Envelope;
+use crate::registry::{Plan, Registry};
+use crate::stage::Stage;
+
+/// An idle budget that lets each of two accounts lease one credit ahead.
+pub(crate) const ONE_AHEAD: u32 = 4;
+
+/// Switches away from a thread that could go on, at most, in one execution.
+const PREEMPTIONS: usize = 4;
+
+/// Explores a model over every interleaving with at most `LOOM_MAX_PREEMPTIONS` (unless set, 4)
+/// preemptions.
+pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    builder.check(model);
+}
+
+/// A record that knows its number and its source.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) source: &'static str,
+    pub(crate) id: u32,
+    pub(crate) retries: u32,
+}
+
+impl Envelope for Item {
+    fn source_id(&self) -> &str {
+        self.source
+    }
+
+    fn retry_count(&self) -> u32 {
+        self.retries
+    }
+
+    fn increment_retry(&mut self) {
+        self.retries += 1;
+    }
+}
+
+pub(crate) fn item(source: &'static str, id: u32) -> Item {
+    Item { source, id, retries: 0 }
+}
+
+pub(crate) fn items(source: &'static str, ids: impl IntoIterator<Item = u32>) -> Vec<Item> {
+    ids.into_iter().map(|id| item(source, id)).collect()
+}
+
+/// A buffer with these caps, whose two sources may lease one credit ahead of need each.
+pub(crate) fn buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
+    let controller = BackpressureController::new(0.8);
+    let ledger = Arc::new(Ledger::new(total, ONE_AHEAD, controller));
+    let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&ledger)));
+    let plan = Plan {
+        max_stages: 8,
+        max_sources: 8,
+        per_stage,
+        per_source,
+        stage_capacities: HashMap::new(),
+        source_capacities: HashMap::new(),
+        retry_limit: None,
+    };
+    BufferManager::from_registry(Registry::new(plan, ledger, dead_letters))
+}
+
+pub(crate) fn ids<'a>(records: impl IntoIterator<Item = &'a Item>) -> Vec<u32> {
+    records.into_iter().map(|item| item.id).collect()
+}
+
+/// Takes a batch of up to `max` records, if one waits to be taken.
+pub(crate) fn take(stage: &Stage<Item>, max: usize) -> Option<Batch<Item>> {
+    stage.try_recv_batch(max).ok()
+}
+
+/// Takes, acknowledges and lists whatever is left, with nobody else running.
+pub(crate) fn drain(stage: &Stage<Item>) -> Vec<u32> {
+    let mut drained = Vec::new();
+    while let Some(batch) = take(stage, 8) {
+        drained.extend(ids(&batch));
+        batch.ack();
+    }
+    assert_eq!((stage.len(), stage.in_flight()), (0, 0), "an empty stage holds nothing");
+    drained
+}

@@ -1,0 +1,299 @@
+//! Buffering, batching, returning and forwarding: what happens between sources, stages and workers.
+
+use loom::thread;
+
+use crate::error::{RejectReason, TryRecvError};
+use crate::harness::{buffer, drain, explore, ids, item, items, take};
+
+/// With nobody else running, every record is settled and every credit is free.
+fn nothing_is_left(manager: &crate::manager::BufferManager<crate::harness::Item>, credits: usize) {
+    let source = manager.source("a").unwrap();
+    assert_eq!(source.utilization(), 0.0);
+    assert_eq!(source.available_credits(), credits, "credits are missing");
+}
+
+#[test]
+fn of_two_pushes_at_the_last_place_of_a_stage_one_is_accepted() {
+    explore(|| {
+        // Room for what both may lease, one ahead included: only the stage is full.
+        let manager = buffer(3, 1, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || b.try_send(&stage, item("b", 1))
+        });
+        let mine = a.try_send(&stage, item("a", 0));
+        let theirs = other.join().unwrap();
+        assert_ne!(mine.is_ok(), theirs.is_ok(), "one of two, and not both");
+        let refused = mine.and(theirs).unwrap_err();
+        assert!(matches!(refused.reason, RejectReason::StageFull { .. }), "{refused}");
+        assert_eq!(drain(&stage).len(), 1);
+        nothing_is_left(&manager, 2);
+    });
+}
+
+#[test]
+fn of_two_pushes_at_the_last_credit_of_a_source_one_is_accepted() {
+    explore(|| {
+        let manager = buffer(2, 2, 1);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let other = thread::spawn({
+            let (stage, source) = (stage.clone(), source.clone());
+            move || source.try_send(&stage, item("a", 1))
+        });
+        let mine = source.try_send(&stage, item("a", 0));
+        let theirs = other.join().unwrap();
+        assert_ne!(mine.is_ok(), theirs.is_ok(), "one of two, and not both");
+        assert_eq!(drain(&stage).len(), 1);
+        nothing_is_left(&manager, 1);
+    });
+}
+
+#[test]
+fn two_pushes_at_the_last_credit_of_the_pool_never_pass_it() {
+    explore(|| {
+        let manager = buffer(1, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || b.try_send(&stage, item("b", 1)).is_ok()
+        });
+        let mine = a.try_send(&stage, item("a", 0)).is_ok();
+        let theirs = other.join().unwrap();
+        assert!(!(mine && theirs), "two records under a cap of one");
+        assert_eq!(drain(&stage).len(), usize::from(mine) + usize::from(theirs));
+        nothing_is_left(&manager, 1);
+    });
+}
+
+#[test]
+fn a_batch_that_fits_in_part_leaves_its_rest_with_the_caller() {
+    explore(|| {
+        let manager = buffer(3, 2, 3);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || b.try_send(&stage, item("b", 9)).is_ok()
+        });
+        let (accepted, refused) = match a.try_send_batch(&stage, items("a", 0..3)) {
+            Ok(()) => (3, Vec::new()),
+            Err(rejected) => (rejected.accepted, rejected.into_records()),
+        };
+        let theirs = other.join().unwrap();
+        assert_eq!(ids(&refused), (accepted as u32..3).collect::<Vec<_>>());
+        assert!(accepted + usize::from(theirs) <= 2, "past the stage's cap");
+        let mine: Vec<_> = drain(&stage).into_iter().filter(|id| *id != 9).collect();
+        assert_eq!(mine, (0..accepted as u32).collect::<Vec<_>>());
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn two_workers_share_a_block_that_is_cut_and_each_record_comes_once() {
+    explore(|| {
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        manager.source("a").unwrap().try_send_batch(&stage, items("a", 0..3)).unwrap();
+        let work = |stage: &crate::stage::Stage<_>| {
+            let batch = take(stage, 2);
+            let seen = batch.as_ref().map(ids).unwrap_or_default();
+            assert!(seen.is_sorted());
+            if let Some(batch) = batch {
+                batch.ack();
+            }
+            seen
+        };
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || work(&stage)
+        });
+        let mut seen = work(&stage);
+        seen.extend(other.join().unwrap());
+        seen.extend(drain(&stage));
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2]);
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_lone_worker_sees_first_in_first_out_while_a_source_pushes() {
+    explore(|| {
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                source.try_send_batch(&stage, items("a", 0..2)).unwrap();
+                source.try_send(&stage, item("a", 2)).unwrap();
+            }
+        });
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            if let Some(batch) = take(&stage, 1) {
+                seen.extend(ids(&batch));
+                batch.ack();
+            }
+        }
+        other.join().unwrap();
+        seen.extend(drain(&stage));
+        assert_eq!(seen, [0, 1, 2]);
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_return_lands_at_a_full_stage_while_others_push() {
+    explore(|| {
+        let manager = buffer(3, 2, 3);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let batch = take(&stage, 2).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || b.try_send(&stage, item("b", 9)).is_ok()
+        });
+        batch.return_to_buffer();
+        assert!(!other.join().unwrap(), "the returned records hold both places");
+        let batch = take(&stage, 2).unwrap();
+        assert_eq!(
+            batch.iter().map(|item| (item.id, item.retries)).collect::<Vec<_>>(),
+            [(0, 1), (1, 1)]
+        );
+        batch.ack();
+        assert_eq!(drain(&stage), []);
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_batch_that_is_settled_in_part_gives_back_what_it_settled() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let batch = take(&stage, 2).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || b.try_send(&stage, item("b", 9)).is_ok()
+        });
+        batch.settle(|item| match item.id {
+            0 => crate::batch::Outcome::Ack,
+            _ => crate::batch::Outcome::Return,
+        });
+        let pushed = other.join().unwrap();
+        let expected: &[u32] = if pushed { &[1, 9] } else { &[1] };
+        assert_eq!(drain(&stage), expected);
+        nothing_is_left(&manager, 2);
+    });
+}
+
+#[test]
+fn two_stages_that_are_full_forward_to_each_other_without_loss() {
+    explore(|| {
+        let manager = buffer(3, 1, 3);
+        let (left, right) = (manager.stage("left").unwrap(), manager.stage("right").unwrap());
+        let source = manager.source("a").unwrap();
+        source.try_send(&left, item("a", 0)).unwrap();
+        source.try_send(&right, item("a", 1)).unwrap();
+        let (from_left, from_right) = (take(&left, 1).unwrap(), take(&right, 1).unwrap());
+        let other = thread::spawn({
+            let left = left.clone();
+            move || match from_right.try_forward(&left) {
+                Ok(()) => panic!("the other stage is full until its batch is settled"),
+                Err(batch) => batch.ack(),
+            }
+        });
+        let forwarded = from_left.try_forward(&right).is_ok();
+        other.join().unwrap();
+        // Where it found no place, the batch was dropped, and so returned.
+        let (in_left, in_right) = (drain(&left), drain(&right));
+        assert_eq!(if forwarded { in_right } else { in_left }, [0]);
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_stage_that_is_removed_while_somebody_pushes_loses_nothing() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || source.try_send(&stage, item("a", 0))
+        });
+        let removed = manager.remove_stage("stage").is_ok();
+        match other.join().unwrap() {
+            Ok(()) => {
+                assert_eq!(drain(&stage), [0], "what was accepted comes out");
+                assert!(!removed, "a stage was removed with a record in it");
+            }
+            Err(rejected) => {
+                assert!(removed && rejected.is_closed());
+                assert_eq!(stage.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+            }
+        }
+        nothing_is_left(&manager, 2);
+    });
+}
+
+#[test]
+fn a_source_that_is_removed_while_somebody_pushes_loses_nothing() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("b").unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || source.try_send(&stage, item("b", 0))
+        });
+        let removed = manager.remove_source("b").is_ok();
+        match other.join().unwrap() {
+            Ok(()) => {
+                assert!(!removed, "a source was removed with a record of it inside");
+                assert_eq!(drain(&stage), [0]);
+                manager.remove_source("b").unwrap();
+            }
+            Err(rejected) => assert!(removed && rejected.is_closed()),
+        }
+        nothing_is_left(&manager, 2);
+    });
+}
+
+#[test]
+fn a_close_between_a_push_and_a_worker_strands_no_record() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let pusher = thread::spawn({
+            let stage = stage.clone();
+            move || source.try_send(&stage, item("a", 0)).is_ok()
+        });
+        let worker = thread::spawn({
+            let stage = stage.clone();
+            move || match stage.try_recv_batch(1) {
+                Ok(batch) => {
+                    batch.ack();
+                    (1, false)
+                }
+                Err(error) => (0, error.is_closed()),
+            }
+        });
+        manager.close();
+        let accepted = pusher.join().unwrap();
+        let (taken, saw_closed) = worker.join().unwrap();
+        let left = drain(&stage).len();
+        assert_eq!(usize::from(accepted), taken + left);
+        assert!(!(saw_closed && left > 0), "a worker went home before the last record");
+        assert_eq!(stage.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+    });
+}
