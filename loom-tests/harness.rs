@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+// Not loom's: it counts over all executions.
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crate::backpressure::BackpressureController;
 use crate::batch::Batch;
@@ -19,11 +21,23 @@ pub(crate) const ONE_AHEAD: u32 = 4;
 const PREEMPTIONS: usize = 4;
 
 /// Explores a model over every interleaving with at most `LOOM_MAX_PREEMPTIONS` (unless set, 4)
-/// preemptions.
+/// preemptions, and prints how many there were.
 pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
+    if std::env::var_os("LOOM_LOG").is_some() {
+        // Replaying one schedule: this way loom prints each switch.
+        return loom::model(model);
+    }
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(PREEMPTIONS);
-    builder.check(model);
+    let bound = *builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    // An exploration that stops at a limit of time or number would pass as if it were complete.
+    assert!(builder.max_duration.is_none() && builder.max_permutations.is_none());
+    let executions = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&executions);
+    builder.check(move || {
+        counted.fetch_add(1, SeqCst);
+        model();
+    });
+    println!("{} executions, at most {bound} preemptions in each", executions.load(SeqCst));
 }
 
 /// A record that knows its number and its source.

@@ -50,3 +50,4 @@ mod stage;
 mod harness;
 mod ledger_models;
 mod stage_models;
+mod stand_ins;
