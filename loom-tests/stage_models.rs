@@ -1,6 +1,7 @@
 //! Buffering, batching, returning and forwarding: what happens between sources, stages and workers.
 
 use loom::thread;
+use pollster::block_on;
 
 use crate::error::{RejectReason, TryRecvError};
 use crate::harness::{buffer, drain, explore, ids, item, items, take};
@@ -295,5 +296,36 @@ fn a_close_between_a_push_and_a_worker_strands_no_record() {
         assert_eq!(usize::from(accepted), taken + left);
         assert!(!(saw_closed && left > 0), "a worker went home before the last record");
         assert_eq!(stage.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+    });
+}
+
+#[test]
+fn a_batch_by_name_whose_stage_is_removed_meanwhile_counts_all_that_was_accepted() {
+    explore(|| {
+        let manager = buffer(8, 1, 8);
+        manager
+            .source("a")
+            .unwrap()
+            .try_send(&manager.stage("stage").unwrap(), item("a", 0))
+            .unwrap();
+        let other = thread::spawn({
+            let manager = manager.clone();
+            move || {
+                let first = block_on(manager.get_batch("stage", 1)).len();
+                let second = block_on(manager.get_batch("stage", 1)).len();
+                let _ = manager.remove_stage("stage");
+                first + second
+            }
+        });
+        let pushed = block_on(manager.buffer_batch_for_stage("stage", items("a", 1..4)));
+        let (accepted, refused) = match pushed {
+            Ok(accepted) => (accepted, 0),
+            Err(rejected) => (rejected.accepted, rejected.records.len()),
+        };
+        let taken = other.join().unwrap();
+        assert_eq!(accepted + refused, 3, "a record is accepted or refused");
+        let left = manager.stage("stage").map_or(0, |stage| drain(&stage).len());
+        assert_eq!(1 + accepted, taken + left);
+        nothing_is_left(&manager, 8);
     });
 }

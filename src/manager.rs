@@ -204,8 +204,8 @@ impl<E: Envelope> BufferManager<E> {
 
     /// Takes records back that [`get_batch`](Self::get_batch) handed out: all, or the longest prefix
     /// that fits. They go before all records in the stage that were not handed out, in the order in
-    /// which they come back, one retry counted for each. Those whose retry count would pass the limit go to the dead
-    /// letters instead. Tells how many went back to the stage.
+    /// which they come back, one retry counted for each. Those whose retry count would pass the limit
+    /// go to the dead letters instead, also of a closed buffer. Tells how many went back to the stage.
     ///
     /// The records gave their credits up when they were handed out, and so a return by name may be
     /// refused like a push. [`Batch::return_to_buffer`](crate::Batch::return_to_buffer) cannot fail:

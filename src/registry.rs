@@ -240,20 +240,22 @@ impl<E: Envelope> Registry<E> {
         mut records: Vec<E>,
         store: impl Fn(&Arc<StageCore<E>>, &SourceCore, Vec<E>) -> Result<(), RejectedBatch<E>>,
     ) -> Result<(), RejectedBatch<E>> {
+        // What a stage took before it was removed and the rest went to its successor.
+        let mut accepted = 0;
         loop {
             let (stages, sources) = (self.stages.pin(), self.sources.pin());
             if let (Some(stage), Some(source)) =
                 (stages.get(stage_id), sources.get(records[0].source_id()))
             {
-                match store(stage, source, records) {
-                    Err(rejected) if self.was_removed(&rejected.reason) => {
-                        records = rejected.records;
-                    }
-                    done => return done,
+                let Err(mut rejected) = store(stage, source, records) else { return Ok(()) };
+                rejected.accepted += accepted;
+                if !self.was_removed(&rejected.reason) {
+                    return Err(rejected);
                 }
+                (accepted, records) = (rejected.accepted, rejected.records);
             }
             if let Err(error) = self.register(stage_id, records[0].source_id()) {
-                return Err(RejectedBatch { accepted: 0, records, reason: error.into() });
+                return Err(RejectedBatch { accepted, records, reason: error.into() });
             }
         }
     }
@@ -267,8 +269,8 @@ impl<E: Envelope> Registry<E> {
         records.into_vec()
     }
 
-    /// Whether a push was refused because its stage or source was removed after it was looked up.
-    /// Such a refusal is of the whole push, and the names can be made anew.
+    /// Whether a push was refused because its stage or source was removed after it was looked up. Then
+    /// the names can be made anew.
     fn was_removed(&self, reason: &RejectReason) -> bool {
         reason.is_closed() && !self.ledger.is_closed()
     }

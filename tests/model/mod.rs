@@ -1,0 +1,944 @@
+//! A plain sequential model of the buffer, with the buffer beside it: each operation is applied to
+//! both, and they must agree on every answer and every reading. Shared by `tests/properties.rs` and
+//! the fuzz target `operations`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use conveyor_buffer::{
+    BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetters, Envelope,
+    Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Source, Stage, TryRecvError,
+};
+use pollster::block_on;
+
+/// What stages and sources are named in turn. The empty name is always refused.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", ""];
+/// So many records that were handed out are remembered, to be returned by name.
+const MOST_HANDED_OUT: usize = 4_096;
+
+/// The settings of one run. Stage "a" and source "a" have caps of their own.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub total: usize,
+    pub per_stage: usize,
+    pub per_source: usize,
+    pub stage_a: usize,
+    pub source_a: usize,
+    pub retry_limit: Option<u32>,
+    pub letter_capacity: usize,
+    pub max_stages: usize,
+    pub max_sources: usize,
+}
+
+impl Setup {
+    /// How many bytes one takes.
+    pub const CODE: usize = 12;
+
+    /// Any bytes are some setup: half of them with a global cap of up to 64, half of them with one
+    /// of up to some thousands, from which accounts lease credits ahead.
+    pub fn decode(code: [u8; Self::CODE]) -> Self {
+        let total = if code[0] < 128 {
+            1 + usize::from(code[1]) % 64
+        } else {
+            200 + usize::from(u16::from_le_bytes([code[0], code[1]])) % 4_000
+        };
+        // From a fraction of the global cap to above it.
+        let share = |byte: u8| 1 + usize::from(byte) * total * 5 / (4 * 256);
+        Self {
+            total,
+            per_stage: share(code[2]),
+            per_source: share(code[3]),
+            stage_a: share(code[4]),
+            source_a: share(code[5]),
+            retry_limit: (code[6] % 6).checked_sub(1).map(u32::from),
+            letter_capacity: 1 + usize::from(code[7]) % 5,
+            max_stages: 1 + usize::from(code[8]) % 8,
+            max_sources: 1 + usize::from(code[9]) % 8,
+        }
+    }
+}
+
+/// One call. Stages and sources are indices of [`NAMES`]; `of` is the source that the pushed record
+/// names; `batch` chooses one of the unsettled batches.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Send { source: usize, stage: usize, of: usize },
+    SendBatch { source: usize, stage: usize, of: usize, records: usize },
+    Push { stage: usize, of: usize },
+    PushBatch { stage: usize, of: [usize; 3], records: usize },
+    Take { stage: usize, max: usize },
+    GetBatch { stage: usize, max: usize },
+    ReturnByName { stage: usize, records: usize },
+    Ack { batch: usize },
+    Return { batch: usize },
+    Drop { batch: usize },
+    IntoRecords { batch: usize },
+    Settle { batch: usize, outcomes: u32 },
+    Forward { batch: usize, stage: usize },
+    SplitOff { batch: usize, at: usize },
+    Partition { batch: usize, chosen: u32 },
+    Receive,
+    NewStageHandle { stage: usize },
+    NewSourceHandle { source: usize },
+    RemoveStage { stage: usize },
+    RemoveSource { source: usize },
+    Close,
+}
+
+impl Operation {
+    /// How many bytes one takes.
+    pub const CODE: usize = 8;
+
+    /// Any bytes are some operation.
+    pub fn decode(code: [u8; Self::CODE]) -> Self {
+        let [kind, x, y, z, low, high, ..] = code;
+        // Now and then the empty name.
+        let name = |byte: u8| match usize::from(byte) % 32 {
+            31 => 4,
+            other => other % 4,
+        };
+        let records = match high {
+            0..192 => usize::from(low) % 24,
+            192.. => usize::from(low) * 8,
+        };
+        let bits = u32::from_le_bytes([z, low, high, code[6]]);
+        let (stage, source, batch) = (name(x), name(y), usize::from(y));
+        if kind == u8::MAX {
+            return Self::Close;
+        }
+        match kind % 32 {
+            0 | 1 => Self::Send { source, stage, of: name(z) },
+            2..=4 => Self::SendBatch { source, stage, of: name(z), records },
+            5 => Self::Push { stage, of: source },
+            6 | 7 => Self::PushBatch { stage, of: [source, name(z), name(z >> 4)], records },
+            8..=11 => Self::Take { stage, max: records },
+            12 | 13 => Self::GetBatch { stage, max: records },
+            14..=16 => Self::ReturnByName { stage, records },
+            17 => Self::Ack { batch },
+            18 | 19 => Self::Return { batch },
+            20 => Self::Drop { batch },
+            21 => Self::IntoRecords { batch },
+            22 | 23 => Self::Settle { batch, outcomes: bits },
+            24 | 25 => Self::Forward { batch, stage },
+            26 => Self::SplitOff { batch, at: records },
+            27 => Self::Partition { batch, chosen: bits },
+            28 => Self::Receive,
+            29 if z.is_multiple_of(2) => Self::NewStageHandle { stage },
+            29 => Self::NewSourceHandle { source },
+            30 => Self::RemoveStage { stage },
+            _ => Self::RemoveSource { source },
+        }
+    }
+}
+
+/// What a record carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    id: u64,
+    /// The source that it names: an index of [`NAMES`].
+    of: usize,
+    retries: u32,
+    /// How often a worker wrote to it in place.
+    writes: u32,
+}
+
+/// What the library is given: it cannot be cloned, and is counted as long as it lives.
+#[derive(Debug)]
+struct Record {
+    row: Row,
+    _alive: Arc<()>,
+}
+
+impl Envelope for Record {
+    fn source_id(&self) -> &str {
+        NAMES[self.row.of]
+    }
+
+    fn retry_count(&self) -> u32 {
+        self.row.retries
+    }
+
+    fn increment_retry(&mut self) {
+        self.row.retries += 1;
+    }
+}
+
+fn rows_of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Row> {
+    records.into_iter().map(|record| record.row).collect()
+}
+
+/// A place in the order of a stage: first those that were returned by name, then the others; each in
+/// the order of their admission.
+type Place = (bool, u64);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    place: Place,
+    /// The source that it is charged to: an index of [`Model::sources`].
+    source: usize,
+    row: Row,
+}
+
+#[derive(Debug)]
+struct StageModel {
+    name: usize,
+    capacity: usize,
+    removed: bool,
+    queue: VecDeque<Entry>,
+    occupied: usize,
+}
+
+#[derive(Debug)]
+struct SourceModel {
+    name: usize,
+    capacity: usize,
+    removed: bool,
+    used: usize,
+}
+
+/// The buffer with the simplest means: one thread, sorted queues, plain counts.
+#[derive(Debug)]
+struct Model {
+    setup: Setup,
+    /// Every stage that ever was; those that exist are found by their names. Sources alike.
+    stages: Vec<StageModel>,
+    sources: Vec<SourceModel>,
+    stage_names: BTreeMap<usize, usize>,
+    source_names: BTreeMap<usize, usize>,
+    used: usize,
+    letters: VecDeque<(usize, Row)>,
+    parked: VecDeque<(usize, Entry)>,
+    next_place: u64,
+    closed: bool,
+}
+
+/// How many were accepted, and why not more.
+type Answer = (usize, Option<RejectReason>);
+
+impl Model {
+    fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            stages: Vec::new(),
+            sources: Vec::new(),
+            stage_names: BTreeMap::new(),
+            source_names: BTreeMap::new(),
+            used: 0,
+            letters: VecDeque::new(),
+            parked: VecDeque::new(),
+            next_place: 0,
+            closed: false,
+        }
+    }
+
+    fn check_name(&self, name: usize, kind: &'static str) -> Result<(), RegistryError> {
+        if self.closed {
+            Err(RegistryError::Closed)
+        } else if NAMES[name].is_empty() {
+            Err(RegistryError::EmptyName { kind })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn stage_capacity(&self, name: usize) -> usize {
+        if name == 0 { self.setup.stage_a } else { self.setup.per_stage }
+    }
+
+    fn source_capacity(&self, name: usize) -> usize {
+        if name == 0 { self.setup.source_a } else { self.setup.per_source }
+    }
+
+    fn open_stage(&mut self, name: usize) -> Result<usize, RegistryError> {
+        if let Some(&stage) = self.stage_names.get(&name) {
+            return Ok(stage);
+        }
+        self.check_name(name, "stage")?;
+        if self.stage_names.len() >= self.setup.max_stages {
+            return Err(RegistryError::TooManyStages { max: self.setup.max_stages });
+        }
+        let capacity = self.stage_capacity(name);
+        let queue = VecDeque::new();
+        self.stages.push(StageModel { name, capacity, removed: false, queue, occupied: 0 });
+        self.stage_names.insert(name, self.stages.len() - 1);
+        Ok(self.stages.len() - 1)
+    }
+
+    fn check_source(&self, name: usize) -> Result<(), RegistryError> {
+        if self.source_names.contains_key(&name) {
+            return Ok(());
+        }
+        self.check_name(name, "source")?;
+        if self.source_names.len() >= self.setup.max_sources {
+            return Err(RegistryError::TooManySources { max: self.setup.max_sources });
+        }
+        Ok(())
+    }
+
+    fn open_source(&mut self, name: usize) -> Result<usize, RegistryError> {
+        self.check_source(name)?;
+        if let Some(&source) = self.source_names.get(&name) {
+            return Ok(source);
+        }
+        let capacity = self.source_capacity(name);
+        self.sources.push(SourceModel { name, capacity, removed: false, used: 0 });
+        self.source_names.insert(name, self.sources.len() - 1);
+        Ok(self.sources.len() - 1)
+    }
+
+    /// Both or, where one is refused, neither.
+    fn open_both(&mut self, stage: usize, source: usize) -> Result<(usize, usize), RegistryError> {
+        self.check_source(source)?;
+        Ok((self.open_stage(stage)?, self.open_source(source)?))
+    }
+
+    /// Takes credits and places, and says which limit of those in the order of taking was the first
+    /// to allow no more.
+    fn admit(&mut self, stage: usize, source: usize, wanted: usize) -> Answer {
+        let room = self.setup.total - self.used;
+        let (to, from) = (&mut self.stages[stage], &mut self.sources[source]);
+        if wanted == 0 {
+            return (0, None);
+        }
+        if self.closed || from.removed {
+            return (0, Some(RejectReason::Closed));
+        }
+        let room_of_source = from.capacity - from.used;
+        let room_of_stage = if to.removed { 0 } else { to.capacity - to.occupied };
+        let accepted = wanted.min(room_of_source).min(room).min(room_of_stage);
+        to.occupied += accepted;
+        from.used += accepted;
+        self.used += accepted;
+        let reason = if accepted == wanted {
+            return (accepted, None);
+        } else if accepted == room_of_source {
+            let (held, capacity) = (from.capacity, from.capacity);
+            RejectReason::SourceFull { source_id: NAMES[from.name].into(), held, capacity }
+        } else if accepted == room {
+            RejectReason::GlobalFull { held: self.setup.total, capacity: self.setup.total }
+        } else if to.removed {
+            RejectReason::Closed
+        } else {
+            let (held, capacity) = (to.capacity, to.capacity);
+            RejectReason::StageFull { stage_id: NAMES[to.name].into(), held, capacity }
+        };
+        (accepted, Some(reason))
+    }
+
+    fn next_place(&mut self, never_left: bool) -> Place {
+        self.next_place += 1;
+        (never_left, self.next_place)
+    }
+
+    fn push(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
+        let answer = self.admit(stage, source, rows.len());
+        for &row in &rows[..answer.0] {
+            let place = self.next_place(true);
+            self.stages[stage].queue.push_back(Entry { place, source, row });
+        }
+        answer
+    }
+
+    /// Takes back what was handed out and has retries left.
+    fn readmit(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
+        let answer = self.admit(stage, source, rows.len());
+        for &row in &rows[..answer.0] {
+            let place = self.next_place(false);
+            self.give_back(stage, vec![Entry { place, source, row }]);
+        }
+        answer
+    }
+
+    fn by_name(
+        &mut self,
+        stage: usize,
+        rows: &[Row],
+        store: impl Fn(&mut Self, usize, usize, &[Row]) -> Answer,
+    ) -> Answer {
+        let mut accepted = 0;
+        for run in rows.chunk_by(|one, other| one.of == other.of) {
+            let (more, reason) = match self.open_both(stage, run[0].of) {
+                Ok((stage, source)) => store(self, stage, source, run),
+                Err(error) => (0, Some(error.into())),
+            };
+            accepted += more;
+            if reason.is_some() {
+                return (accepted, reason);
+            }
+        }
+        (accepted, None)
+    }
+
+    /// The answer, and how many were taken at all: back to the stage, or to the dead letters.
+    fn return_by_name(&mut self, stage: usize, rows: &[Row]) -> (Answer, usize) {
+        let (mut accepted, mut taken) = (0, 0);
+        let limit = self.setup.retry_limit;
+        let exhausted = |row: &Row| limit.is_some_and(|limit| row.retries >= limit);
+        for stretch in rows.chunk_by(|one, other| exhausted(one) == exhausted(other)) {
+            if !exhausted(&stretch[0]) {
+                let (more, reason) = self.by_name(stage, stretch, Self::readmit);
+                accepted += more;
+                taken += more;
+                if reason.is_some() {
+                    return ((accepted, reason), taken);
+                }
+                continue;
+            }
+            for &row in stretch {
+                if self.letters.len() == self.setup.letter_capacity {
+                    let capacity = self.setup.letter_capacity;
+                    return ((accepted, Some(RejectReason::DeadLettersFull { capacity })), taken);
+                }
+                self.letters.push_back((stage, row));
+                taken += 1;
+            }
+        }
+        ((accepted, None), taken)
+    }
+
+    fn take(&mut self, stage: usize, max: usize) -> Vec<Entry> {
+        let queue = &mut self.stages[stage].queue;
+        queue.drain(..max.min(queue.len())).collect()
+    }
+
+    fn ack(&mut self, stage: usize, entries: &[Entry]) {
+        self.stages[stage].occupied -= entries.len();
+        self.used -= entries.len();
+        for entry in entries {
+            self.sources[entry.source].used -= 1;
+        }
+    }
+
+    fn bury(&mut self, stage: usize, entry: Entry) {
+        if self.letters.len() < self.setup.letter_capacity {
+            self.ack(stage, std::slice::from_ref(&entry));
+            self.letters.push_back((self.stages[stage].name, entry.row));
+        } else {
+            self.parked.push_back((stage, entry));
+        }
+    }
+
+    fn give_back(&mut self, stage: usize, entries: Vec<Entry>) {
+        for mut entry in entries {
+            if self.setup.retry_limit.is_some_and(|limit| entry.row.retries >= limit) {
+                self.bury(stage, entry);
+            } else {
+                entry.row.retries += 1;
+                let queue = &mut self.stages[stage].queue;
+                let index = queue.partition_point(|other| other.place < entry.place);
+                queue.insert(index, entry);
+            }
+        }
+    }
+
+    /// Whether there was room.
+    fn forward(&mut self, stage: usize, next: usize, entries: &[Entry]) -> bool {
+        let len = entries.len();
+        let to = &self.stages[next];
+        if len > 0 && (to.removed || to.capacity - to.occupied < len) {
+            return false;
+        }
+        self.stages[stage].occupied -= len;
+        self.stages[next].occupied += len;
+        for entry in entries {
+            let place = self.next_place(true);
+            self.stages[next].queue.push_back(Entry { place, ..entry.clone() });
+        }
+        true
+    }
+
+    fn receive(&mut self) -> Option<(usize, Row)> {
+        let letter = self.letters.pop_front()?;
+        if let Some((stage, entry)) = self.parked.pop_front() {
+            self.bury(stage, entry);
+        }
+        Some(letter)
+    }
+
+    fn remove_stage(&mut self, name: usize) -> Result<(), RegistryError> {
+        let stage_id: Arc<str> = NAMES[name].into();
+        let Some(&index) = self.stage_names.get(&name) else {
+            return Err(RegistryError::UnknownStage { stage_id });
+        };
+        match self.stages[index].occupied {
+            0 => {
+                self.stages[index].removed = true;
+                self.stage_names.remove(&name);
+                Ok(())
+            }
+            held => Err(RegistryError::StageInUse { stage_id, held }),
+        }
+    }
+
+    fn remove_source(&mut self, name: usize) -> Result<(), RegistryError> {
+        let source_id: Arc<str> = NAMES[name].into();
+        let Some(&index) = self.source_names.get(&name) else {
+            return Err(RegistryError::UnknownSource { source_id });
+        };
+        match self.sources[index].used {
+            0 => {
+                self.sources[index].removed = true;
+                self.source_names.remove(&name);
+                Ok(())
+            }
+            held => Err(RegistryError::SourceInUse { source_id, held }),
+        }
+    }
+
+    /// What a worker is told that finds nothing.
+    fn nothing_to_take(&self, stage: usize) -> TryRecvError {
+        if self.stages[stage].removed || self.closed && self.used == self.parked.len() {
+            TryRecvError::Closed
+        } else {
+            TryRecvError::Empty
+        }
+    }
+
+    fn available(&self, source: usize) -> usize {
+        let source = &self.sources[source];
+        if self.closed || source.removed {
+            return 0;
+        }
+        (source.capacity - source.used).min(self.setup.total - self.used)
+    }
+}
+
+/// A batch in a worker's hands, with what the model says of it.
+struct Open {
+    stage: usize,
+    batch: Batch<Record>,
+    entries: Vec<Entry>,
+}
+
+/// The library and the model, side by side.
+pub struct Pair {
+    manager: BufferManager<Record>,
+    letters: DeadLetters<Record>,
+    model: Model,
+    /// A handle for each name that was used by handle, perhaps to one that has been removed since.
+    stages: [Option<(usize, Stage<Record>)>; NAMES.len()],
+    sources: [Option<(usize, Source<Record>)>; NAMES.len()],
+    open: Vec<Open>,
+    handed_out: VecDeque<Record>,
+    alive: Arc<()>,
+    next_id: u64,
+}
+
+impl Pair {
+    pub fn new(setup: Setup) -> Self {
+        let settings = BufferSettings {
+            max_total_records: setup.total,
+            max_per_stage: setup.per_stage,
+            max_per_source: setup.per_source,
+            ..BufferSettings::default()
+        };
+        let mut builder = BufferManager::builder(settings)
+            .dead_letter_capacity(setup.letter_capacity)
+            .max_stages(setup.max_stages)
+            .max_sources(setup.max_sources)
+            .stage_capacity(NAMES[0], setup.stage_a)
+            .source_capacity(NAMES[0], setup.source_a);
+        if let Some(limit) = setup.retry_limit {
+            builder = builder.max_retries(limit);
+        }
+        let manager = builder.build().expect("valid settings");
+        Self {
+            letters: manager.dead_letters(),
+            manager,
+            model: Model::new(setup),
+            stages: Default::default(),
+            sources: Default::default(),
+            open: Vec::new(),
+            handed_out: VecDeque::new(),
+            alive: Arc::new(()),
+            next_id: 0,
+        }
+    }
+
+    /// Applies one operation to both, and compares all that can be seen.
+    ///
+    /// # Panics
+    ///
+    /// If they do not agree.
+    pub fn step(&mut self, operation: Operation) {
+        self.apply(operation);
+        self.compare();
+    }
+
+    fn apply(&mut self, operation: Operation) {
+        match operation {
+            Operation::Send { source, stage, of } => self.send(source, stage, of),
+            Operation::SendBatch { source, stage, of, records } => {
+                self.send_batch(source, stage, of, records);
+            }
+            Operation::Push { stage, of } => {
+                let record = self.records(1, |_| of).remove(0);
+                let row = record.row;
+                let expected = self.model.by_name(stage, &[row], Model::push);
+                let pushed = block_on(self.manager.buffer_for_stage(NAMES[stage], record));
+                assert_eq!(answer_of_one(pushed, row), expected);
+            }
+            Operation::PushBatch { stage, of, records } => {
+                // Runs of several lengths.
+                let records = self.records(records, |n| of[n / 3 % 3]);
+                let rows = rows_of(&records);
+                let expected = self.model.by_name(stage, &rows, Model::push);
+                let pushed = block_on(self.manager.buffer_batch_for_stage(NAMES[stage], records));
+                let (answer, refused) = answer_of_many(pushed);
+                assert_eq!(answer, expected);
+                assert_eq!(rows_of(&refused), rows[expected.0..]);
+            }
+            Operation::Take { stage, max } => self.take(stage, max),
+            Operation::GetBatch { stage, max } => {
+                let entries = match self.model.stage_names.get(&stage) {
+                    Some(&stage) => {
+                        let entries = self.model.take(stage, max);
+                        self.model.ack(stage, &entries);
+                        entries
+                    }
+                    None => Vec::new(),
+                };
+                let records = block_on(self.manager.get_batch(NAMES[stage], max));
+                self.hand_out(records, &entries);
+            }
+            Operation::ReturnByName { stage, records } => self.return_by_name(stage, records),
+            Operation::Ack { batch }
+            | Operation::Return { batch }
+            | Operation::Drop { batch }
+            | Operation::IntoRecords { batch }
+            | Operation::Settle { batch, .. }
+            | Operation::Forward { batch, .. }
+            | Operation::SplitOff { batch, .. }
+            | Operation::Partition { batch, .. } => {
+                if !self.open.is_empty() {
+                    let open = self.open.swap_remove(batch % self.open.len());
+                    self.settle(open, operation);
+                }
+            }
+            Operation::Receive => {
+                let letter = self.letters.try_recv().map(|letter| {
+                    let DeadLetter { record, stage_id, source_id, retry_count } = letter;
+                    assert_eq!(source_id, NAMES[record.row.of]);
+                    assert_eq!(retry_count, record.row.retries);
+                    (stage_id, record.row)
+                });
+                let expected = self.model.receive();
+                assert_eq!(letter, expected.map(|(stage, row)| (NAMES[stage].to_owned(), row)));
+            }
+            Operation::NewStageHandle { stage } => self.new_stage_handle(stage),
+            Operation::NewSourceHandle { source } => self.new_source_handle(source),
+            Operation::RemoveStage { stage } => {
+                let removed = self.manager.remove_stage(NAMES[stage]);
+                assert_eq!(removed, self.model.remove_stage(stage));
+            }
+            Operation::RemoveSource { source } => {
+                let removed = self.manager.remove_source(NAMES[source]);
+                assert_eq!(removed, self.model.remove_source(source));
+            }
+            Operation::Close => {
+                self.manager.clone().close();
+                self.model.closed = true;
+            }
+        }
+    }
+
+    fn records(&mut self, records: usize, of: impl Fn(usize) -> usize) -> Vec<Record> {
+        let first = self.next_id;
+        self.next_id += records as u64;
+        let record = |n| Record {
+            row: Row { id: first + n as u64, of: of(n), retries: 0, writes: 0 },
+            _alive: Arc::clone(&self.alive),
+        };
+        (0..records).map(record).collect()
+    }
+
+    fn new_stage_handle(&mut self, name: usize) {
+        match (self.manager.stage(NAMES[name]), self.model.open_stage(name)) {
+            (Ok(stage), Ok(index)) => {
+                assert_eq!(stage.id(), NAMES[name]);
+                self.stages[name] = Some((index, stage));
+            }
+            (stage, index) => assert_eq!(stage.err(), index.err()),
+        }
+    }
+
+    fn new_source_handle(&mut self, name: usize) {
+        match (self.manager.source(NAMES[name]), self.model.open_source(name)) {
+            (Ok(source), Ok(index)) => {
+                assert_eq!(source.id(), NAMES[name]);
+                self.sources[name] = Some((index, source));
+            }
+            (source, index) => assert_eq!(source.err(), index.err()),
+        }
+    }
+
+    /// The handle that was made last, if one was or can be made.
+    fn stage(&mut self, name: usize) -> Option<(usize, Stage<Record>)> {
+        if self.stages[name].is_none() {
+            self.new_stage_handle(name);
+        }
+        self.stages[name].clone()
+    }
+
+    fn source(&mut self, name: usize) -> Option<(usize, Source<Record>)> {
+        if self.sources[name].is_none() {
+            self.new_source_handle(name);
+        }
+        self.sources[name].clone()
+    }
+
+    fn send(&mut self, source: usize, stage: usize, of: usize) {
+        let (Some((to, stage)), Some((from, source))) = (self.stage(stage), self.source(source))
+        else {
+            return;
+        };
+        let record = self.records(1, |_| of).remove(0);
+        let row = record.row;
+        let expected = self.model.push(to, from, &[row]);
+        assert_eq!(answer_of_one(source.try_send(&stage, record), row), expected);
+    }
+
+    fn send_batch(&mut self, source: usize, stage: usize, of: usize, records: usize) {
+        let (Some((to, stage)), Some((from, source))) = (self.stage(stage), self.source(source))
+        else {
+            return;
+        };
+        let records = self.records(records, |_| of);
+        let rows = rows_of(&records);
+        let expected = self.model.push(to, from, &rows);
+        let sent = source.try_send_batch(&stage, records).map(|()| rows.len());
+        let (answer, refused) = answer_of_many(sent);
+        assert_eq!(answer, expected);
+        assert_eq!(rows_of(&refused), rows[expected.0..]);
+    }
+
+    fn take(&mut self, stage: usize, max: usize) {
+        let Some((stage, handle)) = self.stage(stage) else { return };
+        let entries = self.model.take(stage, max);
+        match handle.try_recv_batch(max) {
+            Ok(batch) => {
+                assert!(!batch.is_empty());
+                self.open(Open { stage, batch, entries });
+            }
+            Err(error) => {
+                assert_eq!(entries.len(), 0, "{error}");
+                assert_eq!(error, self.model.nothing_to_take(stage));
+            }
+        }
+    }
+
+    /// Keeps an unsettled batch, if it is as it should be.
+    fn open(&mut self, open: Open) {
+        assert_eq!(open.batch.len(), open.entries.len());
+        let rows = open.entries.iter().map(|entry| &entry.row);
+        assert!(open.batch.iter().map(|record| &record.row).eq(rows), "not in order");
+        self.open.push(open);
+    }
+
+    fn hand_out(&mut self, records: Vec<Record>, entries: &[Entry]) {
+        let rows = entries.iter().map(|entry| &entry.row);
+        assert!(records.iter().map(|record| &record.row).eq(rows), "not in order");
+        self.handed_out.extend(records);
+        let surplus = self.handed_out.len().saturating_sub(MOST_HANDED_OUT);
+        self.handed_out.drain(..surplus);
+    }
+
+    fn return_by_name(&mut self, stage: usize, records: usize) {
+        let len = records.min(self.handed_out.len());
+        let records: Vec<Record> = self.handed_out.drain(..len).collect();
+        let rows = rows_of(&records);
+        let (expected, taken) = self.model.return_by_name(stage, &rows);
+        let returned = block_on(self.manager.return_to_buffer(NAMES[stage], records));
+        let (answer, refused) = answer_of_many(returned);
+        assert_eq!(answer, expected);
+        assert_eq!(rows_of(&refused), rows[taken..]);
+        self.handed_out.extend(refused);
+    }
+
+    fn settle(&mut self, open: Open, operation: Operation) {
+        let Open { stage, mut batch, mut entries } = open;
+        match operation {
+            Operation::Return { .. } => {
+                batch.return_to_buffer();
+                self.model.give_back(stage, entries);
+            }
+            Operation::Drop { .. } => {
+                drop(batch);
+                self.model.give_back(stage, entries);
+            }
+            Operation::IntoRecords { .. } => {
+                self.model.ack(stage, &entries);
+                self.hand_out(batch.into_records(), &entries);
+            }
+            Operation::Settle { outcomes, .. } => {
+                batch.iter_mut().for_each(|record| record.row.writes += 1);
+                let mut entries = entries.into_iter();
+                let mut bits = outcomes;
+                batch.settle(|record| {
+                    let mut entry = entries.next().expect("as many as in the batch");
+                    entry.row.writes += 1;
+                    assert_eq!(record.row, entry.row);
+                    bits = bits.rotate_right(2);
+                    match bits % 4 {
+                        0 => {
+                            self.model.give_back(stage, vec![entry]);
+                            Outcome::Return
+                        }
+                        1 => {
+                            self.model.bury(stage, entry);
+                            Outcome::DeadLetter
+                        }
+                        _ => {
+                            self.model.ack(stage, &[entry]);
+                            Outcome::Ack
+                        }
+                    }
+                });
+                assert_eq!(entries.len(), 0);
+            }
+            Operation::Forward { stage: next, .. } => {
+                let Some((to, next)) = self.stage(next) else {
+                    self.open.push(Open { stage, batch, entries });
+                    return;
+                };
+                let expected = self.model.forward(stage, to, &entries);
+                let forwarded = batch.try_forward(&next);
+                assert_eq!(forwarded.is_ok(), expected);
+                if let Err(batch) = forwarded {
+                    self.open(Open { stage, batch, entries });
+                }
+            }
+            Operation::SplitOff { at, .. } => {
+                let rest = batch.split_off(at);
+                let later = entries.split_off(at.min(entries.len()));
+                self.open(Open { stage, batch, entries });
+                self.open(Open { stage, batch: rest, entries: later });
+            }
+            Operation::Partition { chosen, .. } => {
+                let belongs = |row: &Row| chosen.rotate_right(row.id as u32 % 32) % 2 == 1;
+                let (yes, no) = batch.partition(|record| {
+                    record.row.writes += 1;
+                    belongs(&record.row)
+                });
+                entries.iter_mut().for_each(|entry| entry.row.writes += 1);
+                let (entries, others) = entries.into_iter().partition(|entry| belongs(&entry.row));
+                self.open(Open { stage, batch: yes, entries });
+                self.open(Open { stage, batch: no, entries: others });
+            }
+            _ => {
+                batch.ack();
+                self.model.ack(stage, &entries);
+            }
+        }
+    }
+
+    fn compare(&self) {
+        let (manager, model) = (&self.manager, &self.model);
+        let total = model.setup.total as f64;
+        let free = model.setup.total - model.used;
+        let threshold = manager.controller().high_watermark();
+        assert_eq!(manager.is_closed(), model.closed);
+        assert_eq!(block_on(manager.get_total_buffered()), model.used);
+        assert_eq!(block_on(manager.get_global_utilization()), model.used as f64 / total);
+        assert_eq!(self.letters.len(), model.letters.len());
+        assert_eq!(self.letters.parked(), model.parked.len());
+        let alive = Arc::strong_count(&self.alive) - 1;
+        let expected = model.used + model.letters.len() + self.handed_out.len();
+        assert_eq!(alive, expected, "a record was lost, or kept");
+
+        let mut with_data = Vec::new();
+        for (name, id) in NAMES.iter().enumerate() {
+            let stage = model.stage_names.get(&name).map(|&stage| &model.stages[stage]);
+            let queued = stage.map_or(0, |stage| stage.queue.len());
+            let utilization =
+                stage.map_or(0.0, |stage| stage.occupied as f64 / stage.capacity as f64);
+            assert_eq!(block_on(manager.get_stage_buffer_size(id)), queued);
+            assert_eq!(block_on(manager.get_stage_utilization(id)), utilization);
+            with_data.extend((queued > 0).then_some(*id));
+
+            let source = model.source_names.get(&name).copied();
+            let available = match source {
+                Some(source) => model.available(source),
+                None if model.closed => 0,
+                None => free.min(model.source_capacity(name)),
+            };
+            assert_eq!(block_on(manager.available_credits(id)), available, "source {id}");
+            let own = source.map_or(0.0, |source| {
+                model.sources[source].used as f64 / model.sources[source].capacity as f64
+            });
+            let high = model.used as f64 / total > threshold || own > threshold;
+            assert_eq!(block_on(manager.should_backpressure(id)), high, "source {id}");
+        }
+        assert_eq!(block_on(manager.get_stages_with_data()), with_data);
+
+        for (index, stage) in self.stages.iter().flatten() {
+            let expected = &model.stages[*index];
+            let queued = expected.queue.len();
+            assert_eq!(stage.capacity(), expected.capacity);
+            let readings = (stage.len(), stage.in_flight());
+            assert_eq!(readings, (queued, expected.occupied - queued), "stage {}", stage.id());
+            let utilization = expected.occupied as f64 / expected.capacity as f64;
+            assert_eq!(stage.utilization(), utilization);
+        }
+        for (index, source) in self.sources.iter().flatten() {
+            let expected = &model.sources[*index];
+            assert_eq!(source.capacity(), expected.capacity);
+            assert_eq!(source.available_credits(), model.available(*index), "{}", source.id());
+            let utilization = expected.used as f64 / expected.capacity as f64;
+            assert_eq!(source.utilization(), utilization);
+        }
+    }
+
+    /// Settles everything, sees that nothing is held, and that no record outlives its buffer.
+    ///
+    /// # Panics
+    ///
+    /// If something is.
+    pub fn drain(mut self) {
+        while !self.open.is_empty() {
+            self.step(Operation::Ack { batch: 0 });
+        }
+        for stage in 0..NAMES.len() {
+            self.step(Operation::GetBatch { stage, max: usize::MAX });
+        }
+        while self.letters.try_recv().is_some() {
+            self.model.receive();
+        }
+        self.compare();
+        assert_eq!(self.model.used, 0);
+        assert_eq!(self.manager.controller().current(), BackpressureSignal::Resume);
+        for (_, source) in self.sources.iter().flatten() {
+            assert_eq!(source.signal(), BackpressureSignal::Resume, "source {}", source.id());
+        }
+        self.abandon();
+    }
+
+    /// Drops everything as it is, and sees that no record is left.
+    ///
+    /// # Panics
+    ///
+    /// If one is.
+    pub fn abandon(self) {
+        let alive = Arc::clone(&self.alive);
+        drop(self);
+        assert_eq!(Arc::strong_count(&alive), 1, "a record outlived its buffer");
+    }
+}
+
+/// The answer to a push of one record, which must come back if it is refused.
+fn answer_of_one(pushed: Result<(), Rejected<Record>>, row: Row) -> Answer {
+    match pushed {
+        Ok(()) => (1, None),
+        Err(Rejected { record, reason }) => {
+            assert_eq!(record.row, row);
+            (0, Some(reason))
+        }
+    }
+}
+
+fn answer_of_many(pushed: Result<usize, RejectedBatch<Record>>) -> (Answer, Vec<Record>) {
+    match pushed {
+        Ok(accepted) => ((accepted, None), Vec::new()),
+        Err(RejectedBatch { accepted, records, reason }) => ((accepted, Some(reason)), records),
+    }
+}
