@@ -610,7 +610,8 @@ impl Ledger {
         if balance.lease == Lease::Closed {
             return 0;
         }
-        let own = account.capacity() - balance.used;
+        // The two words are read one after the other, so that their sum may be too much.
+        let own = (account.capacity() - balance.used).min(self.capacity());
         let free = self.capacity() - self.leased();
         // Without a walk: what is certainly there covers what the account may have.
         if free.saturating_add(balance.idle()) >= own { own } else { self.free().min(own) }

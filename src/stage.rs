@@ -429,22 +429,13 @@ impl<E: Envelope> Drop for StageCore<E> {
     }
 }
 
-/// So many pieces are inserted one by one; more are sorted.
-const FEW: usize = 8;
-
 impl<E> Front<E> {
-    /// Puts pieces where they belong by age; those of one age stay in the order of their arrival.
+    /// Puts pieces where they belong by age; those of one age stay in the order of their arrival. The
+    /// pieces of one batch need sorting too: a push may be admitted before another and reach the ring
+    /// after it.
     fn merge(&mut self, others: Vec<Piece<E>>, now: Age) {
-        let order = |piece: &Piece<E>| Reverse(piece.age.distance(now));
-        if others.len() > FEW {
-            self.pieces.extend(others);
-            self.pieces.make_contiguous().sort_by_key(order);
-            return;
-        }
-        for piece in others {
-            let place = self.pieces.partition_point(|earlier| order(earlier) <= order(&piece));
-            self.pieces.insert(place, piece);
-        }
+        self.pieces.extend(others);
+        self.pieces.make_contiguous().sort_by_key(|piece| Reverse(piece.age.distance(now)));
     }
 }
 
