@@ -23,12 +23,17 @@ const PREEMPTIONS: usize = 4;
 /// Explores a model over every interleaving with at most `LOOM_MAX_PREEMPTIONS` (unless set, 4)
 /// preemptions, and prints how many there were.
 pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
+    explore_within(PREEMPTIONS, model);
+}
+
+/// The same with a bound of its own, for a model of many threads or steps.
+pub(crate) fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     if std::env::var_os("LOOM_LOG").is_some() {
         // Replaying one schedule: this way loom prints each switch.
         return loom::model(model);
     }
     let mut builder = loom::model::Builder::new();
-    let bound = *builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    let bound = *builder.preemption_bound.get_or_insert(preemptions);
     // An exploration that stops at a limit of time or number would pass as if it were complete.
     assert!(builder.max_duration.is_none() && builder.max_permutations.is_none());
     let executions = Arc::new(AtomicUsize::new(0));

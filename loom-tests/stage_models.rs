@@ -4,7 +4,7 @@ use loom::thread;
 use pollster::block_on;
 
 use crate::error::{RejectReason, TryRecvError};
-use crate::harness::{buffer, drain, explore, ids, item, items, take};
+use crate::harness::{buffer, drain, explore, explore_within, ids, item, items, take};
 
 /// With nobody else running, every record is settled and every credit is free.
 fn nothing_is_left(manager: &crate::manager::BufferManager<crate::harness::Item>, credits: usize) {
@@ -174,6 +174,51 @@ fn a_return_lands_at_a_full_stage_while_others_push() {
 }
 
 #[test]
+fn a_dropped_batch_keeps_its_places_from_pushes_that_fill_the_stage() {
+    explore(|| {
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let batch = take(&stage, 2).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                let pushed = b.try_send_batch(&stage, items("b", 8..10));
+                assert!(stage.len() <= 3, "past the stage's cap");
+                pushed.map_or_else(|rejected| rejected.accepted, |()| 2)
+            }
+        });
+        drop(batch);
+        assert_eq!(other.join().unwrap(), 1, "one place was free all the time");
+        assert_eq!(drain(&stage), [0, 1, 8], "returned records come first");
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn batches_that_are_returned_at_once_come_again_oldest_first() {
+    explore_within(3, || {
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        items("a", 0..3).into_iter().for_each(|item| source.try_send(&stage, item).unwrap());
+        let (first, second) = (take(&stage, 1).unwrap(), take(&stage, 1).unwrap());
+        let other = thread::spawn(move || second.return_to_buffer());
+        let worker = thread::spawn({
+            let stage = stage.clone();
+            // Whatever it finds, the record goes back to its place.
+            move || take(&stage, 1).map(|batch| batch.return_to_buffer())
+        });
+        first.return_to_buffer();
+        other.join().unwrap();
+        worker.join().unwrap();
+        assert_eq!(drain(&stage), [0, 1, 2]);
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
 fn a_batch_that_is_settled_in_part_gives_back_what_it_settled() {
     explore(|| {
         let manager = buffer(2, 2, 2);
@@ -218,6 +263,101 @@ fn two_stages_that_are_full_forward_to_each_other_without_loss() {
         let (in_left, in_right) = (drain(&left), drain(&right));
         assert_eq!(if forwarded { in_right } else { in_left }, [0]);
         nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_forward_takes_every_place_it_needs_or_none_while_somebody_pushes() {
+    explore(|| {
+        let manager = buffer(3, 2, 3);
+        let (left, right) = (manager.stage("left").unwrap(), manager.stage("right").unwrap());
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send_batch(&left, items("a", 0..2)).unwrap();
+        let batch = take(&left, 2).unwrap();
+        let other = thread::spawn({
+            let right = right.clone();
+            move || b.try_send(&right, item("b", 9)).is_ok()
+        });
+        // What does not fit comes back whole, and is returned here.
+        let forwarded = batch.try_forward(&right).map_err(|batch| assert_eq!(batch.len(), 2));
+        let pushed = other.join().unwrap();
+        assert_ne!(forwarded.is_ok(), pushed, "two places: for the batch or for the other");
+        let (in_left, in_right) = (drain(&left), drain(&right));
+        if pushed {
+            assert_eq!((&in_left[..], &in_right[..]), (&[0, 1][..], &[9][..]));
+        } else {
+            assert_eq!((&in_left[..], &in_right[..]), (&[][..], &[0, 1][..]));
+        }
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn of_two_forwards_to_a_stage_with_room_for_either_one_goes_through() {
+    explore(|| {
+        let manager = buffer(3, 2, 3);
+        let [left, middle, right] =
+            ["left", "middle", "right"].map(|id| manager.stage(id).unwrap());
+        let source = manager.source("a").unwrap();
+        source.try_send_batch(&left, items("a", 0..2)).unwrap();
+        source.try_send(&middle, item("a", 2)).unwrap();
+        let (two, one) = (take(&left, 2).unwrap(), take(&middle, 2).unwrap());
+        let other = thread::spawn({
+            let right = right.clone();
+            move || one.try_forward(&right).is_ok()
+        });
+        let mine = two.try_forward(&right).is_ok();
+        let theirs = other.join().unwrap();
+        assert_ne!(mine, theirs, "three records for two places");
+        let drained = [drain(&left), drain(&middle), drain(&right)];
+        let expected: [&[u32]; 3] = if mine { [&[], &[2], &[0, 1]] } else { [&[0, 1], &[], &[2]] };
+        assert_eq!(drained, expected);
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_forward_that_cannot_fit_keeps_no_place_from_a_push() {
+    explore(|| {
+        let manager = buffer(4, 2, 3);
+        let (left, right) = (manager.stage("left").unwrap(), manager.stage("right").unwrap());
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send(&right, item("a", 0)).unwrap();
+        a.try_send_batch(&left, items("a", 1..3)).unwrap();
+        let batch = take(&left, 2).unwrap();
+        let other = thread::spawn({
+            let right = right.clone();
+            move || b.try_send(&right, item("b", 9))
+        });
+        // One place: too few for two records, enough for one.
+        let refused = batch.try_forward(&right).expect_err("two records in one place");
+        other.join().unwrap().expect("a forward that could not fit took the place");
+        refused.return_to_buffer();
+        assert_eq!((drain(&left), drain(&right)), (vec![1, 2], vec![0, 9]));
+        nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn a_stage_that_is_removed_during_a_forward_to_it_loses_nothing() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let (left, right) = (manager.stage("left").unwrap(), manager.stage("right").unwrap());
+        let source = manager.source("a").unwrap();
+        source.try_send_batch(&left, items("a", 0..2)).unwrap();
+        let batch = take(&left, 2).unwrap();
+        let other = thread::spawn({
+            let right = right.clone();
+            move || batch.try_forward(&right).is_ok()
+        });
+        let removed = manager.remove_stage("right").is_ok();
+        let forwarded = other.join().unwrap();
+        assert_ne!(
+            removed, forwarded,
+            "removed while it holds records, or refused while it is open"
+        );
+        assert_eq!(drain(if forwarded { &right } else { &left }), [0, 1]);
+        nothing_is_left(&manager, 2);
     });
 }
 
@@ -296,6 +436,63 @@ fn a_close_between_a_push_and_a_worker_strands_no_record() {
         assert_eq!(usize::from(accepted), taken + left);
         assert!(!(saw_closed && left > 0), "a worker went home before the last record");
         assert_eq!(stage.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+    });
+}
+
+#[test]
+fn a_close_during_a_forward_sends_no_worker_home_early() {
+    explore_within(3, || {
+        let manager = buffer(2, 2, 2);
+        let (left, right) = (manager.stage("left").unwrap(), manager.stage("right").unwrap());
+        let source = manager.source("a").unwrap();
+        source.try_send(&left, item("a", 0)).unwrap();
+        let batch = take(&left, 1).unwrap();
+        let forwarder = thread::spawn({
+            let right = right.clone();
+            move || batch.try_forward(&right).expect("a closed buffer still forwards")
+        });
+        let worker = thread::spawn({
+            let right = right.clone();
+            move || match right.try_recv_batch(1) {
+                Ok(batch) => ids(&batch.into_records()),
+                Err(error) => {
+                    assert!(!error.is_closed(), "a worker went home before the last record");
+                    Vec::new()
+                }
+            }
+        });
+        manager.close();
+        forwarder.join().unwrap();
+        let mut seen = worker.join().unwrap();
+        seen.extend(drain(&right));
+        assert_eq!(seen, [0]);
+        assert_eq!(left.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+        assert_eq!(right.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+    });
+}
+
+#[test]
+fn dead_letters_that_find_no_place_are_received_once_and_give_their_credits_back() {
+    explore_within(3, || {
+        // There is room for one letter.
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        manager.source("a").unwrap().try_send_batch(&stage, items("a", 0..3)).unwrap();
+        let (one, two) = (take(&stage, 1).unwrap(), take(&stage, 2).unwrap());
+        let letters = manager.dead_letters();
+        let others = [one, two].map(|batch| {
+            thread::spawn(move || batch.settle(|_| crate::batch::Outcome::DeadLetter))
+        });
+        let mut seen: Vec<u32> =
+            letters.try_recv().map(|letter| letter.record.id).into_iter().collect();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert!(letters.len() <= 1, "past the capacity");
+        assert_eq!(stage.in_flight(), letters.parked(), "a parked letter keeps its place");
+        seen.extend(std::iter::from_fn(|| letters.try_recv()).map(|letter| letter.record.id));
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2]);
+        assert!(drain(&stage).is_empty());
+        nothing_is_left(&manager, 3);
     });
 }
 
