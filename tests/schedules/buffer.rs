@@ -1,0 +1,233 @@
+//! What the schedules share: a buffer with small caps, its records, and the counts that the test keeps
+//! of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+// Not shuttle's: what the test counts is no step of the library.
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+use shuttle::rand::{Rng, thread_rng};
+
+use crate::backpressure::{BackpressureController, BackpressureSignal};
+use crate::dead_letters::{DeadLetterQueue, DeadLetters};
+use crate::ledger::Ledger;
+use crate::manager::BufferManager;
+use crate::record::Envelope;
+use crate::registry::{Plan, Registry};
+use crate::source::Source;
+use crate::stage::Stage;
+
+pub(crate) const STAGES: [&str; 2] = ["parse", "load"];
+pub(crate) const SOURCES: [&str; 3] = ["EWR", "JFK", "LGA"];
+
+/// A record that can be told from all others.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) id: u64,
+    /// An index into `SOURCES`.
+    pub(crate) source: usize,
+    pub(crate) retries: u32,
+}
+
+impl Envelope for Row {
+    fn source_id(&self) -> &str {
+        SOURCES[self.source]
+    }
+
+    fn retry_count(&self) -> u32 {
+        self.retries
+    }
+
+    fn increment_retry(&mut self) {
+        self.retries += 1;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caps {
+    pub(crate) total: u32,
+    pub(crate) per_stage: u32,
+    pub(crate) per_source: u32,
+    /// Credits that may lie idle over all sources: more than the builder would allow such small
+    /// caps, so that sources lease ahead.
+    pub(crate) idle_budget: u32,
+    pub(crate) retry_limit: Option<u32>,
+    pub(crate) letters: u32,
+}
+
+impl Caps {
+    /// Caps that a few threads run into all the time.
+    pub(crate) fn any() -> Self {
+        let mut random = thread_rng();
+        Self {
+            total: random.gen_range(2..=20),
+            per_stage: random.gen_range(1..=12),
+            per_source: random.gen_range(1..=10),
+            idle_budget: [0, 8, 16, 32][random.gen_range(0..4)],
+            retry_limit: [None, Some(0), Some(2)][random.gen_range(0..3)],
+            letters: random.gen_range(1..=3),
+        }
+    }
+}
+
+/// How many records the threads know to be held. Raised after they were accepted and lowered before
+/// they are given up, a gauge is never above what is held: so it must never pass the cap.
+struct Gauge {
+    records: AtomicI64,
+    cap: u32,
+}
+
+impl Gauge {
+    fn new(cap: u32) -> Self {
+        Self { records: AtomicI64::new(0), cap }
+    }
+
+    fn raise(&self, records: usize) {
+        let now = self.records.fetch_add(records as i64, SeqCst) + records as i64;
+        assert!(now <= i64::from(self.cap), "{now} records under a cap of {}", self.cap);
+    }
+
+    fn lower(&self, records: usize) {
+        self.records.fetch_sub(records as i64, SeqCst);
+    }
+}
+
+/// The buffer, and what the test knows of it.
+pub(crate) struct Buffer {
+    pub(crate) manager: BufferManager<Row>,
+    pub(crate) caps: Caps,
+    ledger: Arc<Ledger>,
+    total: Gauge,
+    stages: [Gauge; STAGES.len()],
+    sources: [Gauge; SOURCES.len()],
+}
+
+impl Buffer {
+    pub(crate) fn new(caps: Caps) -> Arc<Self> {
+        let controller = BackpressureController::new(0.8);
+        let ledger = Arc::new(Ledger::new(caps.total, caps.idle_budget, controller));
+        let dead_letters = Arc::new(DeadLetterQueue::new(caps.letters, Arc::clone(&ledger)));
+        let plan = Plan {
+            max_stages: STAGES.len(),
+            max_sources: SOURCES.len(),
+            per_stage: caps.per_stage,
+            per_source: caps.per_source,
+            stage_capacities: HashMap::new(),
+            source_capacities: HashMap::new(),
+            retry_limit: caps.retry_limit,
+        };
+        let registry = Registry::new(plan, Arc::clone(&ledger), dead_letters);
+        Arc::new(Self {
+            manager: BufferManager::from_registry(registry),
+            caps,
+            ledger,
+            total: Gauge::new(caps.total),
+            stages: STAGES.map(|_| Gauge::new(caps.per_stage)),
+            sources: SOURCES.map(|_| Gauge::new(caps.per_source)),
+        })
+    }
+
+    pub(crate) fn stage(&self, stage: usize) -> Stage<Row> {
+        self.manager.stage(STAGES[stage]).expect("no other names, and an open buffer")
+    }
+
+    pub(crate) fn source(&self, source: usize) -> Source<Row> {
+        self.manager.source(SOURCES[source]).expect("no other names, and an open buffer")
+    }
+
+    pub(crate) fn letters(&self) -> DeadLetters<Row> {
+        self.manager.dead_letters()
+    }
+
+    /// Records of one source were accepted by a stage.
+    pub(crate) fn entered(&self, stage: usize, source: usize, records: usize) {
+        self.total.raise(records);
+        self.sources[source].raise(records);
+        self.stages[stage].raise(records);
+    }
+
+    /// A record is about to give up its place and its credit.
+    pub(crate) fn leaves(&self, stage: usize, row: &Row) {
+        self.stages[stage].lower(1);
+        self.sources[row.source].lower(1);
+        self.total.lower(1);
+    }
+
+    /// Records are about to give up their places in a stage, and no credits.
+    pub(crate) fn leave_places(&self, stage: usize, records: usize) {
+        self.stages[stage].lower(records);
+    }
+
+    pub(crate) fn entered_places(&self, stage: usize, records: usize) {
+        self.stages[stage].raise(records);
+    }
+
+    /// A record is about to be returned: it keeps what it holds, unless its retries are used up.
+    pub(crate) fn returns(&self, stage: usize, row: &Row) {
+        if self.is_exhausted(row) {
+            self.leaves(stage, row);
+        }
+    }
+
+    pub(crate) fn is_exhausted(&self, row: &Row) -> bool {
+        self.caps.retry_limit.is_some_and(|limit| row.retries >= limit)
+    }
+
+    /// What every reading must show at every instant.
+    pub(crate) fn look(&self) {
+        let Caps { total, per_stage, per_source, letters, .. } = self.caps;
+        assert!(self.ledger.leased() <= total, "more leased than the global cap");
+        assert!(self.ledger.used() <= total);
+        assert!(self.letters().len() <= letters as usize);
+        for name in STAGES {
+            let Ok(stage) = self.manager.stage(name) else { continue };
+            assert!(stage.core().occupied() <= per_stage, "{name} holds more than its cap");
+            assert!(stage.len() + stage.in_flight() <= 2 * per_stage as usize);
+        }
+        for name in SOURCES {
+            let Ok(source) = self.manager.source(name) else { continue };
+            assert!(source.utilization() <= 1.0, "{name} holds more than its cap");
+            assert!(source.available_credits() <= per_source.min(total) as usize);
+        }
+    }
+
+    /// Takes and acknowledges what is left, dead letters too, with nobody else running.
+    pub(crate) fn drain(&self) -> Vec<u64> {
+        let mut drained = Vec::new();
+        for name in STAGES {
+            let Ok(stage) = self.manager.stage(name) else { continue };
+            while let Ok(batch) = stage.try_recv_batch(7) {
+                drained.extend(batch.iter().map(|row| row.id));
+                batch.ack();
+            }
+        }
+        drained.extend(
+            std::iter::from_fn(|| self.letters().try_recv()).map(|letter| letter.record.id),
+        );
+        drained
+    }
+
+    /// With nobody else running and every record settled, nothing is held, the signals say so, and
+    /// one source could have every credit.
+    pub(crate) fn assert_all_is_free(&self) {
+        assert_eq!(self.ledger.used(), 0, "credits in use when every record is settled");
+        for name in STAGES {
+            let Ok(stage) = self.manager.stage(name) else { continue };
+            assert_eq!((stage.len(), stage.in_flight()), (0, 0), "{name} holds places");
+        }
+        if self.manager.is_closed() {
+            assert_eq!(self.ledger.leased(), 0, "a closed buffer has no use for credits");
+        } else {
+            let index = self.ledger.open_account(self.caps.total);
+            let account = self.ledger.account(index);
+            let grant = self.ledger.acquire(account, self.caps.total);
+            self.ledger.note(account, &grant);
+            assert_eq!(grant.credits, self.caps.total, "the last credit cannot be had");
+            self.ledger.release(account, grant.credits);
+        }
+        if self.caps.idle_budget == 0 {
+            // Otherwise idle credits may be enough to pass a watermark.
+            assert_eq!(self.ledger.controller().current(), BackpressureSignal::Resume);
+        }
+    }
+}

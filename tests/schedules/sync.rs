@@ -1,0 +1,106 @@
+//! The library's `sync` module once more, for random schedules: shuttle's atomics and lock, each access
+//! of which is a point where another thread may go on. The queues, the arena and the map are the real
+//! ones. They never wait for a thread that is not running, so that a call of theirs is one step here;
+//! a point before and one after it let others come in between.
+
+use std::borrow::Borrow;
+use std::hash::Hash;
+use std::sync::PoisonError;
+
+pub(crate) use boxcar::Vec as Arena;
+pub(crate) use crossbeam_utils::CachePadded;
+use papaya::Guard;
+pub(crate) use papaya::HashMap as Map;
+pub(crate) use shuttle::sync::atomic::AtomicU32 as AtomicSetting;
+pub(crate) use shuttle::sync::atomic::Ordering::SeqCst;
+pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use shuttle::sync::{Mutex as ShuttleMutex, MutexGuard};
+
+/// A lock that answers as `parking_lot`'s does.
+pub(crate) struct Mutex<T>(ShuttleMutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(ShuttleMutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where another thread may go on. An access, and not a yield: a yield would tell the scheduler that
+/// this thread waits for others.
+struct Point(AtomicBool);
+
+impl Point {
+    fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    fn around<T>(&self, step: impl FnOnce() -> T) -> T {
+        self.0.load(SeqCst);
+        let done = step();
+        self.0.load(SeqCst);
+        done
+    }
+}
+
+/// The real ring, with points around each call.
+pub(crate) struct ArrayQueue<T> {
+    queue: crossbeam_queue::ArrayQueue<T>,
+    point: Point,
+}
+
+impl<T> ArrayQueue<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { queue: crossbeam_queue::ArrayQueue::new(capacity), point: Point::new() }
+    }
+
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        self.point.around(|| self.queue.push(value))
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.point.around(|| self.queue.pop())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.point.around(|| self.queue.len())
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+}
+
+/// The real unbounded queue, with points around each call.
+pub(crate) struct SegQueue<T> {
+    queue: crossbeam_queue::SegQueue<T>,
+    point: Point,
+}
+
+impl<T> SegQueue<T> {
+    pub(crate) fn new() -> Self {
+        Self { queue: crossbeam_queue::SegQueue::new(), point: Point::new() }
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.point.around(|| self.queue.push(value));
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.point.around(|| self.queue.pop())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.point.around(|| self.queue.len())
+    }
+}
+
+/// Removes an entry from a map.
+pub(crate) fn remove<K: Borrow<str> + Hash + Eq, V>(map: &Map<K, V>, key: &str) {
+    let guard = map.guard();
+    map.remove(key, &guard);
+    guard.flush();
+}
