@@ -311,3 +311,16 @@ fn a_signal_never_stays_wrong_after_threads_have_crossed_the_marks() {
         }
     }
 }
+
+#[test]
+fn a_high_watermark_a_hair_below_a_share_is_passed_at_that_share() {
+    let high = 0.9_f64.next_down();
+    assert_eq!((high * 10.0) as usize, 9, "the product is rounded up");
+    let manager: Manager =
+        BufferManager::builder(caps(10, 10, 10)).watermarks(high, 0.1).build().unwrap();
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    source.try_send_batch(&stage, rows("a", 0..8)).unwrap();
+    assert_eq!((source.signal(), manager.controller().current()), (Resume, Resume));
+    source.try_send(&stage, row("a", 8)).unwrap();
+    assert_eq!((source.signal(), manager.controller().current()), (SlowDown, SlowDown));
+}
