@@ -244,7 +244,7 @@ fn main() {
         ("sources that lease ahead", caps(2_000, 1_000, 1_000)),
     ];
     for (case, (name, settings)) in cases.into_iter().enumerate() {
-        by_handle(2 * case, settings.clone());
+        by_handle(2 * case, settings);
         println!("by handle, {name}: ok");
         by_name(2 * case + 1, settings);
         println!("by name, {name}: ok");

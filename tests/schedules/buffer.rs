@@ -173,6 +173,11 @@ impl Buffer {
         self.caps.retry_limit.is_some_and(|limit| row.retries >= limit)
     }
 
+    /// Whether a thread knows of a record that is held, in a stage or in a batch.
+    pub(crate) fn knows_of_records(&self) -> bool {
+        self.total.records.load(SeqCst) > 0
+    }
+
     /// What every reading must show at every instant.
     pub(crate) fn look(&self) {
         let Caps { total, per_stage, per_source, letters, .. } = self.caps;
