@@ -219,6 +219,30 @@ fn batches_that_are_returned_at_once_come_again_oldest_first() {
 }
 
 #[test]
+fn returned_records_keep_their_sources_order_though_others_overtook_them() {
+    explore(|| {
+        let manager = buffer(4, 4, 4);
+        let stage = manager.stage("stage").unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|id| manager.source(id).unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || a.try_send_batch(&stage, items("a", 0..2)).unwrap()
+        });
+        // These may be admitted after the two, and be in the ring before them.
+        b.try_send(&stage, item("b", 8)).unwrap();
+        c.try_send(&stage, item("c", 9)).unwrap();
+        other.join().unwrap();
+        let mut batch = take(&stage, 4).unwrap();
+        let last = batch.split_off(3);
+        batch.return_to_buffer();
+        last.return_to_buffer();
+        let mine: Vec<_> = drain(&stage).into_iter().filter(|id| *id < 8).collect();
+        assert_eq!(mine, [0, 1]);
+        nothing_is_left(&manager, 4);
+    });
+}
+
+#[test]
 fn a_batch_that_is_settled_in_part_gives_back_what_it_settled() {
     explore(|| {
         let manager = buffer(2, 2, 2);
