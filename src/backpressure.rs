@@ -125,6 +125,7 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    #[inline]
     pub(crate) fn zone(self, records: u32) -> Zone {
         if records >= self.capacity {
             Zone::Full
@@ -195,11 +196,16 @@ impl SignalCell {
     /// read-modify-write of the level's word: then it either sees a later change of the level, or
     /// that later change comes after it and its maker sees what was written here. So the last one to
     /// leave has left the cell true.
+    #[inline]
     pub(crate) fn follow(&self, seen: Zone, read: impl Fn() -> Zone) {
-        let mut word = self.0.load(SeqCst);
-        if unpack(word).1 == seen {
-            return;
+        let word = self.0.load(SeqCst);
+        if word >> ZONE_SHIFT != seen as u8 {
+            self.catch_up(word, read);
         }
+    }
+
+    #[cold]
+    fn catch_up(&self, mut word: u8, read: impl Fn() -> Zone) {
         loop {
             let (signal, zone) = unpack(word);
             let now = read();

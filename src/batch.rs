@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::block::{Age, Block, Held, Records, count};
+use crate::block::{Age, Block, Held, Records, Runs, count};
 use crate::dead_letters::Label;
 use crate::record::Envelope;
 use crate::stage::{Stage, StageCore};
@@ -75,7 +75,7 @@ impl<E: Envelope> Batch<E> {
         records: Vec<E>,
     ) -> Self {
         let (age, records) = (age.readmitted(), Records::from_vec(records));
-        Self { stage, held: Held::new(Block { account, age, records }) }
+        Self { stage, held: Held::Block(Block { account, age, records }) }
     }
 
     /// How many records the batch holds.
@@ -272,12 +272,12 @@ impl<E: Envelope> Batch<E> {
             return Err(self);
         }
         let (records, runs) = std::mem::take(&mut self.held).into_parts();
-        if let Some(run) = runs.only() {
+        if let [run] = runs.as_slice() {
             next.enqueue(run.account, places.age, records);
         } else {
             let mut age = places.age;
             let mut records = records.into_vec().into_iter();
-            for run in runs.iter() {
+            for run in runs.as_slice() {
                 let block = records.by_ref().take(run.len as usize).collect();
                 next.enqueue(run.account, age, Records::from_vec(block));
                 age = age.plus(run.len);
@@ -459,15 +459,16 @@ impl<E: Envelope> Drop for CarryOut<'_, '_, E> {
 /// Drops records and gives back what they held, in this order, so that no cap is passed; also when a
 /// record's drop panics.
 fn acknowledge<E: Envelope>(stage: &StageCore<E>, held: &mut Held<E>) {
-    struct Release<'a, E: Envelope>(&'a StageCore<E>, &'a mut Held<E>);
+    struct Release<'a, E: Envelope>(&'a StageCore<E>, Runs);
 
     impl<E: Envelope> Drop for Release<'_, E> {
         fn drop(&mut self) {
-            self.0.release(self.1.runs());
+            self.0.release(&self.1);
         }
     }
 
-    Release(stage, held).1.drop_records();
+    let _release = Release(stage, held.take_runs());
+    *held = Held::default();
 }
 
 impl<E: Envelope> fmt::Debug for Batch<E> {

@@ -61,29 +61,28 @@ pub(crate) struct Run {
     pub(crate) len: u32,
 }
 
-/// The runs of a batch, in the order of its records. The first lives here, so that a batch of one
-/// block allocates nothing.
-#[derive(Default)]
-pub(crate) struct Runs {
-    first: Option<Run>,
-    more: Vec<Run>,
+/// The runs of a batch, in the order of its records.
+pub(crate) enum Runs {
+    One(Run),
+    Many(Vec<Run>),
 }
 
 /// Records together with what they are charged to: the content of a batch.
-pub(crate) struct Held<E> {
-    records: Records<E>,
-    runs: Runs,
+pub(crate) enum Held<E> {
+    /// One block, as it was pushed.
+    Block(Block<E>),
+    /// Parts of several blocks.
+    Gathered { records: Vec<E>, runs: Vec<Run> },
 }
 
 impl<E> Records<E> {
     pub(crate) fn from_vec(mut records: Vec<E>) -> Self {
-        match records.pop() {
-            Some(record) if records.is_empty() => Self::One(record),
-            Some(record) => {
-                records.push(record);
-                Self::Many(records)
-            }
-            None => Self::Many(records),
+        if records.len() == 1
+            && let Some(record) = records.pop()
+        {
+            Self::One(record)
+        } else {
+            Self::Many(records)
         }
     }
 
@@ -113,84 +112,75 @@ impl<E> Records<E> {
     }
 }
 
-impl<E> Default for Records<E> {
-    fn default() -> Self {
-        Self::Many(Vec::new())
+impl<E> Block<E> {
+    /// All of it.
+    fn run(&self) -> Run {
+        Run { account: self.account, age: self.age, len: count(self.records.len()) }
     }
 }
 
 impl Runs {
-    fn push(&mut self, run: Run) {
-        let last = self.more.last_mut().or(self.first.as_mut());
-        match last {
-            None => self.first = Some(run),
-            Some(last) if last.account == run.account && last.age.plus(last.len) == run.age => {
-                last.len += run.len;
-            }
-            Some(_) => self.more.push(run),
+    pub(crate) fn as_slice(&self) -> &[Run] {
+        match self {
+            Self::One(run) => std::slice::from_ref(run),
+            Self::Many(runs) => runs,
         }
-    }
-
-    /// The run, if there is just one.
-    pub(crate) fn only(&self) -> Option<Run> {
-        if self.more.is_empty() { self.first } else { None }
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Run> {
-        self.first.iter().chain(&self.more).copied()
     }
 }
 
 impl<E> Default for Held<E> {
     fn default() -> Self {
-        Self { records: Records::default(), runs: Runs::default() }
+        Self::Gathered { records: Vec::new(), runs: Vec::new() }
     }
 }
 
 impl<E> Held<E> {
-    /// The records of one block, of which there is at least one.
-    pub(crate) fn new(block: Block<E>) -> Self {
-        let Block { account, age, records } = block;
-        let run = Run { account, age, len: count(records.len()) };
-        Self { records, runs: Runs { first: Some(run), more: Vec::new() } }
-    }
-
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.as_slice().len()
     }
 
     pub(crate) fn as_slice(&self) -> &[E] {
-        self.records.as_slice()
+        match self {
+            Self::Block(block) => block.records.as_slice(),
+            Self::Gathered { records, .. } => records,
+        }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [E] {
-        self.records.as_mut_slice()
+        match self {
+            Self::Block(block) => block.records.as_mut_slice(),
+            Self::Gathered { records, .. } => records,
+        }
     }
 
-    pub(crate) fn runs(&self) -> &Runs {
-        &self.runs
-    }
-
-    /// Drops the records where they are, and keeps the runs.
-    pub(crate) fn drop_records(&mut self) {
-        self.records = Records::default();
+    /// Takes the runs, and leaves the records to be dropped.
+    pub(crate) fn take_runs(&mut self) -> Runs {
+        match self {
+            Self::Block(block) => Runs::One(block.run()),
+            Self::Gathered { runs, .. } => Runs::Many(std::mem::take(runs)),
+        }
     }
 
     pub(crate) fn into_parts(self) -> (Records<E>, Runs) {
-        (self.records, self.runs)
+        match self {
+            Self::Block(block) => {
+                let run = block.run();
+                (block.records, Runs::One(run))
+            }
+            Self::Gathered { records, runs } => (Records::Many(records), Runs::Many(runs)),
+        }
     }
 
     /// Appends all records of a block. `expected` says for how many records to make room when they
     /// have to be gathered.
     pub(crate) fn push(&mut self, block: Block<E>, expected: impl FnOnce() -> usize) {
-        let Block { account, age, records } = block;
-        let len = count(records.len());
-        let gathered = self.gather(expected);
-        match records {
+        let run = block.run();
+        let (gathered, runs) = self.gather(expected);
+        match block.records {
             Records::One(record) => gathered.push(record),
             Records::Many(records) => gathered.extend(records),
         }
-        self.runs.push(Run { account, age, len });
+        push_run(runs, run);
     }
 
     /// Appends `len` records of a run, taken from the front of `records`.
@@ -202,24 +192,28 @@ impl<E> Held<E> {
         len: usize,
         expected: impl FnOnce() -> usize,
     ) {
-        self.gather(expected).extend(records.take(len));
-        self.runs.push(Run { account, age, len: count(len) });
+        let (gathered, runs) = self.gather(expected);
+        gathered.extend(records.take(len));
+        push_run(runs, Run { account, age, len: count(len) });
     }
 
-    /// The records as a `Vec` that can take more.
-    fn gather(&mut self, expected: impl FnOnce() -> usize) -> &mut Vec<E> {
-        let gathered = match std::mem::take(&mut self.records) {
-            Records::Many(records) => records,
-            Records::One(record) => {
-                let mut gathered = Vec::with_capacity(expected().max(2));
-                gathered.push(record);
-                gathered
-            }
-        };
-        self.records = Records::Many(gathered);
-        match &mut self.records {
-            Records::Many(gathered) => gathered,
-            Records::One(_) => unreachable!("set one line above"),
+    /// The records as a `Vec` that can take more, with their runs.
+    fn gather(&mut self, expected: impl FnOnce() -> usize) -> (&mut Vec<E>, &mut Vec<Run>) {
+        if let Self::Block(_) = self {
+            let (records, runs) = std::mem::take(self).into_parts();
+            let records = match records {
+                Records::Many(records) => records,
+                Records::One(record) => {
+                    let mut gathered = Vec::with_capacity(expected().max(2));
+                    gathered.push(record);
+                    gathered
+                }
+            };
+            *self = Self::Gathered { records, runs: runs.as_slice().to_vec() };
+        }
+        match self {
+            Self::Gathered { records, runs } => (records, runs),
+            Self::Block(_) => unreachable!("set a few lines above"),
         }
     }
 
@@ -235,7 +229,7 @@ impl<E> Held<E> {
         let (records, runs) = self.into_parts();
         let mut records = records.into_vec().into_iter();
         let mut place = 0;
-        for run in runs.iter() {
+        for run in runs.as_slice() {
             let mut done = 0;
             while done < run.len {
                 // The longest stretch of the run that goes the same way.
@@ -252,6 +246,16 @@ impl<E> Held<E> {
     }
 }
 
+/// Appends a run, to the last one where the two follow each other.
+fn push_run(runs: &mut Vec<Run>, run: Run) {
+    match runs.last_mut() {
+        Some(last) if last.account == run.account && last.age.plus(last.len) == run.age => {
+            last.len += run.len;
+        }
+        _ => runs.push(run),
+    }
+}
+
 /// A number of records in the width of the counters. The caps see to it that it fits.
 pub(crate) fn count(records: usize) -> u32 {
     debug_assert!(records <= MAX_CAP, "more records than a cap allows");
@@ -264,6 +268,13 @@ mod tests {
 
     fn block<E>(account: u32, age: u32, records: Vec<E>) -> Block<E> {
         Block { account, age: Age::new(age), records: Records::from_vec(records) }
+    }
+
+    fn runs_of<E>(held: &Held<E>) -> &[Run] {
+        match held {
+            Held::Gathered { runs, .. } => runs,
+            Held::Block(_) => panic!("one block, and not gathered"),
+        }
     }
 
     #[test]
@@ -286,12 +297,12 @@ mod tests {
 
     #[test]
     fn dealing_keeps_accounts_and_ages_with_their_records() {
-        let mut held = Held::new(block(7, 10, vec![0, 1, 2]));
+        let mut held = Held::Block(block(7, 10, vec![0, 1, 2]));
         held.push(block(8, 20, vec![3]), || 4);
         held.push(block(8, 21, vec![4]), || 4);
         let [even, odd] = held.deal::<2>(|place| place % 2);
         let runs = |held: &Held<i32>| -> Vec<_> {
-            held.runs.iter().map(|run| (run.account, run.age, run.len)).collect()
+            runs_of(held).iter().map(|run| (run.account, run.age, run.len)).collect()
         };
         assert_eq!(even.as_slice(), [0, 2, 4]);
         assert_eq!(runs(&even), [(7, Age::new(10), 1), (7, Age::new(12), 1), (8, Age::new(21), 1)]);
@@ -301,10 +312,10 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_account_make_one_run() {
-        let mut held = Held::new(block(1, 5, vec!['a']));
+        let mut held = Held::Block(block(1, 5, vec!['a']));
         held.push(block(1, 6, vec!['b']), || 3);
         held.push(block(1, 8, vec!['c']), || 3);
-        assert_eq!(held.runs.iter().map(|run| run.len).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(runs_of(&held).iter().map(|run| run.len).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(held.into_parts().0.into_vec(), ['a', 'b', 'c']);
     }
 }

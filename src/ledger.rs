@@ -94,6 +94,7 @@ const CLOSED: u32 = u32::MAX - 1;
 const MAX_LEASE: u32 = u32::MAX - 2;
 
 impl Balance {
+    #[inline]
     fn unpack(word: u64) -> Self {
         let lease = match (word >> LEASE_SHIFT) as u32 {
             EXACT => Lease::Exact,
@@ -103,6 +104,7 @@ impl Balance {
         Self { lease, used: word as u32 }
     }
 
+    #[inline]
     fn pack(self) -> u64 {
         let lease = match self.lease {
             Lease::Exact => EXACT,
@@ -113,6 +115,7 @@ impl Balance {
     }
 
     /// Credits that are leased and not in use.
+    #[inline]
     fn idle(self) -> u32 {
         match self.lease {
             Lease::Exact | Lease::Closed => 0,
@@ -188,11 +191,13 @@ impl Account {
         }
     }
 
+    #[inline]
     fn balance(&self) -> Balance {
         Balance::unpack(self.word.load(SeqCst))
     }
 
     /// One attempt to replace the balance; the actual one where it has changed.
+    #[inline]
     fn replace(&self, current: Balance, new: Balance) -> Result<(), Balance> {
         self.word
             .compare_exchange(current.pack(), new.pack(), SeqCst, SeqCst)
@@ -214,12 +219,26 @@ impl Account {
         }
     }
 
+    /// Takes `wanted` credits if so many lie idle in the account's own lease, which is within both
+    /// caps: the usual case, and one attempt. Tells how many are in use then.
+    #[inline]
+    pub(crate) fn take_idle(&self, wanted: u32) -> Option<u32> {
+        let balance = self.balance();
+        if balance.idle() < wanted {
+            return None;
+        }
+        let used = balance.used + wanted;
+        self.replace(balance, Balance { used, ..balance }).ok().map(|()| used)
+    }
+
     /// Credits in use.
+    #[inline]
     pub(crate) fn used(&self) -> u32 {
         self.balance().used
     }
 
     /// The most credits that may be in use.
+    #[inline]
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity.load(SeqCst)
     }
@@ -229,13 +248,15 @@ impl Account {
         self.cell.signal()
     }
 
+    #[inline]
     fn zone(&self, used: u32) -> Zone {
         let (high, low) = (self.high.load(SeqCst), self.low.load(SeqCst));
         Marks { high, low, capacity: self.capacity() }.zone(used)
     }
 
     /// Lets the signal follow the level, which the caller has left at `used`.
-    fn note(&self, used: u32) {
+    #[inline]
+    pub(crate) fn note(&self, used: u32) {
         self.cell.follow(self.zone(used), || {
             self.zone(Balance::unpack(self.word.fetch_add(0, SeqCst)).used)
         });
@@ -267,6 +288,7 @@ impl Ledger {
     }
 
     /// The account of that index, which [`open_account`](Self::open_account) gave.
+    #[inline]
     pub(crate) fn account(&self, index: u32) -> &Account {
         self.accounts.get(index as usize).expect("an account is opened before it is named")
     }
@@ -454,6 +476,7 @@ impl Ledger {
     }
 
     /// Lets the signals follow a push that is done, whether or not it was accepted.
+    #[inline]
     pub(crate) fn note(&self, account: &Account, grant: &Grant) {
         account.note(account.used());
         if grant.pool_moved {
@@ -462,6 +485,7 @@ impl Ledger {
     }
 
     /// Gives `credits` back for records of that account that are gone.
+    #[inline]
     pub(crate) fn release(&self, account: &Account, credits: u32) {
         let before = Balance::unpack(account.word.fetch_sub(u64::from(credits), SeqCst));
         debug_assert!(before.used >= credits, "more credits given back than were in use");

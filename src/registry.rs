@@ -264,7 +264,8 @@ impl<E: Envelope> Registry<E> {
     pub(crate) fn take(&self, stage_id: &str, max: usize) -> Vec<E> {
         let stages = self.stages.pin();
         let Some(stage) = stages.get(stage_id) else { return Vec::new() };
-        let (records, runs) = stage.take(max).into_parts();
+        let Some(held) = stage.take(max) else { return Vec::new() };
+        let (records, runs) = held.into_parts();
         stage.release(&runs);
         records.into_vec()
     }

@@ -11,7 +11,7 @@ use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::ledger::{Account, Ledger, Shortage};
 use crate::record::Envelope;
 use crate::settings::MAX_CAP;
-use crate::stage::{NotAdmitted, Stage, StageCore};
+use crate::stage::{NotAdmitted, Places, Stage, StageCore};
 
 /// A handle to one source: what its records are pushed with, and charged to.
 ///
@@ -54,6 +54,7 @@ impl SourceCore {
         Self { id, account, ledger }
     }
 
+    #[inline]
     pub(crate) fn account(&self) -> &Account {
         self.ledger.account(self.account)
     }
@@ -77,7 +78,8 @@ impl SourceCore {
     }
 
     /// The refusal behind a shortage of credits.
-    fn reason(&self, shortage: Shortage) -> RejectReason {
+    #[cold]
+    fn refusal(&self, shortage: Shortage) -> RejectReason {
         match shortage {
             Shortage::Global { held, capacity } => {
                 RejectReason::GlobalFull { held: held as usize, capacity: capacity as usize }
@@ -108,27 +110,53 @@ impl SourceCore {
         let asked = wanted.min(stage.room() as usize + 1).min(MAX_CAP);
         let account = self.account();
         let grant = self.ledger.acquire(account, count(asked));
-        let mut admission = match grant.shortage {
-            None => Admission::default(),
-            Some(shortage) => Admission::refused(self.reason(shortage)),
-        };
-        if grant.credits > 0 {
-            let places = stage.admit(grant.credits);
-            (admission.records, admission.age) = (places.records, places.age);
-            if let Some(shortage) = places.shortage {
-                admission.refusal = Some(refusal(stage, shortage));
-                self.ledger.release(account, grant.credits - places.records);
-            }
+        let places = if grant.credits > 0 { stage.admit(grant.credits) } else { Places::default() };
+        if places.records < grant.credits {
+            self.ledger.release(account, grant.credits - places.records);
         }
         self.ledger.note(account, &grant);
-        admission
+        let refusal = match (grant.shortage, places.shortage) {
+            (None, None) => None,
+            (_, Some(shortage)) => Some(refusal(stage, shortage)),
+            (Some(shortage), None) => Some(self.refusal(shortage)),
+        };
+        Admission { records: places.records, age: places.age, refusal }
     }
 
+    /// Takes what [`admit`](Self::admit) does, if it is to be had at the first attempt and without the
+    /// pool: the usual case.
+    #[inline]
+    fn admit_at_once<E: Envelope>(&self, stage: &StageCore<E>, wanted: usize) -> Option<Age> {
+        if !Arc::ptr_eq(&self.ledger, stage.ledger()) {
+            return None;
+        }
+        let wanted = u32::try_from(wanted).ok()?;
+        let account = self.account();
+        let used = account.take_idle(wanted)?;
+        let age = stage.admit_at_once(wanted);
+        if age.is_some() {
+            account.note(used);
+        } else {
+            self.ledger.release(account, wanted);
+        }
+        age
+    }
+
+    #[inline]
     pub(crate) fn push<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         record: E,
     ) -> Result<(), Rejected<E>> {
+        if let Some(age) = self.admit_at_once(stage, 1) {
+            stage.enqueue(self.account, age, Records::One(record));
+            return Ok(());
+        }
+        self.push_slowly(stage, record)
+    }
+
+    #[cold]
+    fn push_slowly<E: Envelope>(&self, stage: &StageCore<E>, record: E) -> Result<(), Rejected<E>> {
         let admission = self.admit(stage, 1);
         match admission.refusal {
             None => {
@@ -213,6 +241,7 @@ impl Admission {
 }
 
 /// The refusal behind a shortage of places.
+#[cold]
 fn refusal<E: Envelope>(stage: &StageCore<E>, shortage: NotAdmitted) -> RejectReason {
     match shortage {
         NotAdmitted::Full { held } => RejectReason::StageFull {

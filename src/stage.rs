@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::vec;
 
 use crate::batch::Batch;
-use crate::block::{Age, Block, Held, Records, Runs, count};
+use crate::block::{Age, Block, Held, Records, Run, Runs, count};
 use crate::dead_letters::{DeadLetter, DeadLetterQueue, Label};
 use crate::error::TryRecvError;
 use crate::ledger::Ledger;
@@ -119,6 +119,7 @@ pub(crate) enum NotAdmitted {
 
 /// Places in a stage: how many, and the age of the first record to fill them.
 #[must_use]
+#[derive(Default)]
 pub(crate) struct Places {
     pub(crate) records: u32,
     pub(crate) age: Age,
@@ -210,6 +211,19 @@ impl<E: Envelope> StageCore<E> {
         self.admit_at_least(wanted, wanted)
     }
 
+    /// Takes `wanted` places, if there are so many at the first attempt, and tells the age of the
+    /// first record to fill them.
+    #[inline]
+    pub(crate) fn admit_at_once(&self, wanted: u32) -> Option<Age> {
+        let now = self.occupancy();
+        if now.is_closed() || self.capacity - now.occupied() < wanted {
+            return None;
+        }
+        let new = now.admit(wanted);
+        let swapped = self.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst);
+        swapped.is_ok().then(|| now.next_age())
+    }
+
     fn admit_at_least(&self, least: u32, wanted: u32) -> Places {
         let mut now = self.occupancy();
         loop {
@@ -254,7 +268,7 @@ impl<E: Envelope> StageCore<E> {
         let (records, runs) = held.into_parts();
         let mut records = records.into_vec().into_iter();
         let mut pieces = VecDeque::with_capacity(1);
-        for run in runs.iter() {
+        for run in runs.as_slice() {
             let records = if run.len as usize == records.len() {
                 std::mem::take(&mut records)
             } else {
@@ -270,34 +284,50 @@ impl<E: Envelope> StageCore<E> {
         assert!(pushed.is_ok(), "a front lane has a slot for each record that is admitted");
     }
 
-    /// Takes up to `max` records: from the front lane first, then from the ring.
-    pub(crate) fn take(&self, max: usize) -> Held<E> {
-        let mut held = if max > 0 && self.front_len.load(SeqCst) > 0 {
-            self.take_from_front(max)
-        } else if max > 0
-            && let Some(block) = self.ring.pop()
-        {
-            // The usual case: the block is the batch, as it is.
-            self.take_block(block, max)
-        } else {
-            return Held::default();
-        };
-        while held.len() < max {
-            let Some(block) = self.ring.pop() else { break };
-            self.add_block(block, max, &mut held);
+    /// Takes up to `max` records, if there are any: from the front lane first, then from the ring.
+    #[inline]
+    pub(crate) fn take(&self, max: usize) -> Option<Held<E>> {
+        if max == 0 || self.front_len.load(SeqCst) > 0 {
+            return self.take_returned(max);
         }
-        held
+        let block = self.ring.pop()?;
+        // The usual case: the block is the batch, as it is.
+        if block.records.len() == max {
+            self.take_surplus(max);
+            return Some(Held::Block(block));
+        }
+        Some(self.fill(block, max))
     }
 
-    /// Makes a batch of a block, cut in two if need be.
-    fn take_block(&self, block: Block<E>, max: usize) -> Held<E> {
-        if block.records.len() <= max {
+    #[cold]
+    fn take_returned(&self, max: usize) -> Option<Held<E>> {
+        if max == 0 {
+            return None;
+        }
+        let mut held = self.take_from_front(max);
+        self.top_up(&mut held, max);
+        (held.len() > 0).then_some(held)
+    }
+
+    /// Makes a batch that starts with that block.
+    fn fill(&self, block: Block<E>, max: usize) -> Held<E> {
+        let mut held = if block.records.len() <= max {
             self.take_surplus(block.records.len());
-            Held::new(block)
+            Held::Block(block)
         } else {
             let mut held = Held::default();
             self.add_block(block, max, &mut held);
             held
+        };
+        self.top_up(&mut held, max);
+        held
+    }
+
+    /// Adds what the ring has.
+    fn top_up(&self, held: &mut Held<E>, max: usize) {
+        while held.len() < max {
+            let Some(block) = self.ring.pop() else { break };
+            self.add_block(block, max, held);
         }
     }
 
@@ -356,7 +386,7 @@ impl<E: Envelope> StageCore<E> {
     pub(crate) fn bury(self: &Arc<Self>, held: Held<E>, labels: Vec<Label>) {
         let (records, runs) = held.into_parts();
         let mut letters = records.into_vec().into_iter().zip(labels);
-        for run in runs.iter() {
+        for run in runs.as_slice() {
             for (record, label) in letters.by_ref().take(run.len as usize) {
                 let letter = DeadLetter::new(record, label, &self.id);
                 match self.dead_letters.push(letter) {
@@ -369,17 +399,28 @@ impl<E: Envelope> StageCore<E> {
 
     /// Gives back the place and the credit of one record that is gone.
     pub(crate) fn release_one(&self, account: u32) {
-        self.release_places(1);
-        self.ledger.release(self.ledger.account(account), 1);
+        self.release_run(Run { account, age: Age::default(), len: 1 });
     }
 
     /// Gives back the places and the credits of records that are gone: the places first, for they
     /// were taken last.
+    #[inline]
     pub(crate) fn release(&self, runs: &Runs) {
-        self.release_places(runs.iter().map(|run| run.len).sum());
-        for run in runs.iter() {
-            self.ledger.release(self.ledger.account(run.account), run.len);
+        match runs {
+            Runs::One(run) => self.release_run(*run),
+            Runs::Many(runs) => {
+                self.release_places(runs.iter().map(|run| run.len).sum());
+                for run in runs {
+                    self.ledger.release(self.ledger.account(run.account), run.len);
+                }
+            }
         }
+    }
+
+    #[inline]
+    fn release_run(&self, run: Run) {
+        self.release_places(run.len);
+        self.ledger.release(self.ledger.account(run.account), run.len);
     }
 
     /// Gives back places only: the records live on elsewhere.
@@ -419,12 +460,9 @@ impl<E: Envelope> StageCore<E> {
 /// Records that no handle can reach any more give their credits back for those that still have one.
 impl<E: Envelope> Drop for StageCore<E> {
     fn drop(&mut self) {
-        loop {
-            let held = self.take(usize::MAX);
-            if held.len() == 0 {
-                return;
-            }
-            self.release(held.runs());
+        while let Some(held) = self.take(usize::MAX) {
+            let (_, runs) = held.into_parts();
+            self.release(&runs);
         }
     }
 }
@@ -475,13 +513,10 @@ impl<E: Envelope> Stage<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_recv_batch(&self, max: usize) -> Result<Batch<E>, TryRecvError> {
-        let held = self.core.take(max);
-        if held.len() > 0 {
-            Ok(Batch::new(Arc::clone(&self.core), held))
-        } else if self.core.is_drained() {
-            Err(TryRecvError::Closed)
-        } else {
-            Err(TryRecvError::Empty)
+        match self.core.take(max) {
+            Some(held) => Ok(Batch::new(Arc::clone(&self.core), held)),
+            None if self.core.is_drained() => Err(TryRecvError::Closed),
+            None => Err(TryRecvError::Empty),
         }
     }
 
