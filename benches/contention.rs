@@ -1,0 +1,36 @@
+//! Threads that push against threads that take: how much they are in each other's way, at one stage
+//! and at four, on one account and on four.
+
+mod common;
+
+use common::conveyor::Conveyor;
+use common::work::Flow;
+use common::{BATCH, Medium};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// Records for each iteration: so many that starting the threads is not what is measured.
+const RECORDS: u64 = 10_000;
+
+fn contention(criterion: &mut Criterion) {
+    for push in [1, BATCH] {
+        let mut group = criterion.benchmark_group(format!("{push} in, up to {BATCH} out"));
+        group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
+        for (stages, sources) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
+            for producers in [1, 2, 4] {
+                for workers in [1, 2, 4] {
+                    let flow = Flow { producers, workers, sources, stages, push, take: BATCH };
+                    let threads = format!("{producers} producers, {workers} workers");
+                    let places = format!("{stages} stages, {sources} sources");
+                    group.bench_function(BenchmarkId::new(places, threads), |bencher| {
+                        bencher.iter_custom(|iterations| {
+                            flow.run::<Medium, Conveyor<Medium>>(iterations * RECORDS)
+                        });
+                    });
+                }
+            }
+        }
+    }
+}
+
+criterion_group!(benches, contention);
+criterion_main!(benches);

@@ -1,0 +1,99 @@
+//! fanring: a ring for each producer, and so a cap for each producer. No caps on a stage or on all.
+//!
+//! Its channel for one worker has batches on both sides; the one for many workers has none.
+
+use fanring::{mpmc, mpsc};
+
+use super::{push_each, see_all, take_each};
+use crate::common::Sourced;
+use crate::common::work::{Contender, Producer, SOURCE_CAP, Worker};
+
+/// For one worker a stage.
+pub struct Fanring<R>(Vec<(mpsc::Sender<R>, Option<mpsc::Receiver<R>>)>);
+
+pub struct Receiver<R> {
+    receiver: mpsc::Receiver<R>,
+    records: Vec<R>,
+}
+
+impl<R: Sourced> Contender<R> for Fanring<R> {
+    type Producer = mpsc::Sender<R>;
+    type Worker = Receiver<R>;
+
+    fn new(_sources: usize, stages: usize, workers: usize) -> Self {
+        assert_eq!(workers, 1);
+        let stage = |_| mpsc::channel(SOURCE_CAP);
+        Self((0..stages).map(stage).map(|(sender, receiver)| (sender, Some(receiver))).collect())
+    }
+    fn producer(&mut self, _source: usize, stage: usize) -> mpsc::Sender<R> {
+        self.0[stage].0.try_clone().expect("a live receiver")
+    }
+    fn worker(&mut self, stage: usize) -> Receiver<R> {
+        let receiver = self.0[stage].1.take().expect("one worker a stage");
+        Receiver { receiver, records: Vec::new() }
+    }
+}
+
+impl<R: Sourced> Producer<R> for mpsc::Sender<R> {
+    fn push(&mut self, record: R) -> Result<(), R> {
+        self.try_send(record).map_err(mpsc::TrySendError::into_inner)
+    }
+
+    fn push_batch(&mut self, records: &mut Vec<R>) {
+        push_each(records, |record| {
+            self.try_send_deferred(record).map_err(mpsc::TrySendError::into_inner)
+        });
+        self.flush();
+    }
+}
+
+impl<R: Sourced> Worker<R> for Receiver<R> {
+    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+        if max == 1 {
+            return take_each(1, || self.receiver.try_recv().ok(), see);
+        }
+        // Nothing waits: nothing is taken.
+        let _ = self.receiver.try_recv_batch_into(&mut self.records, max);
+        see_all(&mut self.records, see)
+    }
+
+    fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
+        let _ = self.receiver.try_recv_batch_into(records, max);
+    }
+}
+
+/// For several workers a stage.
+pub struct FanringMany<R>(Vec<(mpmc::Sender<R>, mpmc::Receiver<R>)>);
+
+impl<R: Sourced> Contender<R> for FanringMany<R> {
+    type Producer = mpmc::Sender<R>;
+    type Worker = mpmc::Receiver<R>;
+
+    fn new(_sources: usize, stages: usize, _workers: usize) -> Self {
+        Self((0..stages).map(|_| mpmc::channel(SOURCE_CAP)).collect())
+    }
+    fn producer(&mut self, _source: usize, stage: usize) -> mpmc::Sender<R> {
+        self.0[stage].0.try_clone().expect("a live receiver")
+    }
+    fn worker(&mut self, stage: usize) -> mpmc::Receiver<R> {
+        self.0[stage].1.clone()
+    }
+}
+
+impl<R: Sourced> Producer<R> for mpmc::Sender<R> {
+    fn push(&mut self, record: R) -> Result<(), R> {
+        self.try_send(record).map_err(mpmc::TrySendError::into_inner)
+    }
+    fn push_batch(&mut self, records: &mut Vec<R>) {
+        push_each(records, |record| self.push(record));
+    }
+}
+
+impl<R: Sourced> Worker<R> for mpmc::Receiver<R> {
+    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+        take_each(max, || self.try_recv().ok(), see)
+    }
+    fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
+        records.extend(std::iter::from_fn(|| self.try_recv().ok()).take(max));
+    }
+}

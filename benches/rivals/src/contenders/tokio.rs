@@ -1,0 +1,164 @@
+//! A bounded channel of tokio with two semaphores, one for all records and one for each source: what
+//! one would build in an async program. The channel's length is the cap of the stage.
+//!
+//! A permit is forgotten when its record is sent and added again when it is taken, so that no permit
+//! and no shared pointer travels with the record. Records that go together cost one call of each
+//! semaphore, `try_reserve_many` on the way in and `recv_many` on the way out. As with the mutex,
+//! taking and settling are one.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{push_each, runs, see_all, take_each};
+use crate::common::Sourced;
+use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
+
+pub struct Tokio<R> {
+    credits: Arc<Credits>,
+    stages: Vec<(Sender<R>, Taker<R>)>,
+}
+
+enum Taker<R> {
+    /// The stage's only worker has it, or will.
+    One(Option<Receiver<R>>),
+    /// The channel has one receiver, so several workers share it.
+    Many(Arc<Mutex<Receiver<R>>>),
+}
+
+struct Credits {
+    global: Semaphore,
+    sources: Vec<Semaphore>,
+}
+
+impl Credits {
+    fn take(&self, source: usize, records: u32) -> Option<[SemaphorePermit<'_>; 2]> {
+        let source = self.sources[source].try_acquire_many(records).ok()?;
+        let global = self.global.try_acquire_many(records).ok()?;
+        Some([source, global])
+    }
+
+    fn give_back(&self, source: usize, records: usize) {
+        self.sources[source].add_permits(records);
+        self.global.add_permits(records);
+    }
+
+    /// The same for a whole batch, with one call for all.
+    fn give_back_all<R: Sourced>(&self, records: &[R]) {
+        for (source, records) in runs(records) {
+            self.sources[source].add_permits(records);
+        }
+        self.global.add_permits(records.len());
+    }
+}
+
+impl<R: Sourced> Contender<R> for Tokio<R> {
+    type Producer = Way<R>;
+    type Worker = Out<R>;
+
+    fn new(sources: usize, stages: usize, workers: usize) -> Self {
+        let credits = Credits {
+            global: Semaphore::new(GLOBAL_CAP),
+            sources: (0..sources).map(|_| Semaphore::new(SOURCE_CAP)).collect(),
+        };
+        let stage = |_| {
+            let (sender, receiver) = mpsc::channel(STAGE_CAP);
+            let taker = if workers == 1 {
+                Taker::One(Some(receiver))
+            } else {
+                Taker::Many(Arc::new(Mutex::new(receiver)))
+            };
+            (sender, taker)
+        };
+        Self { credits: Arc::new(credits), stages: (0..stages).map(stage).collect() }
+    }
+
+    fn producer(&mut self, source: usize, stage: usize) -> Way<R> {
+        Way { credits: Arc::clone(&self.credits), source, sender: self.stages[stage].0.clone() }
+    }
+
+    fn worker(&mut self, stage: usize) -> Out<R> {
+        let taker = match &mut self.stages[stage].1 {
+            Taker::One(receiver) => Taker::One(Some(receiver.take().expect("one worker a stage"))),
+            Taker::Many(receiver) => Taker::Many(Arc::clone(receiver)),
+        };
+        Out { credits: Arc::clone(&self.credits), taker, records: Vec::new() }
+    }
+}
+
+pub struct Way<R> {
+    credits: Arc<Credits>,
+    source: usize,
+    sender: Sender<R>,
+}
+
+impl<R: Sourced> Producer<R> for Way<R> {
+    fn push(&mut self, record: R) -> Result<(), R> {
+        let Some(permits) = self.credits.take(self.source, 1) else { return Err(record) };
+        self.sender.try_send(record).map_err(mpsc::error::TrySendError::into_inner)?;
+        permits.into_iter().for_each(SemaphorePermit::forget);
+        Ok(())
+    }
+
+    fn push_batch(&mut self, records: &mut Vec<R>) {
+        if let Some(permits) = self.credits.take(self.source, records.len() as u32)
+            && let Ok(places) = self.sender.try_reserve_many(records.len())
+        {
+            places.zip(records.drain(..)).for_each(|(place, record)| place.send(record));
+            permits.into_iter().for_each(SemaphorePermit::forget);
+        } else {
+            // Not all of them fit: as many as do.
+            push_each(records, |record| self.push(record));
+        }
+    }
+}
+
+pub struct Out<R> {
+    credits: Arc<Credits>,
+    taker: Taker<R>,
+    records: Vec<R>,
+}
+
+impl<R: Sourced> Worker<R> for Out<R> {
+    fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+        if max == 1 {
+            let Self { credits, taker, .. } = self;
+            let take = || {
+                let record = taker.with(|receiver| receiver.try_recv().ok())?;
+                credits.give_back(record.source() as usize, 1);
+                Some(record)
+            };
+            return take_each(1, take, see);
+        }
+        let mut records = std::mem::take(&mut self.records);
+        self.take_into(max, &mut records);
+        let taken = see_all(&mut records, &mut see);
+        self.records = records;
+        taken
+    }
+
+    fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
+        self.taker.with(|receiver| {
+            // Of an empty channel it would leave a waker behind, for the next sender to wake. One that
+            // is not empty may still have nothing ready: a sender is about to fill its place.
+            if !receiver.is_empty() {
+                let look = pin!(receiver.recv_many(records, max));
+                let _ = look.poll(&mut Context::from_waker(Waker::noop()));
+            }
+        });
+        self.credits.give_back_all(records);
+    }
+}
+
+impl<R> Taker<R> {
+    fn with<T>(&mut self, take: impl FnOnce(&mut Receiver<R>) -> T) -> T {
+        match self {
+            Self::One(receiver) => take(receiver.as_mut().expect("the worker has it")),
+            Self::Many(receiver) => take(&mut receiver.lock()),
+        }
+    }
+}

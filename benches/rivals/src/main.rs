@@ -1,0 +1,107 @@
+//! Measures conveyor-buffer beside what one would use in its place, and writes `BENCHMARKS.md`.
+//!
+//! All figures are from one run. In each round every contender has its turn, so that what disturbs
+//! the machine disturbs them alike; what is told is the median over the rounds, and the quartiles.
+
+mod chart;
+#[path = "../../common/mod.rs"]
+mod common;
+mod contenders;
+mod goals;
+mod latency;
+mod machine;
+mod measure;
+mod memory;
+mod report;
+mod workloads;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Measures conveyor-buffer beside its rivals and writes BENCHMARKS.md and its chart.
+#[derive(Parser)]
+struct Options {
+    /// Few and short rounds, to see that everything runs. Writes nothing unless told where.
+    #[arg(long)]
+    quick: bool,
+    /// Only the workloads whose names begin with this. Writes nothing unless told where.
+    #[arg(long, value_name = "WORKLOAD")]
+    only: Vec<String>,
+    /// How many rounds.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The directory to write to, in place of the repository.
+    #[arg(long, value_name = "DIRECTORY")]
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    fn wants(&self, workload: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| workload.starts_with(only.as_str()))
+    }
+}
+
+/// How long and how often to measure.
+#[derive(Clone, Copy)]
+struct Effort {
+    rounds: usize,
+    /// Of one turn of one contender.
+    turn: Duration,
+    /// Of one turn of a measurement of latency, and how many there are.
+    load: Duration,
+    loads: usize,
+}
+
+impl Effort {
+    const FULL: Self = Self {
+        rounds: 15,
+        turn: Duration::from_millis(60),
+        load: Duration::from_secs(2),
+        loads: 7,
+    };
+    const QUICK: Self = Self {
+        rounds: 2,
+        turn: Duration::from_millis(2),
+        load: Duration::from_millis(50),
+        loads: 1,
+    };
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let mut effort = if options.quick { Effort::QUICK } else { Effort::FULL };
+    if let Some(rounds) = options.rounds {
+        effort.rounds = rounds.max(1);
+    }
+    // The advice of crossfire for machines with few cores.
+    crossfire::detect_backoff_cfg();
+
+    let machine = machine::Machine::look();
+    let mut results = Vec::new();
+    for workload in workloads::all() {
+        if options.wants(workload.id) {
+            results.push(measure::measure(workload, effort));
+        }
+    }
+    let latency = options.wants("latency").then(|| latency::measure(effort));
+    let memory = if options.wants("memory") { Some(memory::measure()?) } else { None };
+
+    let goals = goals::all(&results, latency.as_ref(), memory.as_ref());
+    let report = report::Report {
+        machine: &machine,
+        rounds: effort.rounds,
+        results: &results,
+        latency: latency.as_ref(),
+        memory: memory.as_ref(),
+        goals: &goals,
+    };
+    if options.out.is_none() && (options.quick || !options.only.is_empty()) {
+        println!("{}", report.markdown(report::NO_NOTES));
+    } else {
+        let repository = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        report.write(options.out.as_deref().unwrap_or(&repository))?;
+    }
+    Ok(())
+}
