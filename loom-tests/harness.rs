@@ -1,9 +1,12 @@
 //! What the models share: small buffers, a small record, and the explorer.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 // Not loom's: it counts over all executions.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
 
 use crate::backpressure::BackpressureController;
 use crate::batch::Batch;
@@ -110,4 +113,13 @@ pub(crate) fn drain(stage: &Stage<Item>) -> Vec<u32> {
     }
     assert_eq!((stage.len(), stage.in_flight()), (0, 0), "an empty stage holds nothing");
     drained
+}
+
+/// Polls a future once, and drops it.
+pub(crate) fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
 }

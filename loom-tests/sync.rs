@@ -3,13 +3,17 @@
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
+use std::future::Future;
 use std::ops::Deref;
-use std::sync::OnceLock;
+use std::pin::Pin;
 /// Not loom's: see the library's own.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 pub(crate) use loom::sync::atomic::Ordering::SeqCst;
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use loom::sync::{Mutex as LoomMutex, MutexGuard};
 
 /// A lock that answers as `parking_lot`'s does.
@@ -136,19 +140,19 @@ pub(crate) struct Map<K, V> {
 }
 
 /// What a pinned map lends.
-pub(crate) struct Pin<'a, K, V>(&'a Map<K, V>);
+pub(crate) struct Pinned<'a, K, V>(&'a Map<K, V>);
 
 impl<K: Eq, V> Map<K, V> {
     pub(crate) fn new() -> Self {
         Self { values: Arena::new(), keys: Mutex::new(Vec::new()) }
     }
 
-    pub(crate) fn pin(&self) -> Pin<'_, K, V> {
-        Pin(self)
+    pub(crate) fn pin(&self) -> Pinned<'_, K, V> {
+        Pinned(self)
     }
 }
 
-impl<'a, K: Eq, V> Pin<'a, K, V> {
+impl<'a, K: Eq, V> Pinned<'a, K, V> {
     pub(crate) fn get<Q: Eq + ?Sized>(&self, key: &Q) -> Option<&'a V>
     where
         K: Borrow<Q>,
@@ -174,4 +178,113 @@ impl<'a, K: Eq, V> Pin<'a, K, V> {
 /// Removes an entry from a map.
 pub(crate) fn remove<K: Borrow<str>, V>(map: &Map<K, V>, key: &str) {
     map.keys.lock().retain(|(other, _)| other.borrow() != key);
+}
+
+/// Wakes those who listen: a locked list of them, in order.
+pub(crate) struct Event(Arc<Mutex<Listeners>>);
+
+#[derive(Default)]
+struct Listeners {
+    next: usize,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    id: usize,
+    notified: bool,
+    waker: Option<Waker>,
+}
+
+/// One who listens. Dropped when it was notified and not polled since, it passes the notification on.
+pub(crate) struct Listener {
+    listeners: Arc<Mutex<Listeners>>,
+    id: usize,
+}
+
+impl Listeners {
+    /// Notifies the first that is not, and gives what wakes it.
+    fn notify(&mut self) -> Option<Waker> {
+        let entry = self.entries.iter_mut().find(|entry| !entry.notified)?;
+        entry.notified = true;
+        entry.waker.take()
+    }
+}
+
+impl Event {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Listeners::default())))
+    }
+
+    pub(crate) fn listen(&self) -> Listener {
+        let mut listeners = self.0.lock();
+        let id = listeners.next;
+        listeners.next += 1;
+        listeners.entries.push(Entry { id, notified: false, waker: None });
+        Listener { listeners: Arc::clone(&self.0), id }
+    }
+
+    pub(crate) fn is_listened_to(&self) -> bool {
+        !self.0.lock().entries.is_empty()
+    }
+
+    pub(crate) fn notify_one(&self) {
+        let woken = self.0.lock().notify();
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn notify_all(&self) {
+        let mut listeners = self.0.lock();
+        let woken: Vec<_> = listeners
+            .entries
+            .iter_mut()
+            .filter_map(|entry| {
+                entry.notified = true;
+                entry.waker.take()
+            })
+            .collect();
+        drop(listeners);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Future for Listener {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut listeners = self.listeners.lock();
+        let Some(place) = listeners.entries.iter().position(|entry| entry.id == self.id) else {
+            return Poll::Ready(());
+        };
+        if listeners.entries[place].notified {
+            listeners.entries.remove(place);
+            return Poll::Ready(());
+        }
+        listeners.entries[place].waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut listeners = self.listeners.lock();
+        let Some(place) = listeners.entries.iter().position(|entry| entry.id == self.id) else {
+            return;
+        };
+        let passed_on = listeners.entries.remove(place).notified.then(|| listeners.notify());
+        drop(listeners);
+        passed_on.flatten().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// There is no time in a model: it is over at once.
+pub(crate) type Sleep = std::future::Ready<()>;
+
+pub(crate) fn sleep(_: Duration) -> Sleep {
+    std::future::ready(())
+}
+
+/// Runs a future on this thread. A model has no deadlines.
+pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
+    assert!(deadline.is_none(), "there is no time in a model");
+    Some(loom::future::block_on(future))
 }

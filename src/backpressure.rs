@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::settings::{DEFAULT_THRESHOLD, SettingsError};
-use crate::sync::{AtomicU8, SeqCst};
+use crate::signals::SignalReceiver;
+use crate::sync::{AtomicU8, Event, Listener, SeqCst};
 
 /// The low watermark that goes with a high one when only the high one is given: three quarters of
 /// it. In hundredths, so that 0.8 gives 0.6 and not the number after it.
@@ -145,23 +146,43 @@ impl Marks {
 /// | --- | --- |
 /// | 3..2 | zone |
 /// | 1..0 | signal |
-pub(crate) struct SignalCell(AtomicU8);
+pub(crate) struct SignalCell {
+    word: AtomicU8,
+    /// Rings when the signal has changed.
+    changes: Event,
+}
 
 const ZONE_SHIFT: u32 = 2;
 const SIGNAL_MASK: u8 = 0b11;
 
 impl SignalCell {
     pub(crate) fn new() -> Self {
-        Self(AtomicU8::new(pack(BackpressureSignal::Resume, Zone::Low)))
+        let word = AtomicU8::new(pack(BackpressureSignal::Resume, Zone::Low));
+        Self { word, changes: Event::new() }
     }
 
     pub(crate) fn signal(&self) -> BackpressureSignal {
-        unpack(self.0.load(SeqCst)).0
+        unpack(self.word.load(SeqCst)).0
+    }
+
+    /// One attempt to replace the word, which tells whoever listens of another signal; the actual
+    /// word where it has changed.
+    fn replace(&self, current: u8, new: u8) -> Result<(), u8> {
+        self.word.compare_exchange(current, new, SeqCst, SeqCst)?;
+        if unpack(current).0 != unpack(new).0 {
+            self.changes.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Resolves when the signal has changed. To be made before the signal is read.
+    pub(crate) fn listen(&self) -> Listener {
+        self.changes.listen()
     }
 
     /// Forgets all, for an account that starts anew.
     pub(crate) fn reset(&self) {
-        self.0.store(pack(BackpressureSignal::Resume, Zone::Low), SeqCst);
+        self.word.store(pack(BackpressureSignal::Resume, Zone::Low), SeqCst);
     }
 
     /// Sets the signal by hand. It stands until the level next enters another zone.
@@ -178,12 +199,12 @@ impl SignalCell {
         &self,
         change: impl Fn(BackpressureSignal, Zone) -> (BackpressureSignal, Zone),
     ) -> BackpressureSignal {
-        let mut word = self.0.load(SeqCst);
+        let mut word = self.word.load(SeqCst);
         loop {
             let (signal, zone) = unpack(word);
             let (signal, zone) = change(signal, zone);
-            match self.0.compare_exchange(word, pack(signal, zone), SeqCst, SeqCst) {
-                Ok(_) => return signal,
+            match self.replace(word, pack(signal, zone)) {
+                Ok(()) => return signal,
                 Err(actual) => word = actual,
             }
         }
@@ -198,7 +219,7 @@ impl SignalCell {
     /// leave has left the cell true.
     #[inline]
     pub(crate) fn follow(&self, seen: Zone, read: impl Fn() -> Zone) {
-        let word = self.0.load(SeqCst);
+        let word = self.word.load(SeqCst);
         if word >> ZONE_SHIFT != seen as u8 {
             self.catch_up(word, read);
         }
@@ -213,8 +234,8 @@ impl SignalCell {
                 return;
             }
             let new = pack(next(signal, now), now);
-            word = match self.0.compare_exchange(word, new, SeqCst, SeqCst) {
-                Ok(_) => new,
+            word = match self.replace(word, new) {
+                Ok(()) => new,
                 Err(actual) => actual,
             };
         }
@@ -329,7 +350,7 @@ impl BackpressureController {
         &self.inner.cell
     }
 
-    /// Sets the signal by hand.
+    /// Sets the signal by hand, and tells every [subscriber](Self::subscribe) if it is another.
     ///
     /// It stands until a level that the controller follows, or an [`observe`](Self::observe), asks
     /// for another.
@@ -371,6 +392,20 @@ impl BackpressureController {
             return self.current();
         }
         self.inner.cell.observe(self.inner.watermarks.zone(utilization))
+    }
+
+    /// A receiver that follows this controller's signal from now on.
+    ///
+    /// ```
+    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
+    ///
+    /// let controller = BackpressureController::new(0.8);
+    /// let mut signals = controller.subscribe();
+    /// controller.signal(BackpressureSignal::Pause);
+    /// assert_eq!(signals.changed_blocking(), BackpressureSignal::Pause);
+    /// ```
+    pub fn subscribe(&self) -> SignalReceiver {
+        SignalReceiver::of_controller(self.clone())
     }
 
     /// The utilization above which the controller asks sources to slow down.

@@ -258,7 +258,7 @@ impl<E: Envelope> Batch<E> {
     /// assert_eq!((stage.in_flight(), next.len()), (0, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn try_forward(mut self, next: &Stage<E>) -> Result<(), Self> {
+    pub fn try_forward(self, next: &Stage<E>) -> Result<(), Self> {
         if self.is_empty() {
             return Ok(());
         }
@@ -266,24 +266,11 @@ impl<E: Envelope> Batch<E> {
         if !Arc::ptr_eq(next.ledger(), self.stage.ledger()) {
             return Err(self);
         }
-        let len = count(self.len());
-        let places = next.admit_all(len);
-        if places.records < len {
+        let places = next.admit_all(count(self.len()));
+        if places.shortage.is_some() {
             return Err(self);
         }
-        let (records, runs) = std::mem::take(&mut self.held).into_parts();
-        if let [run] = runs.as_slice() {
-            next.enqueue(run.account, places.age, records);
-        } else {
-            let mut age = places.age;
-            let mut records = records.into_vec().into_iter();
-            for run in runs.as_slice() {
-                let block = records.by_ref().take(run.len as usize).collect();
-                next.enqueue(run.account, age, Records::from_vec(block));
-                age = age.plus(run.len);
-            }
-        }
-        self.stage.release_places(len);
+        self.move_to(next, places.age);
         Ok(())
     }
 
@@ -346,6 +333,32 @@ impl<E: Envelope> Batch<E> {
 }
 
 impl<E: Envelope> Batch<E> {
+    /// Moves the records to places in another stage that were taken for them.
+    pub(crate) fn move_to(mut self, next: &StageCore<E>, mut age: Age) {
+        let len = count(self.len());
+        let (records, runs) = std::mem::take(&mut self.held).into_parts();
+        if let Some(run) = runs.only() {
+            next.enqueue(run.account, age, records);
+        } else {
+            let mut records = records.into_vec().into_iter();
+            for run in runs.iter() {
+                let block = records.by_ref().take(run.len as usize).collect();
+                next.enqueue(run.account, age, Records::from_vec(block));
+                age = age.plus(run.len);
+            }
+        }
+        self.stage.release_places(len);
+    }
+
+    pub(crate) fn stage(&self) -> &Arc<StageCore<E>> {
+        &self.stage
+    }
+
+    /// What it holds, to be settled by the caller.
+    pub(crate) fn into_held(mut self) -> (Arc<StageCore<E>>, Held<E>) {
+        (Arc::clone(&self.stage), std::mem::take(&mut self.held))
+    }
+
     fn settling(&mut self) -> Settling<'_, E> {
         Settling { stage: &self.stage, held: &mut self.held, outcomes: Outcomes::default() }
     }

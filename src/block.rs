@@ -61,10 +61,12 @@ pub(crate) struct Run {
     pub(crate) len: u32,
 }
 
-/// The runs of a batch, in the order of its records.
-pub(crate) enum Runs {
-    One(Run),
-    Many(Vec<Run>),
+/// The runs of a batch, in the order of its records. The first lives here, so that a batch of one run
+/// allocates nothing for it.
+#[derive(Default)]
+pub(crate) struct Runs {
+    first: Option<Run>,
+    more: Vec<Run>,
 }
 
 /// Records together with what they are charged to: the content of a batch.
@@ -72,7 +74,7 @@ pub(crate) enum Held<E> {
     /// One block, as it was pushed.
     Block(Block<E>),
     /// Parts of several blocks.
-    Gathered { records: Vec<E>, runs: Vec<Run> },
+    Gathered { records: Vec<E>, runs: Runs },
 }
 
 impl<E> Records<E> {
@@ -120,17 +122,36 @@ impl<E> Block<E> {
 }
 
 impl Runs {
-    pub(crate) fn as_slice(&self) -> &[Run] {
-        match self {
-            Self::One(run) => std::slice::from_ref(run),
-            Self::Many(runs) => runs,
+    fn push(&mut self, run: Run) {
+        match self.more.last_mut().or(self.first.as_mut()) {
+            None => self.first = Some(run),
+            Some(last) if last.account == run.account && last.age.plus(last.len) == run.age => {
+                last.len += run.len;
+            }
+            Some(_) => self.more.push(run),
         }
+    }
+
+    /// The run, if there is just one.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<Run> {
+        if self.more.is_empty() { self.first } else { None }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Run> {
+        self.first.iter().chain(&self.more).copied()
+    }
+}
+
+impl From<Run> for Runs {
+    fn from(run: Run) -> Self {
+        Self { first: Some(run), more: Vec::new() }
     }
 }
 
 impl<E> Default for Held<E> {
     fn default() -> Self {
-        Self::Gathered { records: Vec::new(), runs: Vec::new() }
+        Self::Gathered { records: Vec::new(), runs: Runs::default() }
     }
 }
 
@@ -156,8 +177,8 @@ impl<E> Held<E> {
     /// Takes the runs, and leaves the records to be dropped.
     pub(crate) fn take_runs(&mut self) -> Runs {
         match self {
-            Self::Block(block) => Runs::One(block.run()),
-            Self::Gathered { runs, .. } => Runs::Many(std::mem::take(runs)),
+            Self::Block(block) => block.run().into(),
+            Self::Gathered { runs, .. } => std::mem::take(runs),
         }
     }
 
@@ -165,9 +186,9 @@ impl<E> Held<E> {
         match self {
             Self::Block(block) => {
                 let run = block.run();
-                (block.records, Runs::One(run))
+                (block.records, run.into())
             }
-            Self::Gathered { records, runs } => (Records::Many(records), Runs::Many(runs)),
+            Self::Gathered { records, runs } => (Records::Many(records), runs),
         }
     }
 
@@ -180,7 +201,7 @@ impl<E> Held<E> {
             Records::One(record) => gathered.push(record),
             Records::Many(records) => gathered.extend(records),
         }
-        push_run(runs, run);
+        runs.push(run);
     }
 
     /// Appends `len` records of a run, taken from the front of `records`.
@@ -194,11 +215,11 @@ impl<E> Held<E> {
     ) {
         let (gathered, runs) = self.gather(expected);
         gathered.extend(records.take(len));
-        push_run(runs, Run { account, age, len: count(len) });
+        runs.push(Run { account, age, len: count(len) });
     }
 
     /// The records as a `Vec` that can take more, with their runs.
-    fn gather(&mut self, expected: impl FnOnce() -> usize) -> (&mut Vec<E>, &mut Vec<Run>) {
+    fn gather(&mut self, expected: impl FnOnce() -> usize) -> (&mut Vec<E>, &mut Runs) {
         if let Self::Block(_) = self {
             let (records, runs) = std::mem::take(self).into_parts();
             let records = match records {
@@ -209,7 +230,7 @@ impl<E> Held<E> {
                     gathered
                 }
             };
-            *self = Self::Gathered { records, runs: runs.as_slice().to_vec() };
+            *self = Self::Gathered { records, runs };
         }
         match self {
             Self::Gathered { records, runs } => (records, runs),
@@ -229,7 +250,7 @@ impl<E> Held<E> {
         let (records, runs) = self.into_parts();
         let mut records = records.into_vec().into_iter();
         let mut place = 0;
-        for run in runs.as_slice() {
+        for run in runs.iter() {
             let mut done = 0;
             while done < run.len {
                 // The longest stretch of the run that goes the same way.
@@ -243,16 +264,6 @@ impl<E> Held<E> {
             }
         }
         heaps
-    }
-}
-
-/// Appends a run, to the last one where the two follow each other.
-fn push_run(runs: &mut Vec<Run>, run: Run) {
-    match runs.last_mut() {
-        Some(last) if last.account == run.account && last.age.plus(last.len) == run.age => {
-            last.len += run.len;
-        }
-        _ => runs.push(run),
     }
 }
 
@@ -270,10 +281,10 @@ mod tests {
         Block { account, age: Age::new(age), records: Records::from_vec(records) }
     }
 
-    fn runs_of<E>(held: &Held<E>) -> &[Run] {
+    fn runs_of<E>(held: &Held<E>) -> Vec<Run> {
         match held {
-            Held::Gathered { runs, .. } => runs,
-            Held::Block(_) => panic!("one block, and not gathered"),
+            Held::Gathered { runs, .. } => runs.iter().collect(),
+            Held::Block(block) => vec![block.run()],
         }
     }
 

@@ -70,6 +70,15 @@ pub enum RejectReason {
         /// The stage.
         stage_id: Arc<str>,
     },
+    /// The records can never fit at once, however long they wait.
+    TooLarge {
+        /// How many records they are.
+        records: usize,
+        /// The most that fit under that cap.
+        capacity: usize,
+        /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
+        limit: String,
+    },
     /// A record that was handed out has used up its retries, and the dead letters are full.
     DeadLettersFull {
         /// The most dead letters there may be.
@@ -121,6 +130,9 @@ impl fmt::Display for RejectReason {
             }
             Self::SourceFull { source_id, held, capacity } => {
                 write!(f, "source buffer full: {source_id} holds {held} of {capacity} records")
+            }
+            Self::TooLarge { records, capacity, limit } => {
+                write!(f, "too large: {records} records never fit under the {capacity} of {limit}")
             }
             Self::TooManyStages { max } => write!(f, "too many stages: at most {max} may exist"),
             Self::TooManySources { max } => write!(f, "too many sources: at most {max} may exist"),
@@ -335,6 +347,70 @@ impl fmt::Display for TryRecvError {
 }
 
 impl Error for TryRecvError {}
+
+/// No record will ever come: the buffer was closed and is drained, or the stage was closed or removed.
+///
+/// ```
+/// assert_eq!(conveyor_buffer::Closed.to_string(), "closed: no more records will come");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        TryRecvError::Closed.fmt(f)
+    }
+}
+
+impl Error for Closed {}
+
+/// Why no batch was handed out in time.
+///
+/// ```
+/// use conveyor_buffer::RecvTimeoutError;
+///
+/// assert_eq!(RecvTimeoutError::Timeout.to_string(), "timed out: no record came to be taken");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecvTimeoutError {
+    /// No record came in time.
+    Timeout,
+    /// No record will ever come.
+    Closed,
+}
+
+impl RecvTimeoutError {
+    /// Whether waiting again may succeed.
+    ///
+    /// ```
+    /// # use conveyor_buffer::RecvTimeoutError;
+    /// assert!(RecvTimeoutError::Timeout.is_timeout());
+    /// ```
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout)
+    }
+
+    /// Whether a worker can go home.
+    ///
+    /// ```
+    /// # use conveyor_buffer::RecvTimeoutError;
+    /// assert!(RecvTimeoutError::Closed.is_closed());
+    /// ```
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
+impl fmt::Display for RecvTimeoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("timed out: no record came to be taken"),
+            Self::Closed => TryRecvError::Closed.fmt(f),
+        }
+    }
+}
+
+impl Error for RecvTimeoutError {}
 
 /// Why a stage or a source was not made, or not removed.
 ///

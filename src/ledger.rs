@@ -30,8 +30,14 @@
 //! Credits move pool first on the way in, account first on the way out. In between they are in
 //! transit and count as leased, so that the accounts' leases never sum to more than the pool's.
 
+use std::sync::Weak;
+
 use crate::backpressure::{BackpressureController, BackpressureSignal, Marks, SignalCell, Zone};
-use crate::sync::{Arena, AtomicBool, AtomicSetting, AtomicU64, CachePadded, Mutex, SeqCst};
+use crate::sync::{
+    Arena, AtomicBool, AtomicSetting, AtomicU32, AtomicU64, CachePadded, Event, Listener, Mutex,
+    SeqCst,
+};
+use crate::waiting::{Freed, Gate, WaitingRoom};
 
 /// The pool of credits and the accounts that draw on it.
 pub(crate) struct Ledger {
@@ -47,6 +53,14 @@ pub(crate) struct Ledger {
     /// Credits of records that will not come to a stage again, but could not give them back yet.
     parked: AtomicU64,
     controller: BackpressureController,
+    /// How many want to be told when something is given back: those in the waiting room, those who
+    /// wait for all records to be settled, and a buffer that is closed.
+    attention: AtomicU32,
+    room: Mutex<WaitingRoom>,
+    /// Every stage that draws on these credits, to wake its workers when all is drained.
+    gates: Mutex<Vec<Weak<dyn Gate>>>,
+    /// Rings when every record is settled and somebody listens.
+    settled: Event,
 }
 
 /// Which accounts are in use. Only opening and closing an account takes this lock.
@@ -243,9 +257,24 @@ impl Account {
         self.capacity.load(SeqCst)
     }
 
+    /// Whether it gets no further credit.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.balance().lease == Lease::Closed
+    }
+
+    /// Credits that its own cap leaves.
+    pub(crate) fn room(&self) -> u32 {
+        self.capacity() - self.used()
+    }
+
     /// What the account's own level asks of its source.
     pub(crate) fn signal(&self) -> BackpressureSignal {
         self.cell.signal()
+    }
+
+    /// Resolves when the account's signal has changed.
+    pub(crate) fn listen(&self) -> Listener {
+        self.cell.listen()
     }
 
     #[inline]
@@ -276,6 +305,10 @@ impl Ledger {
             closed: AtomicBool::new(false),
             parked: AtomicU64::new(0),
             controller,
+            attention: AtomicU32::new(0),
+            room: Mutex::new(WaitingRoom::default()),
+            gates: Mutex::new(Vec::new()),
+            settled: Event::new(),
         }
     }
 
@@ -308,7 +341,11 @@ impl Ledger {
         account.cell.reset();
         account.word.store(Balance { lease: Lease::Exact, used: 0 }.pack(), SeqCst);
         register.open += 1;
-        self.share_idle_budget(&mut register);
+        if self.share_idle_budget(&mut register) {
+            drop(register);
+            self.note_pool();
+            self.attend(Freed::default());
+        }
         index
     }
 
@@ -333,10 +370,44 @@ impl Ledger {
             }
         }
         self.give_back(balance.idle());
+        self.note_pool();
+        self.discount();
+        Ok(())
+    }
+
+    /// Closes an account whatever it holds: it gets no further credit, and what is in use stays so
+    /// until it is released.
+    pub(crate) fn shut_account(&self, index: u32) {
+        let account = self.account(index);
+        let mut balance = account.balance();
+        while balance.lease != Lease::Closed {
+            match account.replace(balance, Balance { lease: Lease::Closed, ..balance }) {
+                Ok(()) => {
+                    self.give_back(balance.idle());
+                    self.note_pool();
+                    self.discount();
+                    break;
+                }
+                Err(actual) => balance = actual,
+            }
+        }
+        self.turn_away(index);
+    }
+
+    /// Counts an account as closed.
+    fn discount(&self) {
         let mut register = self.register.lock();
         register.open -= 1;
+        // A larger share for each moves nothing.
         self.share_idle_budget(&mut register);
-        Ok(())
+    }
+
+    /// Tells everybody who waits for credits of a closed account.
+    pub(crate) fn turn_away(&self, index: u32) {
+        self.with_room(|room, ledger| {
+            room.close(ledger, |request| request.account == Some(index));
+        });
+        self.attend(Freed::default());
     }
 
     /// Frees the index of a closed account, when nobody can name it any more.
@@ -351,7 +422,9 @@ impl Ledger {
     /// share shrinks when `open` passes a power of two, and grows when no more than a quarter of the
     /// shares are in use: so that the walks which trim the accounts to a smaller share stay linear in
     /// the number of accounts that are opened.
-    fn share_idle_budget(&self, register: &mut Register) {
+    ///
+    /// The signal does not follow yet. Tells whether the pool's level was moved.
+    fn share_idle_budget(&self, register: &mut Register) -> bool {
         let Register { open, shares, .. } = *register;
         register.shares = if open > shares {
             open.next_power_of_two()
@@ -361,20 +434,23 @@ impl Ledger {
             shares
         };
         let ahead = self.idle_budget / register.shares / 2;
-        if ahead < self.ahead.swap(ahead, SeqCst) {
-            self.accounts.iter().for_each(|(_, account)| self.trim(account));
+        let shrinks = ahead < self.ahead.swap(ahead, SeqCst);
+        if shrinks {
+            for (_, account) in self.accounts.iter() {
+                self.trim(account);
+            }
         }
+        shrinks
     }
 
     /// Gives back the idle credits that an account has above twice its share, down to its share. When
     /// the share has shrunk to nothing, all accounts turn exact, and stay so.
-    fn trim(&self, account: &Account) {
+    ///
+    /// The signal does not follow yet. Tells whether the pool's level was moved.
+    fn trim(&self, account: &Account) -> bool {
         let ahead = self.ahead.load(SeqCst);
         if ahead == 0 {
-            if self.sweep() {
-                self.note_pool(Pool(self.pool.load(SeqCst)));
-            }
-            return;
+            return self.sweep();
         }
         let mut balance = account.balance();
         while balance.idle() > ahead.saturating_mul(2) {
@@ -382,11 +458,12 @@ impl Ledger {
             match account.replace(balance, Balance { lease, ..balance }) {
                 Ok(()) => {
                     self.give_back(balance.idle() - ahead);
-                    return;
+                    return true;
                 }
                 Err(actual) => balance = actual,
             }
         }
+        false
     }
 
     /// Takes up to `wanted` credits for records of that account: all of them, or as many as the caps
@@ -403,7 +480,7 @@ impl Ledger {
         let mut balance = account.balance();
         loop {
             if balance.lease == Lease::Closed {
-                self.return_in_hand(in_hand);
+                self.give_back(in_hand);
                 return Grant::refused(Shortage::Closed, in_hand > 0);
             }
             let capacity = account.capacity();
@@ -413,7 +490,9 @@ impl Ledger {
             let have = balance.idle().saturating_add(in_hand);
             if want > have && !exhausted {
                 let missing = want - have;
-                let ahead = self.ahead.load(SeqCst).min(room - want);
+                // Nobody leases ahead of need while others wait.
+                let ahead =
+                    if self.is_calm() { self.ahead.load(SeqCst).min(room - want) } else { 0 };
                 let leased = self.lease(missing, ahead);
                 in_hand += leased;
                 leased_ahead |= leased > missing;
@@ -454,7 +533,7 @@ impl Ledger {
                         self.announce();
                     }
                     let surplus = have - credits - keep;
-                    self.return_in_hand(surplus);
+                    self.give_back(surplus);
                     let shortage =
                         (credits < wanted).then(|| self.shortage(used, capacity, want - credits));
                     let pool_moved = in_hand > 0 || surplus > 0 || swept;
@@ -480,25 +559,42 @@ impl Ledger {
     pub(crate) fn note(&self, account: &Account, grant: &Grant) {
         account.note(account.used());
         if grant.pool_moved {
-            self.note_pool(Pool(self.pool.load(SeqCst)));
+            self.note_pool();
         }
     }
 
     /// Gives `credits` back for records of that account that are gone.
     #[inline]
     pub(crate) fn release(&self, account: &Account, credits: u32) {
+        let (used, pool_moved) = self.take_back(account, credits);
+        account.note(used);
+        if pool_moved {
+            self.note_pool();
+        }
+    }
+
+    /// The same, but the signals do not follow yet.
+    pub(crate) fn release_quietly(&self, account: &Account, credits: u32) {
+        self.take_back(account, credits);
+    }
+
+    /// Takes credits back from an account. Tells how many are in use then, and whether the pool's
+    /// level was moved.
+    #[inline]
+    fn take_back(&self, account: &Account, credits: u32) -> (u32, bool) {
         let before = Balance::unpack(account.word.fetch_sub(u64::from(credits), SeqCst));
         debug_assert!(before.used >= credits, "more credits given back than were in use");
         let used = before.used - credits;
-        match before.lease {
-            Lease::Exact | Lease::Closed => self.give_back(credits),
-            Lease::Ahead(leased) => {
-                if leased - used > self.ahead.load(SeqCst).saturating_mul(2) {
-                    self.trim(account);
-                }
+        let pool_moved = match before.lease {
+            Lease::Exact | Lease::Closed => {
+                self.give_back(credits);
+                true
             }
-        }
-        account.note(used);
+            Lease::Ahead(leased) => {
+                leased - used > self.ahead.load(SeqCst).saturating_mul(2) && self.trim(account)
+            }
+        };
+        (used, pool_moved)
     }
 
     /// Leases `missing` credits from the pool, `ahead` more while it is far from its cap, and what
@@ -525,24 +621,18 @@ impl Ledger {
         }
     }
 
-    /// Puts credits back into the pool that an account gave up.
+    /// Puts credits back into the pool. The signal does not follow yet.
     fn give_back(&self, credits: u32) {
-        if credits > 0 {
-            let before = self.pool.fetch_sub(u64::from(credits), SeqCst);
-            self.note_pool(Pool(before - u64::from(credits)));
-        }
-    }
-
-    /// Puts credits back into the pool that never reached an account. The signal does not follow
-    /// yet: their lease has not been noted either.
-    fn return_in_hand(&self, credits: u32) {
         if credits > 0 {
             self.pool.fetch_sub(u64::from(credits), SeqCst);
         }
     }
 
-    fn note_pool(&self, left: Pool) {
-        self.controller.cell().follow(self.marks.zone(left.leased()), || {
+    /// Lets the whole buffer's signal follow its level.
+    #[inline]
+    fn note_pool(&self) {
+        let level = || Pool(self.pool.load(SeqCst)).leased();
+        self.controller.cell().follow(self.marks.zone(level()), || {
             self.marks.zone(Pool(self.pool.fetch_add(0, SeqCst)).leased())
         });
     }
@@ -560,10 +650,17 @@ impl Ledger {
             return false;
         }
         for (_, account) in self.accounts.iter() {
-            self.return_in_hand(account.end_lease(Lease::Exact));
+            self.give_back(account.end_lease(Lease::Exact));
         }
         self.update_pool(|pool| (pool.epoch() == before.epoch()).then(|| pool.with_swept()));
         true
+    }
+
+    /// Makes every account exact, so that what is leased is what is in use.
+    pub(crate) fn bring_home(&self) {
+        if self.sweep() {
+            self.note_pool();
+        }
     }
 
     fn update_pool(&self, change: impl Fn(Pool) -> Option<Pool>) {
@@ -577,12 +674,18 @@ impl Ledger {
     }
 
     /// Closes every account. What is in use stays so until it is released. The caller sees to it
-    /// that no account is opened meanwhile or later.
+    /// that no account is opened meanwhile or later, and that this is called once.
     pub(crate) fn close(&self) {
         for (_, account) in self.accounts.iter() {
             self.give_back(account.end_lease(Lease::Closed));
         }
         self.closed.store(true, SeqCst);
+        self.note_pool();
+        // From now on every release looks whether it was the last.
+        self.attention.fetch_add(1, SeqCst);
+        self.with_room(|room, ledger| room.close(ledger, |request| request.account.is_some()));
+        self.pool.fetch_add(0, SeqCst);
+        self.attend(Freed::default());
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -592,6 +695,7 @@ impl Ledger {
     /// Notes that a record has left the stages for good, though it keeps its credit.
     pub(crate) fn park(&self) {
         self.parked.fetch_add(1, SeqCst);
+        self.attend(Freed::default());
     }
 
     /// Notes that such a record is about to give its credit back.
@@ -607,6 +711,87 @@ impl Ledger {
     /// whatever happens in between, the two are equal only if no other record was left at the start.
     pub(crate) fn is_drained(&self) -> bool {
         self.is_closed() && u64::from(self.leased()) == self.parked.load(SeqCst)
+    }
+
+    /// Serves those who wait, if anybody does. Whoever has given credits or places back calls this.
+    #[inline]
+    pub(crate) fn attend(&self, freed: Freed) {
+        if self.attention.load(SeqCst) > 0 {
+            self.serve(freed);
+        }
+    }
+
+    #[cold]
+    fn serve(&self, freed: Freed) {
+        self.with_room(|room, ledger| room.serve(ledger, freed));
+        if self.is_drained() {
+            let gates: Vec<_> = self.gates.lock().iter().filter_map(Weak::upgrade).collect();
+            gates.iter().for_each(|gate| gate.wake_workers());
+        }
+        if self.settled.is_listened_to() && self.is_settled() {
+            self.settled.notify_all();
+        }
+    }
+
+    /// Works on the waiting room, and then does what the work has led to.
+    pub(crate) fn with_room<T>(&self, work: impl FnOnce(&mut WaitingRoom, &Self) -> T) -> T {
+        let mut room = self.room.lock();
+        let done = work(&mut room, self);
+        let aftermath = room.take_aftermath();
+        drop(room);
+        for index in aftermath.to_note {
+            let account = self.account(index);
+            account.note(account.used());
+            self.note_pool();
+        }
+        drop(aftermath.to_drop);
+        for waker in aftermath.to_wake {
+            waker.wake();
+        }
+        done
+    }
+
+    /// Whether nobody waits for anything to be given back.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.attention.load(SeqCst) == 0
+    }
+
+    /// Counts one more who wants to be told when something is given back.
+    pub(crate) fn raise_attention(&self) {
+        self.attention.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn lower_attention(&self) {
+        self.attention.fetch_sub(1, SeqCst);
+    }
+
+    /// Writes to the words that could let a request of that account in, and changes nothing.
+    pub(crate) fn touch(&self, index: u32) {
+        self.account(index).word.fetch_add(0, SeqCst);
+        self.pool.fetch_add(0, SeqCst);
+    }
+
+    /// Writes to the pool's word, and changes nothing.
+    pub(crate) fn touch_pool(&self) {
+        self.pool.fetch_add(0, SeqCst);
+    }
+
+    /// Makes a stage known that draws on these credits.
+    pub(crate) fn add_gate(&self, gate: Weak<dyn Gate>) {
+        let mut gates = self.gates.lock();
+        gates.retain(|gate| gate.strong_count() > 0);
+        gates.push(gate);
+    }
+
+    /// Whether no record is left that has not been settled: acknowledged, handed out or given up.
+    pub(crate) fn is_settled(&self) -> bool {
+        let parked = self.parked.load(SeqCst);
+        u64::from(self.leased()) == parked || u64::from(self.used()) == parked
+    }
+
+    /// Rings when every record is settled, as long as somebody has raised the attention.
+    pub(crate) fn settled(&self) -> &Event {
+        &self.settled
     }
 
     /// Credits leased, idle ones and those in transit included.

@@ -101,6 +101,42 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Waiting
+//!
+//! The `try_` calls answer at once. Without the prefix they are async, on any executor: a source
+//! waits for credits and a place, a worker for a record, a batch for a place in the next stage. The
+//! forms that end in `_blocking` and `_timeout` park the thread instead. A future of these may be
+//! dropped at any time: no record in the buffer, no credit and no wake-up is lost.
+//!
+//! ```
+//! use std::thread;
+//! use std::time::Duration;
+//!
+//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+//!
+//! let manager = BufferManager::new(BufferSettings { max_per_source: 10, ..Default::default() });
+//! let (stage, source) = (manager.stage("load")?, manager.source("kafka-1")?);
+//!
+//! let worker = thread::spawn({
+//!     let stage = stage.clone();
+//!     move || {
+//!         let mut sum = 0;
+//!         while let Ok(batch) = stage.recv_batch_within_blocking(100, Duration::from_millis(5)) {
+//!             sum += batch.iter().map(|record: &BufferedRecord<u64>| record.record).sum::<u64>();
+//!             batch.ack();
+//!         }
+//!         sum
+//!     }
+//! });
+//! for number in 1..=100 {
+//!     source.send_blocking(&stage, BufferedRecord::new(number, "kafka-1", "sums", "load"))?;
+//! }
+//! manager.close();
+//! manager.drain_timeout(Duration::from_secs(60))?;
+//! assert_eq!(worker.join().unwrap(), 5_050);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What holds
 //!
 //! - `used <= leased <= cap` for every source, and the leases of all sources together stay within
@@ -117,7 +153,8 @@
 //! A push that fits its source's lease is one compare-and-swap on the source's account, one on the
 //! stage's occupancy, and one on the stage's ring. The pool that all sources share is written once
 //! for many records while it is far from its cap. Records that are pushed together travel as one
-//! block: a batch of 100 costs about what a single record does.
+//! block: a batch of 100 costs about what a single record does. Those who wait do so in a room with a
+//! lock; as long as it is empty, a push and a settling each look at one flag.
 //!
 //! # Features
 //!
@@ -131,24 +168,35 @@ mod batch;
 mod block;
 mod builder;
 mod dead_letters;
+mod drain;
 mod error;
+mod forward;
 mod ledger;
 mod manager;
 mod record;
+mod recv;
 mod registry;
+mod send;
 mod settings;
+mod signals;
 mod source;
 mod stage;
 mod sync;
+mod waiting;
 
 pub use backpressure::{BackpressureController, BackpressureSignal};
 pub use batch::{Batch, Outcome};
 pub use builder::Builder;
 pub use dead_letters::{DeadLetter, DeadLetters};
-pub use error::{RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError};
+pub use drain::Remaining;
+pub use error::{
+    Closed, RecvTimeoutError, RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError,
+};
 pub use manager::BufferManager;
 pub use record::{BufferedRecord, Envelope};
+pub use send::Permit;
 pub use settings::{BufferSettings, SettingsError};
+pub use signals::SignalReceiver;
 pub use source::Source;
 pub use stage::Stage;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backpressure::BackpressureController;
 use crate::builder::Builder;
 use crate::dead_letters::DeadLetters;
+use crate::drain::Remaining;
 use crate::error::{RegistryError, Rejected, RejectedBatch};
 use crate::record::Envelope;
 use crate::registry::Registry;
@@ -527,6 +528,16 @@ impl<E: Envelope> BufferManager<E> {
     /// ```
     pub fn is_closed(&self) -> bool {
         self.registry.ledger().is_closed()
+    }
+}
+
+impl<E: Envelope> BufferManager<E> {
+    pub(crate) fn ledger(&self) -> &crate::ledger::Ledger {
+        self.registry.ledger()
+    }
+
+    pub(crate) fn held(&self) -> Remaining {
+        self.registry.held()
     }
 }
 

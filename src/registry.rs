@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::iter::Peekable;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::batch::exhausted;
 use crate::dead_letters::{DeadLetter, DeadLetterQueue, Label};
+use crate::drain::Remaining;
 use crate::error::{RegistryError, RejectReason, Rejected, RejectedBatch};
 use crate::ledger::Ledger;
 use crate::record::Envelope;
@@ -119,6 +120,19 @@ impl<E: Envelope> Registry<E> {
         names
     }
 
+    /// The stages and the sources that hold records, in order.
+    pub(crate) fn held(&self) -> Remaining {
+        let some = |id: &Arc<str>, held: u32| (held > 0).then(|| (id.to_string(), held as usize));
+        let (stages, sources) = (self.stages.pin(), self.sources.pin());
+        let in_stages = stages.values().filter_map(|stage| some(stage.id(), stage.occupied()));
+        let of_sources = sources.values().filter_map(|s| some(s.id(), s.account().used()));
+        let mut remaining =
+            Remaining { stages: in_stages.collect(), sources: of_sources.collect() };
+        remaining.stages.sort_unstable();
+        remaining.sources.sort_unstable();
+        remaining
+    }
+
     /// Pushes a record to the stage of that name, for the source that it names itself.
     pub(crate) fn push(&self, stage_id: &str, mut record: E) -> Result<(), Rejected<E>> {
         loop {
@@ -127,7 +141,9 @@ impl<E: Envelope> Registry<E> {
                 (stages.get(stage_id), sources.get(record.source_id()))
             {
                 match source.push(stage, record) {
-                    Err(rejected) if self.was_removed(&rejected.reason) => record = rejected.record,
+                    Err(rejected) if self.was_removed(&rejected.reason, stage, source) => {
+                        record = rejected.record;
+                    }
                     done => return done,
                 }
             }
@@ -238,7 +254,7 @@ impl<E: Envelope> Registry<E> {
         &self,
         stage_id: &str,
         mut records: Vec<E>,
-        store: impl Fn(&Arc<StageCore<E>>, &SourceCore, Vec<E>) -> Result<(), RejectedBatch<E>>,
+        store: impl Fn(&Arc<StageCore<E>>, &Arc<SourceCore>, Vec<E>) -> Result<(), RejectedBatch<E>>,
     ) -> Result<(), RejectedBatch<E>> {
         // What a stage took before it was removed and the rest went to its successor.
         let mut accepted = 0;
@@ -249,7 +265,7 @@ impl<E: Envelope> Registry<E> {
             {
                 let Err(mut rejected) = store(stage, source, records) else { return Ok(()) };
                 rejected.accepted += accepted;
-                if !self.was_removed(&rejected.reason) {
+                if !self.was_removed(&rejected.reason, stage, source) {
                     return Err(rejected);
                 }
                 (accepted, records) = (rejected.accepted, rejected.records);
@@ -271,9 +287,21 @@ impl<E: Envelope> Registry<E> {
     }
 
     /// Whether a push was refused because its stage or source was removed after it was looked up. Then
-    /// the names can be made anew.
-    fn was_removed(&self, reason: &RejectReason) -> bool {
-        reason.is_closed() && !self.ledger.is_closed()
+    /// the names can be made anew. Waits for a removal that is under way.
+    fn was_removed(
+        &self,
+        reason: &RejectReason,
+        stage: &Arc<StageCore<E>>,
+        source: &Arc<SourceCore>,
+    ) -> bool {
+        if !reason.is_closed() || self.ledger.is_closed() {
+            return false;
+        }
+        let _census = self.census.lock();
+        let same_stage = self.find_stage(stage.id()).is_some_and(|now| Arc::ptr_eq(&now, stage));
+        let same_source =
+            self.find_source(source.id()).is_some_and(|now| Arc::ptr_eq(&now, source));
+        !(same_stage && same_source)
     }
 
     /// Sees to it that both names exist, or makes neither. Waits for a removal that is under way.
@@ -309,6 +337,8 @@ impl<E: Envelope> Registry<E> {
             Arc::clone(&self.ledger),
             Arc::clone(&self.dead_letters),
         ));
+        let gate: Weak<StageCore<E>> = Arc::downgrade(&stage);
+        self.ledger.add_gate(gate);
         self.stages.pin().insert(id, Arc::clone(&stage));
         census.stages += 1;
         Ok(stage)
@@ -358,6 +388,8 @@ impl<E: Envelope> Registry<E> {
         })?;
         remove(&self.stages, id);
         census.stages -= 1;
+        drop(census);
+        stage.turn_away();
         Ok(())
     }
 
@@ -373,14 +405,17 @@ impl<E: Envelope> Registry<E> {
         })?;
         remove(&self.sources, id);
         census.sources -= 1;
+        drop(census);
+        source.turn_away();
         Ok(())
     }
 
     /// Refuses new names and new records.
     pub(crate) fn close(&self) {
-        let mut census = self.census.lock();
-        census.closed = true;
-        self.ledger.close();
+        let was_closed = std::mem::replace(&mut self.census.lock().closed, true);
+        if !was_closed {
+            self.ledger.close();
+        }
     }
 }
 

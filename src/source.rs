@@ -11,7 +11,9 @@ use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::ledger::{Account, Ledger, Shortage};
 use crate::record::Envelope;
 use crate::settings::MAX_CAP;
+use crate::signals::SignalReceiver;
 use crate::stage::{NotAdmitted, Places, Stage, StageCore};
+use crate::waiting::{Freed, Lack};
 
 /// A handle to one source: what its records are pushed with, and charged to.
 ///
@@ -68,6 +70,98 @@ impl SourceCore {
         self.ledger.close_account(self.account)
     }
 
+    /// Tells everybody who waits for credits of this closed source.
+    pub(crate) fn turn_away(&self) {
+        self.ledger.turn_away(self.account);
+    }
+
+    /// Takes credits and places for `records` records: all, or `None` where they are not there now, and
+    /// also while others wait, who came first.
+    ///
+    /// # Errors
+    ///
+    /// Why they will never be had.
+    pub(crate) fn admit_whole<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        records: usize,
+    ) -> Result<Option<Age>, RejectReason> {
+        if let Some(age) =
+            self.ledger.is_calm().then(|| self.admit_at_once(stage, records)).flatten()
+        {
+            return Ok(Some(age));
+        }
+        self.check_size(stage, records)?;
+        if !self.ledger.is_calm() {
+            return Ok(None);
+        }
+        let account = self.account();
+        let grant = self.ledger.acquire(account, count(records));
+        let mut shortage = grant.shortage == Some(Shortage::Closed);
+        if grant.shortage.is_none() {
+            let places = stage.admit_all(grant.credits);
+            if places.shortage.is_none() {
+                self.ledger.note(account, &grant);
+                return Ok(Some(places.age));
+            }
+            shortage = places.shortage == Some(NotAdmitted::Closed);
+        }
+        self.ledger.release(account, grant.credits);
+        self.ledger.note(account, &grant);
+        self.ledger.attend(Freed { gate: None, account: Some(self.account) });
+        if shortage { Err(RejectReason::Closed) } else { Ok(None) }
+    }
+
+    /// Whether so many records can ever be in that stage at once.
+    fn check_size<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        records: usize,
+    ) -> Result<(), RejectReason> {
+        if !Arc::ptr_eq(&self.ledger, stage.ledger()) {
+            return Err(RejectReason::ForeignStage { stage_id: Arc::clone(stage.id()) });
+        }
+        let too_large = |capacity: u32, limit: &dyn Fn() -> String| {
+            let (capacity, limit) = (capacity as usize, limit());
+            Err(RejectReason::TooLarge { records, capacity, limit })
+        };
+        let (own, global) = (self.account().capacity(), self.ledger.capacity());
+        match records {
+            n if n > own as usize => too_large(own, &|| format!("source {}", self.id)),
+            n if n > global as usize => too_large(global, &|| "the buffer".to_owned()),
+            n if n > stage.capacity() as usize => {
+                too_large(stage.capacity(), &|| format!("stage {}", stage.id()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The limit that keeps a request waiting.
+    pub(crate) fn obstacle<E: Envelope>(&self, stage: &StageCore<E>, lack: Lack) -> RejectReason {
+        let account = self.account();
+        match lack {
+            Lack::Source => self
+                .refusal(Shortage::Source { held: account.used(), capacity: account.capacity() }),
+            Lack::Pool => {
+                let (held, capacity) = (self.ledger.used(), self.ledger.capacity());
+                self.refusal(Shortage::Global { held, capacity })
+            }
+            Lack::Stage => refusal(stage, NotAdmitted::Full { held: stage.occupied() }),
+        }
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.account
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    pub(crate) fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
     pub(crate) fn utilization(&self) -> f64 {
         let account = self.account();
         f64::from(account.used()) / f64::from(account.capacity())
@@ -115,6 +209,10 @@ impl SourceCore {
             self.ledger.release(account, grant.credits - places.records);
         }
         self.ledger.note(account, &grant);
+        if places.records < grant.credits || grant.shortage.is_some() {
+            // What was given back may be what somebody waits for.
+            self.ledger.attend(Freed { gate: None, account: Some(self.account) });
+        }
         let refusal = match (grant.shortage, places.shortage) {
             (None, None) => None,
             (_, Some(shortage)) => Some(refusal(stage, shortage)),
@@ -138,6 +236,7 @@ impl SourceCore {
             account.note(used);
         } else {
             self.ledger.release(account, wanted);
+            self.ledger.attend(Freed { gate: None, account: Some(self.account) });
         }
         age
     }
@@ -265,6 +364,10 @@ impl<E: Envelope> Source<E> {
         Self { core, records: PhantomData }
     }
 
+    pub(crate) fn core(&self) -> &Arc<SourceCore> {
+        &self.core
+    }
+
     /// Pushes one record to a stage, without waiting.
     ///
     /// # Errors
@@ -371,6 +474,58 @@ impl<E: Envelope> Source<E> {
     /// ```
     pub fn signal(&self) -> BackpressureSignal {
         self.core.account().signal().max(self.core.ledger.controller().current())
+    }
+
+    /// A receiver that follows [`signal`](Self::signal) from now on.
+    ///
+    /// ```
+    /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut signals = source.signals();
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 9])?;
+    /// assert_eq!(signals.changed_blocking(), BackpressureSignal::SlowDown);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn signals(&self) -> SignalReceiver {
+        SignalReceiver::of_source(self.core.ledger.controller().clone(), Arc::clone(&self.core))
+    }
+
+    /// Closes the source: from now on its pushes are refused as [`Closed`](RejectReason::Closed), and
+    /// those that wait are told so. What it has in the buffer stays there, to be drained. Closing
+    /// twice is no different.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    /// source.try_send(&stage, line.clone())?;
+    /// source.close();
+    /// assert!(source.try_send(&stage, line).unwrap_err().is_closed());
+    /// assert_eq!(stage.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) {
+        self.core.ledger.shut_account(self.core.account);
+    }
+
+    /// Whether the source takes no more records, because it was closed or removed, or the whole
+    /// buffer was closed.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// let source = manager.source("a")?;
+    /// assert!(!source.is_closed());
+    /// manager.close();
+    /// assert!(source.is_closed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_closed(&self) -> bool {
+        self.core.account().is_closed()
     }
 
     /// The source's name.

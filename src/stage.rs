@@ -12,7 +12,8 @@ use crate::dead_letters::{DeadLetter, DeadLetterQueue, Label};
 use crate::error::TryRecvError;
 use crate::ledger::Ledger;
 use crate::record::Envelope;
-use crate::sync::{ArrayQueue, AtomicU64, CachePadded, SeqCst};
+use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, CachePadded, Event, Listener, SeqCst};
+use crate::waiting::{Freed, Gate, gate_id};
 
 /// A handle to one stage: where workers take batches from.
 ///
@@ -59,6 +60,9 @@ pub(crate) struct StageCore<E: Envelope> {
     front: ArrayQueue<Box<Front<E>>>,
     /// How many records the front lane holds.
     front_len: CachePadded<AtomicU64>,
+    /// How many workers wait for records, and what wakes them.
+    idle_workers: AtomicU32,
+    bell: Event,
     ledger: Arc<Ledger>,
     retry_limit: Option<u32>,
     dead_letters: Arc<DeadLetterQueue<E>>,
@@ -103,10 +107,15 @@ impl Occupancy {
     }
 
     fn admit(self, records: u32) -> Self {
+        Self(self.count_on(records).0 + u64::from(records))
+    }
+
+    /// As many ages later.
+    fn count_on(self, records: u32) -> Self {
         let admitted = ((self.0 & !CLOSED) >> COUNT_SHIFT) + u64::from(records);
         // A carry out of the count is cut off.
         let count = admitted << COUNT_SHIFT & !CLOSED;
-        Self(self.0 & CLOSED | count | u64::from(self.occupied() + records))
+        Self(self.0 & CLOSED | count | u64::from(self.occupied()))
     }
 }
 
@@ -144,6 +153,8 @@ impl<E: Envelope> StageCore<E> {
             surplus: CachePadded::new(AtomicU64::new(0)),
             front: ArrayQueue::new(slots),
             front_len: CachePadded::new(AtomicU64::new(0)),
+            idle_workers: AtomicU32::new(0),
+            bell: Event::new(),
             ledger,
             retry_limit,
             dead_letters,
@@ -250,6 +261,7 @@ impl<E: Envelope> StageCore<E> {
     }
 
     /// Queues records that hold places here and credits of that account.
+    #[inline]
     pub(crate) fn enqueue(&self, account: u32, age: Age, records: Records<E>) {
         let surplus = records.len() as u64 - 1;
         if surplus > 0 {
@@ -257,6 +269,7 @@ impl<E: Envelope> StageCore<E> {
         }
         let pushed = self.ring.push(Block { account, age, records });
         assert!(pushed.is_ok(), "a ring has a slot for each record that is admitted");
+        self.wake_worker();
     }
 
     /// Puts records that hold places here before all newer ones.
@@ -268,7 +281,7 @@ impl<E: Envelope> StageCore<E> {
         let (records, runs) = held.into_parts();
         let mut records = records.into_vec().into_iter();
         let mut pieces = VecDeque::with_capacity(1);
-        for run in runs.as_slice() {
+        for run in runs.iter() {
             let records = if run.len as usize == records.len() {
                 std::mem::take(&mut records)
             } else {
@@ -282,6 +295,35 @@ impl<E: Envelope> StageCore<E> {
     fn push_front(&self, front: Box<Front<E>>) {
         let pushed = self.front.push(front);
         assert!(pushed.is_ok(), "a front lane has a slot for each record that is admitted");
+        self.wake_worker();
+    }
+
+    /// Wakes one more of the workers that wait for records, if there are any.
+    ///
+    /// Whoever calls this has written to a queue by a read-modify-write, and a worker that begins to
+    /// wait has counted itself by one before it looks into the queues: so one of the two sees the
+    /// other.
+    #[inline]
+    fn wake_worker(&self) {
+        if self.idle_workers.load(SeqCst) > 0 {
+            self.ring_bell();
+        }
+    }
+
+    #[cold]
+    fn ring_bell(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Counts a worker that is about to wait.
+    pub(crate) fn idle_worker(self: &Arc<Self>) -> IdleWorker<E> {
+        let listener = self.bell.listen();
+        self.idle_workers.fetch_add(1, SeqCst);
+        // Whatever is done to these words later is done by somebody who sees this worker.
+        self.front_len.fetch_add(0, SeqCst);
+        self.occupancy.fetch_add(0, SeqCst);
+        self.ledger.touch_pool();
+        IdleWorker { stage: Arc::clone(self), listener }
     }
 
     /// Takes up to `max` records, if there are any: from the front lane first, then from the ring.
@@ -304,8 +346,8 @@ impl<E: Envelope> StageCore<E> {
         if max == 0 {
             return None;
         }
-        let mut held = self.take_from_front(max);
-        self.top_up(&mut held, max);
+        let mut held = Held::default();
+        self.add_to(&mut held, max);
         (held.len() > 0).then_some(held)
     }
 
@@ -321,6 +363,14 @@ impl<E: Envelope> StageCore<E> {
         };
         self.top_up(&mut held, max);
         held
+    }
+
+    /// Adds what waits to be taken to a batch that is to hold at most `max` records.
+    pub(crate) fn add_to(&self, held: &mut Held<E>, max: usize) {
+        if held.len() < max && self.front_len.load(SeqCst) > 0 {
+            self.add_from_front(held, max);
+        }
+        self.top_up(held, max);
     }
 
     /// Adds what the ring has.
@@ -359,9 +409,9 @@ impl<E: Envelope> StageCore<E> {
 
     /// Only a look at all entries tells which records are the oldest: so they become one entry, in
     /// order, and what is not wanted goes back as that.
-    fn take_from_front(&self, max: usize) -> Held<E> {
-        let mut held = Held::default();
-        let Some(mut front) = self.front.pop() else { return held };
+    fn add_from_front(&self, held: &mut Held<E>, max: usize) {
+        let Some(mut front) = self.front.pop() else { return };
+        let before = held.len();
         let now = self.occupancy().next_age();
         let others = std::iter::from_fn(|| self.front.pop()).flat_map(|other| other.pieces);
         front.merge(others.collect(), now);
@@ -374,11 +424,10 @@ impl<E: Envelope> StageCore<E> {
                 front.pieces.pop_front();
             }
         }
-        self.front_len.fetch_sub(held.len() as u64, SeqCst);
+        self.front_len.fetch_sub((held.len() - before) as u64, SeqCst);
         if !front.pieces.is_empty() {
             self.push_front(front);
         }
-        held
     }
 
     /// Moves records to the dead letters. Those that find no room there keep what they hold here
@@ -386,7 +435,7 @@ impl<E: Envelope> StageCore<E> {
     pub(crate) fn bury(self: &Arc<Self>, held: Held<E>, labels: Vec<Label>) {
         let (records, runs) = held.into_parts();
         let mut letters = records.into_vec().into_iter().zip(labels);
-        for run in runs.as_slice() {
+        for run in runs.iter() {
             for (record, label) in letters.by_ref().take(run.len as usize) {
                 let letter = DeadLetter::new(record, label, &self.id);
                 match self.dead_letters.push(letter) {
@@ -399,39 +448,69 @@ impl<E: Envelope> StageCore<E> {
 
     /// Gives back the place and the credit of one record that is gone.
     pub(crate) fn release_one(&self, account: u32) {
-        self.release_run(Run { account, age: Age::default(), len: 1 });
+        self.release_some(account, 1);
+    }
+
+    /// Gives back places and credits of one account.
+    pub(crate) fn release_some(&self, account: u32, records: u32) {
+        self.release_run(Run { account, age: Age::default(), len: records });
     }
 
     /// Gives back the places and the credits of records that are gone: the places first, for they
     /// were taken last.
     #[inline]
     pub(crate) fn release(&self, runs: &Runs) {
-        match runs {
-            Runs::One(run) => self.release_run(*run),
-            Runs::Many(runs) => {
-                self.release_places(runs.iter().map(|run| run.len).sum());
-                for run in runs {
-                    self.ledger.release(self.ledger.account(run.account), run.len);
-                }
-            }
+        if let Some(run) = runs.only() {
+            return self.release_run(run);
+        }
+        self.give_places_back(runs.iter().map(|run| run.len).sum());
+        for run in runs.iter() {
+            self.ledger.release(self.ledger.account(run.account), run.len);
+            self.ledger.attend(self.freed(Some(run.account)));
         }
     }
 
     #[inline]
     fn release_run(&self, run: Run) {
-        self.release_places(run.len);
+        self.give_places_back(run.len);
         self.ledger.release(self.ledger.account(run.account), run.len);
+        self.ledger.attend(self.freed(Some(run.account)));
+    }
+
+    fn freed(&self, account: Option<u32>) -> Freed {
+        Freed { gate: Some(std::ptr::from_ref(self).cast::<()>() as usize), account }
     }
 
     /// Gives back places only: the records live on elsewhere.
     pub(crate) fn release_places(&self, records: u32) {
-        if records > 0 {
-            let before = Occupancy(self.occupancy.fetch_sub(u64::from(records), SeqCst));
-            debug_assert!(before.occupied() >= records, "more places given back than were taken");
-        }
+        self.give_places_back(records);
+        self.ledger.attend(self.freed(None));
     }
 
-    /// Closes a stage that holds nothing.
+    /// Closes a stage whatever it holds: nothing more is admitted.
+    pub(crate) fn shut(&self) {
+        let mut now = self.occupancy();
+        while !now.is_closed() {
+            let closed = now.0 | CLOSED;
+            match self.occupancy.compare_exchange(now.0, closed, SeqCst, SeqCst) {
+                Ok(_) => break,
+                Err(actual) => now = Occupancy(actual),
+            }
+        }
+        self.turn_away();
+    }
+
+    /// Tells everybody who waits at a closed stage.
+    pub(crate) fn turn_away(&self) {
+        let this = self.freed(None).gate;
+        self.ledger.with_room(|room, ledger| {
+            room.close(ledger, |request| Some(gate_id(&request.gate)) == this);
+        });
+        self.bell.notify_all();
+    }
+
+    /// Closes a stage that holds nothing. Those who wait at it are to be told, by
+    /// [`turn_away`](Self::turn_away).
     ///
     /// # Errors
     ///
@@ -450,10 +529,71 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
+    /// Whether nothing is admitted any more.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.occupancy().is_closed()
+    }
+
     /// Whether no record will ever come here again.
     fn is_drained(&self) -> bool {
         let now = self.occupancy();
         now.is_closed() && now.occupied() == 0 || self.ledger.is_drained()
+    }
+}
+
+impl<E: Envelope> Gate for StageCore<E> {
+    fn room(&self) -> u32 {
+        Self::room(self)
+    }
+
+    fn admit(&self, wanted: u32) -> Places {
+        Self::admit(self, wanted)
+    }
+
+    fn admit_all(&self, wanted: u32) -> Places {
+        Self::admit_all(self, wanted)
+    }
+
+    #[inline]
+    fn give_places_back(&self, records: u32) {
+        if records > 0 {
+            let before = Occupancy(self.occupancy.fetch_sub(u64::from(records), SeqCst));
+            debug_assert!(before.occupied() >= records, "more places given back than were taken");
+            if before.is_closed() && before.occupied() == records {
+                self.bell.notify_all();
+            }
+        }
+    }
+
+    fn ages(&self, records: u32) -> Age {
+        let mut now = self.occupancy();
+        loop {
+            let new = now.count_on(records);
+            match self.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst) {
+                Ok(_) => return now.next_age(),
+                Err(actual) => now = Occupancy(actual),
+            }
+        }
+    }
+
+    fn touch(&self) {
+        self.occupancy.fetch_add(0, SeqCst);
+    }
+
+    fn wake_workers(&self) {
+        self.bell.notify_all();
+    }
+}
+
+/// A worker that waits: it is counted as long as this lives.
+pub(crate) struct IdleWorker<E: Envelope> {
+    stage: Arc<StageCore<E>>,
+    pub(crate) listener: Listener,
+}
+
+impl<E: Envelope> Drop for IdleWorker<E> {
+    fn drop(&mut self) {
+        self.stage.idle_workers.fetch_sub(1, SeqCst);
     }
 }
 

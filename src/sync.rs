@@ -1,4 +1,4 @@
-//! The only file that names atomics, locks, queues, the arena and the map.
+//! The only file that names atomics, locks, queues, events, timers, the arena and the map.
 //!
 //! The models in `loom-tests/` bring a `sync` module of their own with the same names, whose
 //! atomics and locks are loom's and whose queues, arena and map are stand-ins. Everything else in
@@ -10,16 +10,23 @@
 //! under acquire and release only, so that no step depends on more than that.
 
 use std::borrow::Borrow;
+use std::future::Future;
 use std::hash::Hash;
+use std::pin::pin;
+use std::sync::Arc;
 /// A number that is written under a lock before it matters, or of which any value is right: the
 /// models do not explore the order of its reads.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 pub(crate) use boxcar::Vec as Arena;
 pub(crate) use crossbeam_queue::{ArrayQueue, SegQueue};
 pub(crate) use crossbeam_utils::CachePadded;
+use event_listener::IntoNotification;
 use papaya::Guard;
 pub(crate) use papaya::HashMap as Map;
 pub(crate) use parking_lot::Mutex;
@@ -30,4 +37,69 @@ pub(crate) fn remove<K: Borrow<str> + Hash + Eq, V>(map: &Map<K, V>, key: &str) 
     let guard = map.guard();
     map.remove(key, &guard);
     guard.flush();
+}
+
+/// Wakes the tasks and threads that listen.
+pub(crate) struct Event(event_listener::Event);
+
+/// One who listens: a future that resolves when it was notified. Dropped before it is polled to its
+/// end, it passes the notification on.
+pub(crate) use event_listener::EventListener as Listener;
+
+impl Event {
+    pub(crate) fn new() -> Self {
+        Self(event_listener::Event::new())
+    }
+
+    pub(crate) fn listen(&self) -> Listener {
+        self.0.listen()
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn is_listened_to(&self) -> bool {
+        self.0.total_listeners() > 0
+    }
+
+    /// Notifies one more listener.
+    pub(crate) fn notify_one(&self) {
+        self.0.notify(1.additional());
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify(usize::MAX);
+    }
+}
+
+/// A time that passes.
+pub(crate) use futures_timer::Delay as Sleep;
+
+/// Resolves after that time.
+pub(crate) fn sleep(time: Duration) -> Sleep {
+    Sleep::new(time)
+}
+
+/// Runs a future on this thread, which sleeps between polls, up to that moment: then `None`, and the
+/// future is dropped.
+pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
+        }
+        match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            None => thread::park(),
+            Some(Duration::ZERO) => return None,
+            Some(left) => thread::park_timeout(left),
+        }
+    }
 }

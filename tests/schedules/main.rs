@@ -23,8 +23,14 @@ mod builder;
 #[path = "../../src/dead_letters.rs"]
 mod dead_letters;
 #[allow(dead_code)]
+#[path = "../../src/drain.rs"]
+mod drain;
+#[allow(dead_code)]
 #[path = "../../src/error.rs"]
 mod error;
+#[allow(dead_code)]
+#[path = "../../src/forward.rs"]
+mod forward;
 #[allow(dead_code)]
 #[path = "../../src/ledger.rs"]
 mod ledger;
@@ -35,17 +41,29 @@ mod manager;
 #[path = "../../src/record.rs"]
 mod record;
 #[allow(dead_code)]
+#[path = "../../src/recv.rs"]
+mod recv;
+#[allow(dead_code)]
 #[path = "../../src/registry.rs"]
 mod registry;
 #[allow(dead_code)]
+#[path = "../../src/send.rs"]
+mod send;
+#[allow(dead_code)]
 #[path = "../../src/settings.rs"]
 mod settings;
+#[allow(dead_code)]
+#[path = "../../src/signals.rs"]
+mod signals;
 #[allow(dead_code)]
 #[path = "../../src/source.rs"]
 mod source;
 #[allow(dead_code)]
 #[path = "../../src/stage.rs"]
 mod stage;
+#[allow(dead_code)]
+#[path = "../../src/waiting.rs"]
+mod waiting;
 
 mod buffer;
 mod explore;

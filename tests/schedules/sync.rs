@@ -4,16 +4,20 @@
 //! a point before and one after it let others come in between.
 
 use std::borrow::Borrow;
+use std::future::Future;
 use std::hash::Hash;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 pub(crate) use boxcar::Vec as Arena;
 pub(crate) use crossbeam_utils::CachePadded;
+pub(crate) use event_listener::EventListener as Listener;
+use event_listener::IntoNotification;
 use papaya::Guard;
 pub(crate) use papaya::HashMap as Map;
 pub(crate) use shuttle::sync::atomic::AtomicU32 as AtomicSetting;
 pub(crate) use shuttle::sync::atomic::Ordering::SeqCst;
-pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use shuttle::sync::{Mutex as ShuttleMutex, MutexGuard};
 
 /// A lock that answers as `parking_lot`'s does.
@@ -103,4 +107,45 @@ pub(crate) fn remove<K: Borrow<str> + Hash + Eq, V>(map: &Map<K, V>, key: &str) 
     let guard = map.guard();
     map.remove(key, &guard);
     guard.flush();
+}
+
+/// The real event, with points around each call: its own lock is never held at a point.
+pub(crate) struct Event {
+    event: event_listener::Event,
+    point: Point,
+}
+
+impl Event {
+    pub(crate) fn new() -> Self {
+        Self { event: event_listener::Event::new(), point: Point::new() }
+    }
+
+    pub(crate) fn listen(&self) -> Listener {
+        self.point.around(|| self.event.listen())
+    }
+
+    pub(crate) fn is_listened_to(&self) -> bool {
+        self.point.around(|| self.event.total_listeners() > 0)
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.point.around(|| self.event.notify(1.additional()));
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.point.around(|| self.event.notify(usize::MAX));
+    }
+}
+
+/// There is no time under a schedule: it is over at once.
+pub(crate) type Sleep = std::future::Ready<()>;
+
+pub(crate) fn sleep(_: Duration) -> Sleep {
+    std::future::ready(())
+}
+
+/// Runs a future on this thread. A schedule has no deadlines.
+pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
+    assert!(deadline.is_none(), "there is no time under a schedule");
+    Some(shuttle::future::block_on(future))
 }

@@ -1,0 +1,242 @@
+//! Waiting: no wake-up is lost, whoever gives up.
+
+use loom::future::block_on;
+use loom::thread;
+
+use crate::error::TryRecvError;
+use crate::harness::{buffer, drain, explore, explore_within, ids, item, items, poll_once, take};
+
+#[test]
+fn a_worker_that_waits_is_woken_by_a_push() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || source.try_send(&stage, item("a", 0)).unwrap()
+        });
+        let batch = block_on(stage.recv_batch(2)).unwrap();
+        assert_eq!(ids(&batch), [0]);
+        batch.ack();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_waits_is_woken_by_a_return() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        manager.source("a").unwrap().try_send(&stage, item("a", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let other = thread::spawn(move || batch.return_to_buffer());
+        let batch = block_on(stage.recv_batch(2)).unwrap();
+        assert_eq!(ids(&batch), [0]);
+        batch.ack();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn two_workers_that_wait_get_a_record_each() {
+    explore_within(3, || {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || block_on(stage.recv_batch(1)).unwrap().ack()
+        });
+        source.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        block_on(stage.recv_batch(1)).unwrap().ack();
+        other.join().unwrap();
+        assert!(drain(&stage).is_empty());
+    });
+}
+
+#[test]
+fn a_worker_that_was_woken_and_gives_up_wakes_another() {
+    explore_within(2, || {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let fickle = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                // Waits for a moment, and goes: with the record, or without.
+                if let Some(batch) = poll_once(stage.recv_batch(1)) {
+                    batch.unwrap().return_to_buffer();
+                }
+            }
+        });
+        let pusher = thread::spawn({
+            let stage = stage.clone();
+            move || source.try_send(&stage, item("a", 0)).unwrap()
+        });
+        block_on(stage.recv_batch(1)).unwrap().ack();
+        fickle.join().unwrap();
+        pusher.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_waits_is_told_when_a_closed_buffer_is_drained() {
+    explore_within(3, || {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let last = manager.stage("last").unwrap();
+        manager.source("a").unwrap().try_send(&last, item("a", 0)).unwrap();
+        let batch = take(&last, 1).unwrap();
+        let other = thread::spawn({
+            let manager = manager.clone();
+            move || manager.close()
+        });
+        let worker = thread::spawn(move || block_on(stage.recv_batch(1)).is_err());
+        batch.ack();
+        assert!(worker.join().unwrap());
+        other.join().unwrap();
+        assert_eq!(last.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+    });
+}
+
+#[test]
+fn a_source_that_waits_for_its_own_credit_is_woken_by_a_release() {
+    explore(|| {
+        let manager = buffer(2, 2, 1);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send(&stage, item("a", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let other = thread::spawn(move || batch.ack());
+        block_on(source.send(&stage, item("a", 1))).unwrap();
+        other.join().unwrap();
+        assert_eq!(drain(&stage), [1]);
+        assert_eq!(source.available_credits(), 1);
+    });
+}
+
+#[test]
+fn a_source_that_waits_for_a_global_credit_is_woken_whoever_leased_it() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                if a.try_send(&stage, item("a", 0)).is_ok() {
+                    take(&stage, 1).into_iter().for_each(|batch| batch.ack());
+                }
+            }
+        });
+        block_on(b.send_batch(&stage, items("b", 1..3))).unwrap();
+        other.join().unwrap();
+        // The other thread may have taken these in the place of its own.
+        drain(&stage);
+        assert_eq!(b.available_credits(), 2);
+    });
+}
+
+#[test]
+fn a_source_that_waits_for_a_place_is_woken_by_a_settling() {
+    explore(|| {
+        let manager = buffer(3, 1, 3);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send(&stage, item("a", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let other = thread::spawn(move || batch.ack());
+        block_on(b.send(&stage, item("b", 1))).unwrap();
+        other.join().unwrap();
+        assert_eq!(drain(&stage), [1]);
+    });
+}
+
+#[test]
+fn a_source_that_gives_up_lets_the_next_in_line_go_on() {
+    explore_within(2, || {
+        let manager = buffer(2, 2, 1);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send(&stage, item("a", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let fickle = thread::spawn({
+            let (stage, source) = (stage.clone(), source.clone());
+            move || poll_once(source.reserve(&stage, 1)).map(drop)
+        });
+        let worker = thread::spawn(move || batch.ack());
+        block_on(source.send(&stage, item("a", 1))).unwrap();
+        fickle.join().unwrap();
+        worker.join().unwrap();
+        assert_eq!(drain(&stage), [1]);
+        assert_eq!(source.available_credits(), 1);
+    });
+}
+
+#[test]
+fn a_forward_that_waits_is_woken_by_a_settling() {
+    explore(|| {
+        let manager = buffer(2, 1, 2);
+        let (parse, load) = (manager.stage("parse").unwrap(), manager.stage("load").unwrap());
+        let source = manager.source("a").unwrap();
+        source.try_send(&parse, item("a", 0)).unwrap();
+        source.try_send(&load, item("a", 1)).unwrap();
+        let (from_parse, from_load) = (take(&parse, 1).unwrap(), take(&load, 1).unwrap());
+        let other = thread::spawn(move || from_load.ack());
+        block_on(from_parse.forward(&load)).unwrap();
+        other.join().unwrap();
+        assert_eq!(drain(&load), [0]);
+        assert!(drain(&parse).is_empty());
+        assert_eq!(source.available_credits(), 2);
+    });
+}
+
+#[test]
+fn whoever_waits_at_a_stage_that_is_closed_is_turned_away() {
+    explore(|| {
+        let manager = buffer(2, 1, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send(&stage, item("a", 0)).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || stage.close()
+        });
+        let rejected = block_on(source.send(&stage, item("a", 1))).unwrap_err();
+        assert!(rejected.is_closed());
+        other.join().unwrap();
+        assert_eq!(drain(&stage), [0]);
+    });
+}
+
+#[test]
+fn a_drain_ends_with_the_last_settling() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        manager.source("a").unwrap().try_send(&stage, item("a", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let other = thread::spawn(move || batch.ack());
+        block_on(manager.drain());
+        assert!(manager.remaining().is_empty());
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_receiver_of_signals_ends_up_on_the_latest() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        let mut signals = source.signals();
+        let other = thread::spawn({
+            let source = source.clone();
+            move || source.try_send_batch(&stage, items("a", 0..2)).unwrap()
+        });
+        while block_on(signals.changed()) != crate::backpressure::BackpressureSignal::Pause {}
+        other.join().unwrap();
+        assert_eq!(signals.current(), source.signal());
+    });
+}

@@ -1,0 +1,278 @@
+//! Taking batches as they come: the waiting calls of a stage.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::batch::Batch;
+use crate::block::Held;
+use crate::error::{Closed, RecvTimeoutError, TryRecvError};
+use crate::record::Envelope;
+use crate::stage::{IdleWorker, Stage, StageCore};
+use crate::sync::{block_on_until, sleep};
+
+impl<E: Envelope> Stage<E> {
+    /// Takes up to `max` records, as soon as one is there to be taken. Returned records come first.
+    ///
+    /// It waits for the first record only: [`recv_batch_within`](Self::recv_batch_within) waits for
+    /// more. A `max` of 0 counts as 1. One push or return wakes one worker.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if no record will ever come, as [`try_recv_batch`](Self::try_recv_batch) has it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is taken before it resolves. If it was woken and is dropped, it wakes another.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let pusher = std::thread::spawn({
+    ///     let stage = stage.clone();
+    ///     move || source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))
+    /// });
+    /// let batch = stage.recv_batch(10).await?;
+    /// assert_eq!(batch.len(), 1);
+    /// batch.ack();
+    /// # pusher.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn recv_batch(&self, max: usize) -> Result<Batch<E>, Closed> {
+        loop {
+            let mut idle = match self.try_or_idle(max.max(1)) {
+                Ok(taken) => return taken,
+                Err(idle) => idle,
+            };
+            (&mut idle.listener).await;
+        }
+    }
+
+    /// [`recv_batch`](Self::recv_batch) for threads: it parks this one until a record comes.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if none ever will.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// let stage = manager.stage("filter")?;
+    /// let worker = std::thread::spawn(move || stage.recv_batch_blocking(10).is_err());
+    /// manager.close();
+    /// assert!(worker.join().unwrap());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv_batch_blocking(&self, max: usize) -> Result<Batch<E>, Closed> {
+        block_on_until(self.recv_batch(max), None).unwrap_or(Err(Closed))
+    }
+
+    /// The same for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvTimeoutError::Timeout`] if no record came until then, and
+    /// [`RecvTimeoutError::Closed`] if none ever will.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RecvTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// let stage = manager.stage("filter")?;
+    /// let error = stage.recv_batch_timeout(10, Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(error, RecvTimeoutError::Timeout);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv_batch_timeout(
+        &self,
+        max: usize,
+        timeout: Duration,
+    ) -> Result<Batch<E>, RecvTimeoutError> {
+        match block_on_until(self.recv_batch(max), Instant::now().checked_add(timeout)) {
+            Some(taken) => taken.map_err(|Closed| RecvTimeoutError::Closed),
+            None => Err(RecvTimeoutError::Timeout),
+        }
+    }
+
+    /// Takes `max` records, or those that are there `linger` after the first was: a worker gets full
+    /// batches from a fast source, and waits no longer than that for a slow one.
+    ///
+    /// A stage that is closed does not make it linger. A `max` of 0 counts as 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if no record will ever come.
+    ///
+    /// # Cancel safety
+    ///
+    /// Records that were gathered so far go back to the front of the stage, with no retry counted. If
+    /// it was woken and is dropped, it wakes another.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use std::time::Duration;
+    ///
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let line = || BufferedRecord::new("line", "a", "p", "filter");
+    /// source.try_send(&stage, line())?;
+    /// let pusher = std::thread::spawn({
+    ///     let stage = stage.clone();
+    ///     move || source.try_send(&stage, line())
+    /// });
+    /// let batch = stage.recv_batch_within(2, Duration::from_secs(60)).await?;
+    /// assert_eq!(batch.len(), 2);
+    /// batch.ack();
+    /// # pusher.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn recv_batch_within(
+        &self,
+        max: usize,
+        linger: Duration,
+    ) -> Result<Batch<E>, Closed> {
+        let mut gathering = Gathering::new(self.recv_batch(max).await?, max);
+        if !gathering.is_full() {
+            let mut timer = sleep(linger);
+            let mut filling = pin!(gathering.fill());
+            poll_fn(|context| {
+                let filled = filling.as_mut().poll(context);
+                if filled.is_ready() { filled } else { Pin::new(&mut timer).poll(context) }
+            })
+            .await;
+        }
+        Ok(gathering.finish())
+    }
+
+    /// [`recv_batch_within`](Self::recv_batch_within) for threads: it parks this one.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if no record will ever come.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use std::time::Duration;
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+    /// let batch = stage.recv_batch_within_blocking(100, Duration::from_millis(1))?;
+    /// assert_eq!(batch.len(), 1);
+    /// batch.ack();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv_batch_within_blocking(
+        &self,
+        max: usize,
+        linger: Duration,
+    ) -> Result<Batch<E>, Closed> {
+        let mut gathering = Gathering::new(self.recv_batch_blocking(max)?, max);
+        if !gathering.is_full() {
+            let deadline = Instant::now().checked_add(linger);
+            // Whether it was filled or the time is up: what is there is the batch.
+            let _ = block_on_until(gathering.fill(), deadline);
+        }
+        Ok(gathering.finish())
+    }
+
+    /// Closes the stage: from now on pushes and forwards to it are refused as
+    /// [`Closed`](crate::RejectReason::Closed), and those that wait are told so. What it holds can be
+    /// drained, and returned to it; when all of it is settled, its workers see [`Closed`]. Closing
+    /// twice is no different.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    /// source.try_send(&stage, line.clone())?;
+    /// stage.close();
+    /// assert!(source.try_send(&stage, line).unwrap_err().is_closed());
+    /// stage.recv_batch_blocking(10)?.ack();
+    /// assert!(stage.recv_batch_blocking(10).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) {
+        self.core().shut();
+    }
+
+    /// Whether the stage takes no more records: it was closed or removed.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// let stage = manager.stage("filter")?;
+    /// manager.remove_stage("filter")?;
+    /// assert!(stage.is_closed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_closed(&self) -> bool {
+        self.core().is_shut()
+    }
+
+    /// What there is to be taken; or, where that is nothing, a worker that waits and will be woken.
+    pub(crate) fn try_or_idle(
+        &self,
+        max: usize,
+    ) -> Result<Result<Batch<E>, Closed>, IdleWorker<E>> {
+        let attempt = || match self.try_recv_batch(max) {
+            Ok(batch) => Some(Ok(batch)),
+            Err(TryRecvError::Closed) => Some(Err(Closed)),
+            Err(TryRecvError::Empty) => None,
+        };
+        if let Some(taken) = attempt() {
+            return Ok(taken);
+        }
+        let idle = StageCore::idle_worker(self.core());
+        // What came before it was counted as idle, nobody told it about.
+        attempt().ok_or(idle)
+    }
+}
+
+/// A batch that is being filled. Dropped, it goes back as it came: its records were in nobody's hands.
+struct Gathering<E: Envelope> {
+    stage: Arc<StageCore<E>>,
+    held: Held<E>,
+    max: usize,
+}
+
+impl<E: Envelope> Gathering<E> {
+    fn new(batch: Batch<E>, max: usize) -> Self {
+        let (stage, held) = batch.into_held();
+        Self { stage, held, max }
+    }
+
+    fn is_full(&self) -> bool {
+        self.held.len() >= self.max
+    }
+
+    /// Resolves when the batch is full or nothing more will come.
+    async fn fill(&mut self) {
+        loop {
+            let mut idle = StageCore::idle_worker(&self.stage);
+            self.stage.add_to(&mut self.held, self.max);
+            if self.is_full() || self.stage.is_shut() || self.stage.ledger().is_closed() {
+                return;
+            }
+            (&mut idle.listener).await;
+        }
+    }
+
+    fn finish(mut self) -> Batch<E> {
+        Batch::new(Arc::clone(&self.stage), std::mem::take(&mut self.held))
+    }
+}
+
+impl<E: Envelope> Drop for Gathering<E> {
+    fn drop(&mut self) {
+        self.stage.enqueue_front(std::mem::take(&mut self.held));
+    }
+}

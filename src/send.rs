@@ -1,0 +1,441 @@
+//! Pushing as room comes: the waiting calls of a source, and permits.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::block::{Age, Records, count};
+use crate::error::{RejectReason, Rejected, RejectedBatch};
+use crate::record::Envelope;
+use crate::source::{Source, SourceCore};
+use crate::stage::{Stage, StageCore};
+use crate::sync::block_on_until;
+use crate::waiting::{Gate, Request, Waiting};
+
+impl<E: Envelope> Source<E> {
+    /// Pushes one record to a stage, as soon as there are credits and a place for it.
+    ///
+    /// First come, first served among those who wait with the same source; sources do not hold each
+    /// other up.
+    ///
+    /// # Errors
+    ///
+    /// The record with [`Closed`](RejectReason::Closed) or
+    /// [`ForeignStage`](RejectReason::ForeignStage).
+    ///
+    /// # Cancel safety
+    ///
+    /// If it is dropped before it resolves, the record was not accepted, no credit is held for it, and
+    /// it is dropped with the future. To keep a record whose push may be cancelled, wait with
+    /// [`reserve`](Self::reserve) and push it then.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::new(BufferSettings { max_per_source: 1, ..Default::default() });
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.send(&stage, BufferedRecord::new(1, "a", "p", "filter")).await?;
+    /// let worker = std::thread::spawn({
+    ///     let stage = stage.clone();
+    ///     move || stage.recv_batch_blocking(1).unwrap().ack()
+    /// });
+    /// source.send(&stage, BufferedRecord::new(2, "a", "p", "filter")).await?; // waits for the worker
+    /// worker.join().unwrap();
+    /// assert_eq!(stage.try_recv_batch(1)?.into_records()[0].record, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
+        match Reserving::new(self, stage, 1).await {
+            Ok(permit) => {
+                permit.send(record);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { record, reason }),
+        }
+    }
+
+    /// [`send`](Self::send) for threads: it parks this one until there is room.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.send_blocking(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+    /// assert_eq!(stage.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_blocking(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
+        self.send_until(stage, record, None)
+    }
+
+    /// The same for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send); and when the time is up, the record with the limit that was in the
+    /// way, of which [`is_full`](RejectReason::is_full) is true.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use std::time::Duration;
+    ///
+    /// let manager = BufferManager::new(BufferSettings { max_per_source: 1, ..Default::default() });
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    /// source.try_send(&stage, line.clone())?;
+    /// let rejected = source.send_timeout(&stage, line, Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(rejected.to_string(), "source buffer full: a holds 1 of 1 records");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_timeout(
+        &self,
+        stage: &Stage<E>,
+        record: E,
+        timeout: Duration,
+    ) -> Result<(), Rejected<E>> {
+        self.send_until(stage, record, Instant::now().checked_add(timeout))
+    }
+
+    fn send_until(
+        &self,
+        stage: &Stage<E>,
+        record: E,
+        deadline: Option<Instant>,
+    ) -> Result<(), Rejected<E>> {
+        match Reserving::new(self, stage, 1).block_until(deadline) {
+            Ok(permit) => {
+                permit.send(record);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { record, reason }),
+        }
+    }
+
+    /// Pushes several records to a stage as one block, as soon as there are credits and places for all
+    /// of them. A large batch is not overtaken by smaller pushes that wait with the same source, and
+    /// the pushes of other sources cannot keep it waiting for ever.
+    ///
+    /// # Errors
+    ///
+    /// All records, with [`Closed`](RejectReason::Closed), with
+    /// [`ForeignStage`](RejectReason::ForeignStage), or at once with
+    /// [`TooLarge`](RejectReason::TooLarge) if they can never fit under one of the caps.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`send`](Self::send): all of the records are accepted, or none.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::new(BufferSettings { max_per_source: 3, ..Default::default() });
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
+    ///
+    /// source.send_batch(&stage, lines(3)).await?;
+    /// assert_eq!(stage.len(), 3);
+    /// let rejected = source.send_batch(&stage, lines(4)).await.unwrap_err();
+    /// assert_eq!(
+    ///     rejected.reason.to_string(),
+    ///     "too large: 4 records never fit under the 3 of source a"
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn send_batch(
+        &self,
+        stage: &Stage<E>,
+        records: Vec<E>,
+    ) -> Result<(), RejectedBatch<E>> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let permit = Reserving::new(self, stage, records.len()).await;
+        store(permit, records)
+    }
+
+    /// [`send_batch`](Self::send_batch) for threads: it parks this one until there is room.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_batch`](Self::send_batch).
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.send_batch_blocking(&stage, vec![BufferedRecord::new(0, "a", "p", "filter"); 5])?;
+    /// assert_eq!(stage.len(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_batch_blocking(
+        &self,
+        stage: &Stage<E>,
+        records: Vec<E>,
+    ) -> Result<(), RejectedBatch<E>> {
+        self.send_batch_until(stage, records, None)
+    }
+
+    /// The same for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_batch`](Self::send_batch); and when the time is up, all records with the limit
+    /// that was in the way, of which [`is_full`](RejectReason::is_full) is true.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use std::time::Duration;
+    ///
+    /// let manager = BufferManager::new(BufferSettings { max_per_source: 3, ..Default::default() });
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
+    /// source.try_send_batch(&stage, lines(2))?;
+    /// let brief = Duration::from_millis(1);
+    /// let rejected = source.send_batch_timeout(&stage, lines(2), brief).unwrap_err();
+    /// assert!(rejected.is_full() && rejected.accepted == 0 && rejected.records.len() == 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_batch_timeout(
+        &self,
+        stage: &Stage<E>,
+        records: Vec<E>,
+        timeout: Duration,
+    ) -> Result<(), RejectedBatch<E>> {
+        self.send_batch_until(stage, records, Instant::now().checked_add(timeout))
+    }
+
+    fn send_batch_until(
+        &self,
+        stage: &Stage<E>,
+        records: Vec<E>,
+        deadline: Option<Instant>,
+    ) -> Result<(), RejectedBatch<E>> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let permit = Reserving::new(self, stage, records.len()).block_until(deadline);
+        store(permit, records)
+    }
+
+    /// Waits for the credits and places of `records` records (0 counts as 1) in a stage, and holds them
+    /// for whoever has the permit.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_batch`](Self::send_batch).
+    ///
+    /// # Cancel safety
+    ///
+    /// If it is dropped before it resolves, no credit and no place is held.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let permit = source.reserve(&stage, 1).await?;
+    /// assert_eq!(source.available_credits(), 4_999);
+    /// permit.send(BufferedRecord::new("line", "a", "p", "filter"));
+    /// assert_eq!(stage.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn reserve(
+        &self,
+        stage: &Stage<E>,
+        records: usize,
+    ) -> Result<Permit<E>, RejectReason> {
+        Reserving::new(self, stage, records.max(1)).await
+    }
+}
+
+/// Pushes records for which everything is reserved.
+fn store<E: Envelope>(
+    permit: Result<Permit<E>, RejectReason>,
+    records: Vec<E>,
+) -> Result<(), RejectedBatch<E>> {
+    match permit {
+        Ok(permit) => permit
+            .send_batch(records)
+            .map_err(|_| unreachable!("a permit was reserved for all of the records")),
+        Err(reason) => Err(RejectedBatch { accepted: 0, records, reason }),
+    }
+}
+
+/// Credits and places in a stage, held for records to come: see [`Source::reserve`]. Dropped, it
+/// gives them back.
+///
+/// ```
+/// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+/// # pollster::block_on(async {
+/// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+/// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+/// let permit = source.reserve(&stage, 10).await?;
+/// assert_eq!((permit.len(), source.available_credits()), (10, 4_990));
+/// drop(permit);
+/// assert_eq!(source.available_credits(), 5_000);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[must_use = "a permit that is dropped gives its credits back"]
+pub struct Permit<E: Envelope> {
+    source: Arc<SourceCore>,
+    stage: Arc<StageCore<E>>,
+    records: u32,
+    age: Age,
+}
+
+impl<E: Envelope> Permit<E> {
+    /// For how many records it is.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// assert_eq!(source.reserve(&stage, 3).await?.len(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    #[allow(clippy::len_without_is_empty, reason = "a permit is for one record at least")]
+    pub fn len(&self) -> usize {
+        self.records as usize
+    }
+
+    /// Pushes one record, and gives back what was reserved beyond it. This cannot fail, though the
+    /// buffer be closed meanwhile.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let permit = source.reserve(&stage, 1).await?;
+    /// permit.send(BufferedRecord::new("line", "a", "p", "filter"));
+    /// assert_eq!(stage.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn send(mut self, record: E) {
+        self.push(1, Records::One(record));
+    }
+
+    /// Pushes records as one block, and gives back what was reserved beyond them.
+    ///
+    /// # Errors
+    ///
+    /// The records for which it was not reserved, where there are more than [`len`](Self::len).
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # pollster::block_on(async {
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 5];
+    /// let rest = source.reserve(&stage, 3).await?.send_batch(lines).unwrap_err();
+    /// assert_eq!((stage.len(), rest.len()), (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn send_batch(mut self, mut records: Vec<E>) -> Result<(), Vec<E>> {
+        let rest = records.split_off(records.len().min(self.len()));
+        if !records.is_empty() {
+            self.push(count(records.len()), Records::from_vec(records));
+        }
+        if rest.is_empty() { Ok(()) } else { Err(rest) }
+    }
+
+    fn push(&mut self, len: u32, records: Records<E>) {
+        self.records -= len;
+        self.stage.enqueue(self.source.index(), self.age, records);
+    }
+}
+
+impl<E: Envelope> Drop for Permit<E> {
+    fn drop(&mut self) {
+        if self.records > 0 {
+            self.stage.release_some(self.source.index(), self.records);
+        }
+    }
+}
+
+impl<E: Envelope> fmt::Debug for Permit<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("source", self.source.id())
+            .field("stage", self.stage.id())
+            .field("records", &self.records)
+            .finish()
+    }
+}
+
+/// A permit to come.
+pub(crate) struct Reserving<E: Envelope> {
+    source: Arc<SourceCore>,
+    stage: Arc<StageCore<E>>,
+    records: usize,
+    waiting: Option<Waiting>,
+}
+
+impl<E: Envelope> Reserving<E> {
+    pub(crate) fn new(source: &Source<E>, stage: &Stage<E>, records: usize) -> Self {
+        let (source, stage) = (Arc::clone(source.core()), Arc::clone(stage.core()));
+        Self { source, stage, records, waiting: None }
+    }
+
+    fn permit(&self, age: Age) -> Permit<E> {
+        let (source, stage) = (Arc::clone(&self.source), Arc::clone(&self.stage));
+        Permit { source, stage, records: count(self.records), age }
+    }
+
+    /// Waits on this thread, up to that moment: then the limit that is in the way.
+    fn block_until(mut self, deadline: Option<Instant>) -> Result<Permit<E>, RejectReason> {
+        block_on_until(&mut self, deadline).unwrap_or_else(|| Err(self.obstacle()))
+    }
+
+    /// What the records wait for.
+    fn obstacle(&self) -> RejectReason {
+        match self.waiting.as_ref().and_then(Waiting::lack) {
+            Some(lack) => self.source.obstacle(&self.stage, lack),
+            None => RejectReason::Closed,
+        }
+    }
+}
+
+impl<E: Envelope> Future for Reserving<E> {
+    type Output = Result<Permit<E>, RejectReason>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let waiting = match &mut this.waiting {
+            Some(waiting) => waiting,
+            None => {
+                match this.source.admit_whole(&this.stage, this.records) {
+                    Ok(Some(age)) => return Poll::Ready(Ok(this.permit(age))),
+                    Ok(None) => {}
+                    Err(reason) => return Poll::Ready(Err(reason)),
+                }
+                let request = Request {
+                    account: Some(this.source.index()),
+                    gate: Arc::clone(&this.stage) as Arc<dyn Gate>,
+                    records: count(this.records),
+                };
+                this.waiting.insert(Waiting::new(this.source.ledger(), request))
+            }
+        };
+        match Pin::new(waiting).poll(context) {
+            Poll::Ready(Ok(age)) => Poll::Ready(Ok(this.permit(age))),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(RejectReason::Closed)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
