@@ -10,19 +10,19 @@ use crate::backpressure::{BackpressureController, BackpressureSignal};
 use crate::harness::{ONE_AHEAD, explore, explore_within};
 use crate::ledger::{Ledger, Shortage};
 
-fn ledger(capacity: u32, idle_budget: u32) -> Arc<Ledger> {
+pub(crate) fn ledger(capacity: u32, idle_budget: u32) -> Arc<Ledger> {
     Arc::new(Ledger::new(capacity, idle_budget, BackpressureController::new(0.8)))
 }
 
 /// Takes what the caps allow of `wanted` credits, as a push does.
-fn acquire(ledger: &Ledger, index: u32, wanted: u32) -> (u32, Option<Shortage>) {
+pub(crate) fn acquire(ledger: &Ledger, index: u32, wanted: u32) -> (u32, Option<Shortage>) {
     let account = ledger.account(index);
     let grant = ledger.acquire(account, wanted);
     ledger.note(account, &grant);
     (grant.credits, grant.shortage)
 }
 
-fn release(ledger: &Ledger, index: u32, credits: u32) {
+pub(crate) fn release(ledger: &Ledger, index: u32, credits: u32) {
     if credits > 0 {
         ledger.release(ledger.account(index), credits);
     }
@@ -36,7 +36,7 @@ fn acquire_rest(ledger: &Ledger, index: u32, wanted: u32) {
 }
 
 /// With nobody else running, one account can have all credits, then none, and an honest refusal.
-fn the_last_credit_can_be_had(ledger: &Ledger, index: u32) {
+pub(crate) fn the_last_credit_can_be_had(ledger: &Ledger, index: u32) {
     let capacity = ledger.capacity();
     assert_eq!(ledger.used(), 0, "credits in use when all were given back");
     assert_eq!(acquire(ledger, index, capacity), (capacity, None));

@@ -66,7 +66,9 @@ mod stage;
 mod waiting;
 
 mod harness;
+mod idle_models;
 mod ledger_models;
 mod stage_models;
 mod stand_ins;
+mod transit_models;
 mod waiting_models;

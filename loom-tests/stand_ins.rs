@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::sync;
 
 /// A small generator of numbers, for the order of the calls.
-fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
+pub(crate) fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |below| {
         state ^= state << 13;
@@ -17,7 +17,7 @@ fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
 }
 
 /// loom's locks work within a model only; with one thread, that is one execution.
-fn in_one_thread(test: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn in_one_thread(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.max_branches = 100_000;
     builder.check(test);

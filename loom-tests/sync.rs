@@ -2,6 +2,7 @@
 //! face for the queues, the arena and the map, whose own interleavings are not modelled here.
 
 use std::borrow::Borrow;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Deref;
@@ -104,6 +105,15 @@ impl<T> SegQueue<T> {
 /// As many entries as a model makes in an arena or a map.
 const SLOTS: usize = 8;
 
+thread_local! {
+    static WALKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often an arena was walked over by the models of this test so far.
+pub(crate) fn walks() -> usize {
+    WALKS.get()
+}
+
 /// An append-only vector whose entries can be borrowed.
 pub(crate) struct Arena<T> {
     entries: [OnceLock<T>; SLOTS],
@@ -127,6 +137,7 @@ impl<T> Arena<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        WALKS.set(WALKS.get() + 1);
         let count = *self.count.lock();
         self.entries[..count].iter().filter_map(OnceLock::get).enumerate()
     }

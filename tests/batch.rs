@@ -2,7 +2,9 @@
 
 mod common;
 
-use conveyor_buffer::Outcome;
+use std::sync::{Arc, Mutex};
+
+use conveyor_buffer::{BufferManager, Envelope, Outcome, Source};
 
 use common::*;
 
@@ -290,4 +292,45 @@ fn a_batch_can_be_sent_to_another_thread_and_settled_there() {
     let batch = take(&stage, 3);
     std::thread::spawn(move || batch.ack()).join().unwrap();
     assert_nothing_is_held(&manager, &[stage], &[source]);
+}
+
+/// A record that notes, when it is dropped, how many credits its source can have.
+struct Witness {
+    source: Source<Witness>,
+    seen: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Envelope for Witness {
+    fn source_id(&self) -> &str {
+        self.source.id()
+    }
+
+    fn retry_count(&self) -> u32 {
+        0
+    }
+
+    fn increment_retry(&mut self) {}
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.seen.lock().unwrap().push(self.source.available_credits());
+    }
+}
+
+#[test]
+fn an_acknowledged_record_holds_its_credit_until_it_is_dropped() {
+    let manager = BufferManager::new(caps(5, 5, 5));
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let push = || {
+        let witness = || Witness { source: source.clone(), seen: Arc::clone(&seen) };
+        source.try_send_batch(&stage, (0..3).map(|_| witness()).collect()).unwrap();
+        take(&stage, 3)
+    };
+    push().ack();
+    push().settle(|_| Outcome::Ack);
+    // As many as if none were gone: memory is never short of what the credits promise.
+    assert_eq!(*seen.lock().unwrap(), [2; 6]);
+    assert_eq!(source.available_credits(), 5);
 }

@@ -22,7 +22,7 @@ fn clones_and_namesakes_are_one_stage() {
     let (clone, namesake) = (stage.clone(), manager.stage("stage").unwrap());
     let batch = take(&clone, 1);
     for handle in [&stage, &clone, &namesake] {
-        assert_eq!((handle.len(), handle.in_flight()), (2, 1));
+        assert_eq!((handle.len(), handle.in_flight(), handle.is_empty()), (2, 1, false));
     }
     batch.ack();
     assert_eq!(drain(&namesake), [1, 2]);
