@@ -3,8 +3,7 @@
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use conveyor_buffer::BufferManager;
 
@@ -19,7 +18,6 @@ pub struct Control {
     manager: BufferManager<Flight>,
     started: AtomicBool,
     interrupted: AtomicBool,
-    failed: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
 
@@ -29,7 +27,6 @@ impl Control {
             manager,
             started: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
     }
@@ -59,14 +56,13 @@ impl Control {
         .map_err(Error::Signal)
     }
 
-    /// Stops everything at once, and keeps the first reason.
+    /// Stops the sources, and has what is in the buffer thrown away. Keeps the first reason.
     pub fn fail(&self, error: Error) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.failed.store(true, SeqCst);
+        self.failure().get_or_insert(error);
         self.manager.close();
     }
 
-    /// Whether sources are to stop. Workers go on after Ctrl-C, to drain what was accepted.
+    /// Whether sources are to stop. Workers go on, to drain what was accepted.
     pub fn is_stopping(&self) -> bool {
         self.interrupted() || self.failed()
     }
@@ -75,32 +71,17 @@ impl Control {
         self.interrupted.load(SeqCst)
     }
 
-    /// Whether everybody is to stop, and leave what is in the buffer.
+    /// Whether what is in the buffer is to be thrown away.
     pub fn failed(&self) -> bool {
-        self.failed.load(SeqCst)
+        self.failure().is_some()
     }
 
     /// What has stopped the pipeline, if something has.
     pub fn take_failure(&self) -> Option<Error> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failure().take()
     }
 
-    /// Does what a thread is there for. If that fails or panics, everybody stops, for the others
-    /// would wait for this thread forever.
-    pub fn watch(&self, work: impl FnOnce() -> Result<(), Error>) {
-        let _alarm = Alarm(self);
-        if let Err(error) = work() {
-            self.fail(error);
-        }
-    }
-}
-
-struct Alarm<'c>(&'c Control);
-
-impl Drop for Alarm<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.fail(Error::Panicked);
-        }
+    fn failure(&self) -> MutexGuard<'_, Option<Error>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use conveyor_buffer::{RegistryError, SettingsError};
+use conveyor_buffer::{RegistryError, Remaining, SettingsError};
 
 /// Why the program gives up.
 #[derive(Debug)]
@@ -21,8 +21,10 @@ pub enum Error {
     Signal(ctrlc::Error),
     /// A source was refused for a reason that no waiting will mend.
     Refused { source: String, cause: conveyor_buffer::RejectReason },
-    /// A thread panicked, and has said why.
-    Panicked,
+    /// Tokio's runtime cannot be made.
+    Runtime(std::io::Error),
+    /// The buffer did not drain.
+    Stuck(Remaining),
     /// Rows went missing.
     Unaccounted(String),
     /// The report cannot be printed.
@@ -56,7 +58,8 @@ impl fmt::Display for Error {
             Self::Database { path, cause } => write!(f, "cannot write {}: {cause}", path.display()),
             Self::Signal(cause) => write!(f, "cannot catch Ctrl-C: {cause}"),
             Self::Refused { source, cause } => write!(f, "{source} was refused: {cause}"),
-            Self::Panicked => f.write_str("a thread panicked"),
+            Self::Runtime(cause) => write!(f, "cannot start tokio: {cause}"),
+            Self::Stuck(remaining) => remaining.fmt(f),
             Self::Unaccounted(what) => write!(f, "NOT accounted: {what}"),
             Self::Output(cause) => write!(f, "cannot print the report: {cause}"),
         }
@@ -68,6 +71,12 @@ impl StdError for Error {}
 impl From<SettingsError> for Error {
     fn from(cause: SettingsError) -> Self {
         Self::Settings(cause)
+    }
+}
+
+impl From<Remaining> for Error {
+    fn from(remaining: Remaining) -> Self {
+        Self::Stuck(remaining)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Departures out of New York, from CSV files through three stages into SQLite.
 //!
 //! `cargo run --release --example flights -- --help` tells what can be set.
+//!
+//! `pipeline` holds what is done with the rows. `threads` and `tasks` do it: with the blocking calls of
+//! the library, and with its async calls. The two are meant to be read side by side.
 
 mod control;
 mod database;
@@ -13,9 +16,13 @@ mod read;
 mod reference;
 mod report;
 mod tally;
+mod tasks;
+mod threads;
 
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
+use std::sync::Arc;
 
 use clap::Parser;
 
@@ -26,7 +33,16 @@ use crate::pipeline::Pipeline;
 use crate::read::Survey;
 use crate::reference::Reference;
 
+/// What a Rust program that panicked exits with.
+const PANICKED: i32 = 101;
+
 fn main() -> ExitCode {
+    // The others would wait for a worker that is gone. What it had committed is safe.
+    let say = panic::take_hook();
+    panic::set_hook(Box::new(move |what| {
+        say(what);
+        process::exit(PANICKED);
+    }));
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -43,8 +59,8 @@ fn run(options: &Options) -> Result<(), Error> {
     control.catch_ctrl_c()?;
     let reference = Reference::read(&options.airlines, &options.weather)?;
     let survey = Survey::take(&options.flights, &control)?;
-    let pipeline = Pipeline::new(options, manager, control, survey, reference)?;
-    let elapsed = pipeline.run()?;
+    let pipeline = Arc::new(Pipeline::new(options, manager, control, survey, reference)?);
+    let elapsed = pipeline.run(options.tasks)?;
     if pipeline.control.interrupted() {
         pipeline.console.say("interrupted: drained and committed what was accepted");
     }

@@ -16,7 +16,7 @@ macro_rules! in_package {
 
 /// Loads the departures of New York's airports into SQLite, through a conveyor-buffer.
 ///
-/// Each airport is a source with a thread of its own. The rows travel through the stages parse,
+/// Each airport is a source with a thread of its own, or a task with --async. The rows travel through the stages parse,
 /// enrich (joined with airline and weather) and load (inserted into SQLite). Cancelled flights fail
 /// in parse, are retried, and end among the dead letters.
 ///
@@ -41,15 +41,19 @@ pub struct Options {
     #[arg(long, short, value_name = "FILE", default_value = in_package!("/target/flights.db"))]
     pub output: PathBuf,
 
-    /// Worker threads of the parse stage.
+    /// Runs sources and workers as tasks on tokio, in place of threads.
+    #[arg(long = "async")]
+    pub tasks: bool,
+
+    /// Workers of the parse stage.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = workers())]
     pub parse_workers: u64,
 
-    /// Worker threads of the enrich stage.
+    /// Workers of the enrich stage.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = workers())]
     pub enrich_workers: u64,
 
-    /// Worker threads of the load stage. They share one connection.
+    /// Workers of the load stage. They share one connection.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = workers())]
     pub load_workers: u64,
 
@@ -107,6 +111,11 @@ impl Options {
             .max_retries(self.max_retries)
             .dead_letter_capacity(self.dead_letter)
             .build()
+    }
+
+    /// Most records that can be pushed or taken at once: more than a cap would never fit.
+    pub fn largest_batch(&self) -> usize {
+        self.batch.min(self.max_total).min(self.max_per_stage).min(self.max_per_source)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The pipeline: its stages, its sources, and the threads that work on them.
+//! The pipeline: its stages, its sources, and what is done with a batch in each stage.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use conveyor_buffer::{Batch, BufferManager, Outcome, RejectReason, Source, Stage, TryRecvError};
+use conveyor_buffer::{Batch, BufferManager, Outcome, Source, Stage};
 
 use crate::control::Control;
 use crate::database::Database;
@@ -14,9 +14,10 @@ use crate::error::Error;
 use crate::flight::{Body, Columns, Flight, ParseError};
 use crate::options::Options;
 use crate::progress::{self, Console};
-use crate::read::{self, Survey};
+use crate::read::Survey;
 use crate::reference::Reference;
 use crate::tally::{Level, SourceTally};
+use crate::{tasks, threads};
 
 /// Most dead letters that are written in one transaction.
 const LETTERS_AT_ONCE: usize = 1_000;
@@ -28,7 +29,13 @@ const MAX_STRIKES: u32 = 3;
 /// How long to leave SQLite alone after a failure.
 const AFTER_STRIKE: Duration = Duration::from_millis(100);
 
-/// Everything that the threads share.
+/// How long the buffer may take to drain when all is read, before the program gives up.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a worker of the last stage waits for a full batch, for each is a transaction.
+pub const LINGER: Duration = Duration::from_millis(1);
+
+/// Everything that sources and workers share.
 pub struct Pipeline {
     pub manager: BufferManager<Flight>,
     pub control: Arc<Control>,
@@ -47,7 +54,6 @@ pub struct Pipeline {
     /// The highest level of the whole buffer.
     pub level: Level,
     reference: Reference,
-    workers: [u64; 3],
     /// Failures of SQLite since it last succeeded.
     strikes: AtomicU32,
 }
@@ -55,6 +61,7 @@ pub struct Pipeline {
 /// A stage of the pipeline.
 pub struct Step {
     pub handle: Stage<Flight>,
+    pub workers: u64,
     pub level: Level,
 }
 
@@ -65,11 +72,6 @@ pub struct Origin {
     pub rows: u64,
     pub handle: Source<Flight>,
     pub tally: SourceTally,
-}
-
-/// Waits a moment for others to get on. To be replaced by the waiting calls of the library.
-pub fn nap() {
-    thread::sleep(Duration::from_micros(100));
 }
 
 impl Pipeline {
@@ -83,10 +85,9 @@ impl Pipeline {
         survey: Survey,
         reference: Reference,
     ) -> Result<Self, Error> {
-        let step = |id| -> Result<Step, Error> {
-            Ok(Step { handle: manager.stage(id)?, level: Level::default() })
+        let step = |id, workers| -> Result<Step, Error> {
+            Ok(Step { handle: manager.stage(id)?, workers, level: Level::default() })
         };
-        let (parse, enrich, load) = (step("parse")?, step("enrich")?, step("load")?);
         let origin = |(name, rows)| -> Result<Origin, Error> {
             Ok(Origin { name, rows, handle: manager.source(name)?, tally: SourceTally::default() })
         };
@@ -98,15 +99,14 @@ impl Pipeline {
             database: Database::create(&options.output)?,
             files: options.flights.clone(),
             columns: survey.columns,
-            batch: options.batch,
+            batch: options.largest_batch(),
             capacity: options.max_total,
-            parse,
-            enrich,
-            load,
+            parse: step("parse", options.parse_workers)?,
+            enrich: step("enrich", options.enrich_workers)?,
+            load: step("load", options.load_workers)?,
             origins,
             level: Level::default(),
             reference,
-            workers: [options.parse_workers, options.enrich_workers, options.load_workers],
             strikes: AtomicU32::new(0),
             manager,
         })
@@ -117,158 +117,96 @@ impl Pipeline {
     /// # Errors
     ///
     /// What has stopped the pipeline before its end.
-    pub fn run(&self) -> Result<Duration, Error> {
+    pub fn run(self: &Arc<Self>, on_tasks: bool) -> Result<Duration, Error> {
         self.control.start();
         let started = Instant::now();
         let settled = AtomicBool::new(false);
-        let elapsed = thread::scope(|display| {
+        let (ended, elapsed) = thread::scope(|display| {
             display.spawn(|| progress::show(self, &settled));
-            self.work();
+            let ended = if on_tasks { tasks::run(self) } else { threads::run(self) };
+            self.write_dead_letters();
             settled.store(true, SeqCst);
-            started.elapsed()
+            (ended, started.elapsed())
         });
         match self.control.take_failure() {
             Some(failure) => Err(failure),
-            None => Ok(elapsed),
+            None => ended.map(|()| elapsed),
         }
     }
 
-    /// Each scope ends when its threads have: the sources first, which closes the buffer; then the
-    /// workers, who go home when it is empty; and last the one who writes the dead letters.
-    fn work(&self) {
-        let workers_are_done = AtomicBool::new(false);
-        thread::scope(|clerk| {
-            clerk.spawn(|| self.control.watch(|| self.write_dead_letters(&workers_are_done)));
-            thread::scope(|workers| {
-                let [parse, enrich, load] = self.workers;
-                for _ in 0..parse {
-                    workers.spawn(|| self.control.watch(|| self.parse()));
-                }
-                for _ in 0..enrich {
-                    workers.spawn(|| self.control.watch(|| self.enrich()));
-                }
-                for _ in 0..load {
-                    workers.spawn(|| self.control.watch(|| self.load()));
-                }
-                thread::scope(|sources| {
-                    for origin in &self.origins {
-                        sources.spawn(|| self.control.watch(|| read::push_rows(self, origin)));
-                    }
-                });
-                self.manager.close();
-            });
-            workers_are_done.store(true, SeqCst);
+    /// Makes departures of rows. What is none is settled here.
+    pub fn parse(&self, batch: Batch<Flight>) -> Batch<Flight> {
+        let (parsed, failed) = batch.partition(|flight| flight.parse(&self.columns));
+        failed.settle(|flight| match flight.body() {
+            // Perhaps it departs after all: worth another try, up to the limit.
+            Body::Failed(ParseError::Cancelled) => Outcome::Return,
+            _ => Outcome::DeadLetter,
         });
+        parsed
     }
 
-    /// A worker of the first stage.
-    fn parse(&self) -> Result<(), Error> {
-        while let Some(batch) = self.take(&self.parse, Some(&self.enrich)) {
-            let (parsed, failed) = batch.partition(|flight| flight.parse(&self.columns));
-            failed.settle(|flight| match flight.body() {
-                // Perhaps it departs after all: worth another try, up to the limit.
-                Body::Failed(ParseError::Cancelled) => Outcome::Return,
-                _ => Outcome::DeadLetter,
-            });
-            self.forward(parsed, &self.enrich);
+    /// Joins departures with what else is known.
+    pub fn enrich(&self, batch: &mut Batch<Flight>) {
+        for flight in batch.iter_mut() {
+            flight.enrich(|departure| self.reference.of(departure));
         }
-        Ok(())
     }
 
-    /// A worker of the second stage.
-    fn enrich(&self) -> Result<(), Error> {
-        while let Some(mut batch) = self.take(&self.enrich, Some(&self.load)) {
-            for flight in batch.iter_mut() {
-                flight.enrich(|departure| self.reference.of(departure));
+    /// Inserts departures, and settles them. It waits for SQLite.
+    pub fn load(&self, batch: Batch<Flight>) {
+        if self.control.failed() {
+            // Nothing is to come of it, and nobody is to wait for room.
+            drop(batch.into_records());
+            return;
+        }
+        match self.database.load(batch.iter()) {
+            Ok(()) => {
+                // Only now, after the commit: whatever fails before, the records come again.
+                batch.ack();
+                self.strikes.store(0, SeqCst);
             }
-            self.forward(batch, &self.load);
-        }
-        Ok(())
-    }
-
-    /// A worker of the last stage.
-    fn load(&self) -> Result<(), Error> {
-        while let Some(batch) = self.take(&self.load, None) {
-            match self.database.load(batch.iter()) {
-                Ok(()) => {
-                    // Only now, after the commit: whatever fails before, the records come again.
-                    batch.ack();
-                    self.strikes.store(0, SeqCst);
-                }
-                Err(error) => {
-                    batch.return_to_buffer();
-                    self.strike(error)?;
-                }
+            Err(error) => {
+                batch.return_to_buffer();
+                self.strike(error);
             }
         }
-        Ok(())
     }
 
-    /// Writes the dead letters until no worker is left to make more.
-    fn write_dead_letters(&self, workers_are_done: &AtomicBool) -> Result<(), Error> {
+    /// Whether the dead letters are so many that they should be written. Those that find no room
+    /// would hold up the rest.
+    pub fn has_many_dead_letters(&self) -> bool {
         let letters = self.manager.dead_letters();
-        let mut held = Vec::new();
-        while !self.control.failed() {
-            // Asked before looking, so that nothing can come after the last look.
-            let is_last_look = workers_are_done.load(SeqCst);
-            let room = LETTERS_AT_ONCE - held.len();
-            held.extend(std::iter::from_fn(|| letters.try_recv()).take(room));
+        letters.len() >= letters.capacity().div_ceil(2)
+    }
+
+    /// Writes the dead letters that there are. It waits for SQLite.
+    pub fn write_dead_letters(&self) {
+        let letters = self.manager.dead_letters();
+        loop {
+            let next = std::iter::from_fn(|| letters.try_recv());
+            let held: Vec<_> = next.take(LETTERS_AT_ONCE).collect();
             if held.is_empty() {
-                if is_last_look {
-                    break;
-                }
-                nap();
-                continue;
+                return;
             }
-            match self.database.bury(&held) {
-                Ok(()) => {
-                    held.clear();
-                    self.strikes.store(0, SeqCst);
+            while !self.control.failed() {
+                match self.database.bury(&held) {
+                    Ok(()) => {
+                        self.strikes.store(0, SeqCst);
+                        break;
+                    }
+                    Err(error) => self.strike(error),
                 }
-                Err(error) => self.strike(error)?,
             }
         }
-        Ok(())
     }
 
-    /// Gives SQLite some time after a failure.
-    ///
-    /// # Errors
-    ///
-    /// The failure, if it was one too many.
-    fn strike(&self, error: Error) -> Result<(), Error> {
+    /// Gives SQLite some time after a failure, or gives up if it was one too many.
+    fn strike(&self, error: Error) {
         if self.strikes.fetch_add(1, SeqCst) + 1 >= MAX_STRIKES {
-            return Err(error);
-        }
-        self.console.say(&format!("{error}; trying again"));
-        thread::sleep(AFTER_STRIKE);
-        Ok(())
-    }
-
-    /// Waits for a batch that fits into the next stage. `None` when no more will come.
-    fn take(&self, from: &Step, next: Option<&Step>) -> Option<Batch<Flight>> {
-        let max = next.map_or(self.batch, |next| self.batch.min(next.handle.capacity()));
-        while !self.control.failed() {
-            match from.handle.try_recv_batch(max) {
-                Ok(batch) => return Some(batch),
-                Err(TryRecvError::Closed) => break,
-                Err(TryRecvError::Empty) => nap(),
-            }
-        }
-        None
-    }
-
-    /// Waits until the next stage has room for the batch. When everybody stops, it goes back.
-    fn forward(&self, mut batch: Batch<Flight>, next: &Step) {
-        while !self.control.failed() {
-            match batch.try_forward(&next.handle) {
-                Ok(()) => {
-                    next.level.note(next.held());
-                    return;
-                }
-                Err(whole) => batch = whole,
-            }
-            nap();
+            self.control.fail(error);
+        } else {
+            self.console.say(&format!("{error}; trying again"));
+            thread::sleep(AFTER_STRIKE);
         }
     }
 
@@ -277,17 +215,6 @@ impl Pipeline {
         self.parse.level.note(self.parse.held());
         self.level.note(self.held());
         origin.tally.level.note(origin.held());
-    }
-
-    /// Counts a refusal, and takes note of the level that it tells.
-    pub fn note_refusal(&self, origin: &Origin, reason: &RejectReason) {
-        origin.tally.refused.add(1);
-        match reason {
-            RejectReason::GlobalFull { held, .. } => self.level.note(*held),
-            RejectReason::StageFull { held, .. } => self.parse.level.note(*held),
-            RejectReason::SourceFull { held, .. } => origin.tally.level.note(*held),
-            _ => {}
-        }
     }
 
     /// Records in the whole buffer.

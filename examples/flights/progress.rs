@@ -74,9 +74,9 @@ pub fn show(pipeline: &Pipeline, settled: &AtomicBool) {
         .collect();
     while !settled.load(SeqCst) && !pipeline.control.failed() {
         for (origin, bar) in &sources {
-            let accepted = origin.tally.accepted.get();
-            bar.set_position(accepted);
-            let is_done = accepted == origin.rows;
+            let read = origin.tally.read.get();
+            bar.set_position(read);
+            let is_done = read == origin.rows;
             bar.set_message(if is_done {
                 "done".into()
             } else {

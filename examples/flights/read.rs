@@ -1,18 +1,17 @@
-//! Reading the CSV files: a first look that finds the sources, and the thread of each source.
+//! Reading the CSV files: a first look that finds the sources, and the reader of each source.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use conveyor_buffer::BackpressureSignal;
-use csv::{ByteRecord, Reader, ReaderBuilder};
+use conveyor_buffer::{BackpressureSignal, RejectedBatch, SignalReceiver};
+use csv::{ByteRecord, ReaderBuilder};
 
 use crate::control::Control;
 use crate::error::Error;
 use crate::flight::{Columns, Flight};
-use crate::pipeline::{Origin, Pipeline, nap};
+use crate::pipeline::{Origin, Pipeline};
 
 /// The source of the rows that name no airport, and of those whose airport came too late.
 const OTHER: &str = "other";
@@ -21,9 +20,8 @@ const OTHER: &str = "other";
 /// thousands of threads.
 const MAX_AIRPORTS: usize = 16;
 
-/// The first and the longest rest after a push of a source that was asked to slow down. Each is twice
-/// the one before, so that the sources fall behind even a slow disk, and the level sinks.
-const REST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
+/// How long a source that was asked to slow down rests after each push, if nothing changes.
+pub const REST: Duration = Duration::from_millis(10);
 
 /// What a first pass over the files found.
 pub struct Survey {
@@ -71,7 +69,7 @@ impl Survey {
     }
 }
 
-fn open(path: &Path) -> Result<Reader<File>, Error> {
+fn open(path: &Path) -> Result<csv::Reader<File>, Error> {
     // A pipe could be read once only.
     if !fs::metadata(path).map_err(|cause| Error::file(path, cause))?.is_file() {
         return Err(Error::file(path, "not a regular file"));
@@ -87,7 +85,7 @@ struct Rows<'p> {
     pipeline: &'p Pipeline,
     name: &'static str,
     /// The file that is being read, and its place among the files.
-    file: Option<(usize, Reader<File>)>,
+    file: Option<(usize, csv::Reader<File>)>,
     /// How many files were opened so far.
     opened: usize,
     row: ByteRecord,
@@ -123,105 +121,28 @@ impl<'p> Rows<'p> {
     }
 }
 
-/// The thread of one source: reads its rows and pushes them, as fast as the signals let it.
-///
-/// # Errors
-///
-/// The file that cannot be read, or a refusal that no waiting will mend.
-pub fn push_rows(pipeline: &Pipeline, origin: &Origin) -> Result<(), Error> {
-    let mut rows = Rows::new(pipeline, origin.name);
-    let mut pace = Pace::new(pipeline, origin);
-    let mut read = 0;
-    let mut held = Vec::new();
-    while let Some(quota) = pace.quota() {
-        while held.len() < quota {
-            let Some(row) = rows.next()? else { break };
-            held.push(row);
-            read += 1;
-        }
-        if held.is_empty() {
-            break;
-        }
-        let later = held.split_off(held.len().min(quota));
-        let offered = held.len();
-        held = match origin.handle.try_send_batch(&pipeline.parse.handle, held) {
-            Ok(()) => Vec::new(),
-            Err(refused) if refused.is_full() => {
-                pipeline.note_refusal(origin, &refused.reason);
-                nap();
-                refused.into_records()
-            }
-            // The rows in hand stay unread: nobody has promised anything about them.
-            Err(refused) if refused.is_closed() => refused.into_records(),
-            Err(refused) => {
-                return Err(Error::Refused {
-                    source: origin.name.to_owned(),
-                    cause: refused.reason,
-                });
-            }
-        };
-        origin.tally.accepted.add(offered - held.len());
-        pipeline.note_push(origin);
-        // What was refused is offered again first.
-        held.extend(later);
-        pace.rest();
-    }
-    origin.tally.read.add(read - held.len());
-    Ok(())
-}
-
-/// How a source follows its signals: at normal rate it pushes whole batches; asked to slow down, it
-/// pushes half of one at a time and rests; asked to pause, it waits.
-struct Pace<'p> {
+/// A source at work: reads its rows, and follows its signals. At normal rate it reads whole batches;
+/// asked to slow down, half of one at a time.
+pub struct Reader<'p> {
     pipeline: &'p Pipeline,
     origin: &'p Origin,
+    rows: Rows<'p>,
     signal: BackpressureSignal,
-    /// How long to rest after the next push, if slowed.
-    rest: Duration,
     /// Until when the time under `signal` is counted.
     counted: Instant,
 }
 
-impl<'p> Pace<'p> {
-    fn new(pipeline: &'p Pipeline, origin: &'p Origin) -> Self {
+impl<'p> Reader<'p> {
+    pub fn new(pipeline: &'p Pipeline, origin: &'p Origin) -> Self {
+        let rows = Rows::new(pipeline, origin.name);
         let signal = BackpressureSignal::Resume;
-        Self { pipeline, origin, signal, rest: REST.0, counted: Instant::now() }
+        Self { pipeline, origin, rows, signal, counted: Instant::now() }
     }
 
-    /// How many rows to push next, at least 1, waiting out a pause; `None` when the buffer closes.
-    fn quota(&mut self) -> Option<usize> {
-        // More than a cap can never be accepted at once.
-        let normal = self
-            .pipeline
-            .batch
-            .min(self.origin.handle.capacity())
-            .min(self.pipeline.parse.handle.capacity());
-        while !self.pipeline.control.is_stopping() {
-            match self.observe() {
-                BackpressureSignal::Resume => return Some(normal),
-                BackpressureSignal::SlowDown => return Some(normal.div_ceil(2)),
-                BackpressureSignal::Pause => nap(),
-            }
-        }
-        None
-    }
-
-    /// Rests after a push, if the source is slowed, for as long as it stays so.
-    fn rest(&mut self) {
-        let rested = Instant::now();
-        while self.observe() == BackpressureSignal::SlowDown {
-            if rested.elapsed() >= self.rest {
-                self.rest = REST.1.min(self.rest * 2);
-                return;
-            }
-            thread::sleep(REST.0);
-        }
-        self.rest = REST.0;
-    }
-
-    fn observe(&mut self) -> BackpressureSignal {
+    /// From now on follows the signal that stands, and tells which it is.
+    pub fn follow(&mut self, signals: &SignalReceiver) -> BackpressureSignal {
         self.count_time();
-        let signal = self.origin.handle.signal();
+        let signal = signals.current();
         if signal != self.signal {
             self.signal = signal;
             let source = self.origin.handle.utilization() * 100.0;
@@ -232,6 +153,48 @@ impl<'p> Pace<'p> {
             ));
         }
         signal
+    }
+
+    /// The rows to push next. None are left when it is empty.
+    ///
+    /// # Errors
+    ///
+    /// The file that cannot be read.
+    pub fn read(&mut self) -> Result<Vec<Flight>, Error> {
+        let is_slowed = self.signal != BackpressureSignal::Resume;
+        let most = self.pipeline.batch;
+        let most = if is_slowed { most.div_ceil(2) } else { most };
+        let mut rows = Vec::with_capacity(most);
+        while rows.len() < most {
+            let Some(row) = self.rows.next()? else { break };
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Takes note of what became of so many rows. Those that are handed back because the buffer was
+    /// closed count as unread: nobody has promised anything about them.
+    ///
+    /// # Errors
+    ///
+    /// A refusal for another reason.
+    pub fn note(
+        &self,
+        rows: usize,
+        pushed: Result<(), RejectedBatch<Flight>>,
+    ) -> Result<(), Error> {
+        match pushed {
+            Ok(()) => {
+                self.origin.tally.read.add(rows);
+                self.pipeline.note_push(self.origin);
+                Ok(())
+            }
+            Err(refused) if refused.is_closed() => Ok(()),
+            Err(refused) => {
+                let source = self.origin.name.to_owned();
+                Err(Error::Refused { source, cause: refused.reason })
+            }
+        }
     }
 
     fn count_time(&mut self) {
@@ -246,7 +209,7 @@ impl<'p> Pace<'p> {
     }
 }
 
-impl Drop for Pace<'_> {
+impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.count_time();
     }

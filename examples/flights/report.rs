@@ -52,17 +52,12 @@ impl Account {
             let what = format!("{read} read, but {loaded} loaded + {dead} dead-lettered");
             return Err(Error::Unaccounted(what));
         }
-        let held = pipeline.held();
-        if held > 0 || !pipeline.manager.dead_letters().is_empty() {
-            return Err(Error::Unaccounted(format!("{held} records are still in the buffer")));
+        let remaining = pipeline.manager.remaining();
+        if !remaining.is_empty() {
+            return Err(remaining.into());
         }
         for origin in &pipeline.origins {
-            let (name, rows) = (origin.name, origin.rows);
-            let (read, accepted) = (origin.tally.read.get(), origin.tally.accepted.get());
-            if read != accepted {
-                let what = format!("{name}: {read} rows read, but {accepted} accepted");
-                return Err(Error::Unaccounted(what));
-            }
+            let (name, rows, read) = (origin.name, origin.rows, origin.tally.read.get());
             if read != rows && !pipeline.control.interrupted() {
                 let what = format!("{name}: {rows} rows in the files, but {read} read");
                 return Err(Error::Unaccounted(what));
@@ -109,17 +104,15 @@ fn airline_table(airlines: &[Airline]) -> Table {
 }
 
 fn source_table(pipeline: &Pipeline) -> Table {
-    let header = ["source", "rows read", "accepted", "time slowed", "time paused", "refusals"];
+    let header = ["source", "rows read", "time slowed", "time paused"];
     let mut table = table(&header, 1);
     for origin in &pipeline.origins {
         let tally = &origin.tally;
         table.add_row([
             origin.name.to_owned(),
             tally.read.get().to_string(),
-            tally.accepted.get().to_string(),
             format!("{:.3} s", tally.slowed.get().as_secs_f64()),
             format!("{:.3} s", tally.paused.get().as_secs_f64()),
-            tally.refused.get().to_string(),
         ]);
     }
     table

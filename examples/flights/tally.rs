@@ -6,18 +6,14 @@ use std::time::Duration;
 /// What is counted of a source.
 #[derive(Default)]
 pub struct SourceTally {
-    /// Rows that the reader took from the files, without those it kept because the buffer closed.
+    /// Rows that were read and pushed.
     pub read: Count,
-    /// Rows that the buffer accepted.
-    pub accepted: Count,
-    /// Pushes that were refused, in part or as a whole.
-    pub refused: Count,
     pub slowed: Stopwatch,
     pub paused: Stopwatch,
     pub level: Level,
 }
 
-/// A number of rows or events.
+/// A number of rows.
 #[derive(Default)]
 pub struct Count(AtomicU64);
 

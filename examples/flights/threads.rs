@@ -1,0 +1,99 @@
+//! The pipeline on threads: a thread for each source and each worker, with the blocking calls.
+
+use std::sync::Arc;
+use std::thread;
+
+use conveyor_buffer::{BackpressureSignal, Batch};
+
+use crate::error::Error;
+use crate::flight::Flight;
+use crate::pipeline::{LINGER, Origin, PATIENCE, Pipeline, Step};
+use crate::read::{REST, Reader};
+
+/// Reads everything, and drains the buffer.
+///
+/// # Errors
+///
+/// What remains in the buffer, if it does not drain.
+pub fn run(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
+    let work: [(&Step, fn(&Pipeline)); 3] =
+        [(&pipeline.parse, parse), (&pipeline.enrich, enrich), (&pipeline.load, load)];
+    let mut workers = Vec::new();
+    for (step, work) in work {
+        for _ in 0..step.workers {
+            let pipeline = Arc::clone(pipeline);
+            workers.push(thread::spawn(move || work(&pipeline)));
+        }
+    }
+    thread::scope(|sources| {
+        for origin in &pipeline.origins {
+            sources.spawn(|| push(pipeline, origin).unwrap_or_else(|e| pipeline.control.fail(e)));
+        }
+    });
+    pipeline.manager.close();
+    pipeline.manager.drain_timeout(PATIENCE)?;
+    for worker in workers {
+        // A thread that panics ends the program.
+        let _ = worker.join();
+    }
+    Ok(())
+}
+
+/// A source: pushes its rows as fast as the signals let it.
+fn push(pipeline: &Pipeline, origin: &Origin) -> Result<(), Error> {
+    let mut reader = Reader::new(pipeline, origin);
+    let mut signals = origin.handle.signals();
+    while !pipeline.control.is_stopping() {
+        if reader.follow(&signals) == BackpressureSignal::Pause {
+            signals.changed_blocking();
+            continue;
+        }
+        let rows = reader.read()?;
+        if rows.is_empty() {
+            break;
+        }
+        let count = rows.len();
+        reader.note(count, origin.handle.send_batch_blocking(&pipeline.parse.handle, rows))?;
+        if reader.follow(&signals) == BackpressureSignal::SlowDown {
+            signals.changed_timeout(REST);
+        }
+    }
+    Ok(())
+}
+
+/// A worker of the first stage.
+fn parse(pipeline: &Pipeline) {
+    while let Ok(batch) = pipeline.parse.handle.recv_batch_blocking(pipeline.batch) {
+        let parsed = pipeline.parse(batch);
+        if pipeline.has_many_dead_letters() {
+            pipeline.write_dead_letters();
+        }
+        forward(parsed, &pipeline.enrich);
+    }
+}
+
+/// A worker of the second stage.
+fn enrich(pipeline: &Pipeline) {
+    while let Ok(mut batch) = pipeline.enrich.handle.recv_batch_blocking(pipeline.batch) {
+        pipeline.enrich(&mut batch);
+        forward(batch, &pipeline.load);
+    }
+}
+
+/// A worker of the last stage.
+fn load(pipeline: &Pipeline) {
+    let stage = &pipeline.load.handle;
+    while let Ok(batch) = stage.recv_batch_within_blocking(pipeline.batch, LINGER) {
+        pipeline.load(batch);
+        if pipeline.has_many_dead_letters() {
+            pipeline.write_dead_letters();
+        }
+    }
+}
+
+/// Moves a batch on. It fits, for `Pipeline::batch` does, and stages close with the buffer alone.
+fn forward(batch: Batch<Flight>, next: &Step) {
+    if batch.forward_blocking(&next.handle).is_ok() {
+        next.level.note(next.held());
+    }
+}
