@@ -88,6 +88,9 @@ impl Pipeline {
         let step = |id, workers| -> Result<Step, Error> {
             Ok(Step { handle: manager.stage(id)?, workers, level: Level::default() })
         };
+        let parse = step("parse", options.parse_workers)?;
+        let enrich = step("enrich", options.enrich_workers)?;
+        let load = step("load", options.load_workers)?;
         let origin = |(name, rows)| -> Result<Origin, Error> {
             Ok(Origin { name, rows, handle: manager.source(name)?, tally: SourceTally::default() })
         };
@@ -101,9 +104,9 @@ impl Pipeline {
             columns: survey.columns,
             batch: options.largest_batch(),
             capacity: options.max_total,
-            parse: step("parse", options.parse_workers)?,
-            enrich: step("enrich", options.enrich_workers)?,
-            load: step("load", options.load_workers)?,
+            parse,
+            enrich,
+            load,
             origins,
             level: Level::default(),
             reference,
@@ -124,7 +127,7 @@ impl Pipeline {
         let (ended, elapsed) = thread::scope(|display| {
             display.spawn(|| progress::show(self, &settled));
             let ended = if on_tasks { tasks::run(self) } else { threads::run(self) };
-            self.write_dead_letters();
+            let ended = ended.map(|()| self.write_dead_letters());
             settled.store(true, SeqCst);
             (ended, started.elapsed())
         });
@@ -134,7 +137,7 @@ impl Pipeline {
         }
     }
 
-    /// Makes departures of rows. What is none is settled here.
+    /// Makes departures of rows. What is none is settled here. It may wait for SQLite.
     pub fn parse(&self, batch: Batch<Flight>) -> Batch<Flight> {
         let (parsed, failed) = batch.partition(|flight| flight.parse(&self.columns));
         failed.settle(|flight| match flight.body() {
@@ -142,6 +145,7 @@ impl Pipeline {
             Body::Failed(ParseError::Cancelled) => Outcome::Return,
             _ => Outcome::DeadLetter,
         });
+        self.write_many_dead_letters();
         parsed
     }
 
@@ -170,17 +174,18 @@ impl Pipeline {
                 self.strike(error);
             }
         }
+        self.write_many_dead_letters();
     }
 
-    /// Whether the dead letters are so many that they should be written. Those that find no room
-    /// would hold up the rest.
-    pub fn has_many_dead_letters(&self) -> bool {
+    /// Writes the dead letters if they fill half of their room: without room they hold up the rest.
+    fn write_many_dead_letters(&self) {
         let letters = self.manager.dead_letters();
-        letters.len() >= letters.capacity().div_ceil(2)
+        if letters.len() >= letters.capacity().div_ceil(2) {
+            self.write_dead_letters();
+        }
     }
 
-    /// Writes the dead letters that there are. It waits for SQLite.
-    pub fn write_dead_letters(&self) {
+    fn write_dead_letters(&self) {
         let letters = self.manager.dead_letters();
         loop {
             let next = std::iter::from_fn(|| letters.try_recv());

@@ -83,10 +83,7 @@ async fn push(pipeline: &Pipeline, origin: usize) -> Result<(), Error> {
 /// A worker of the first stage.
 async fn parse(pipeline: Arc<Pipeline>) {
     while let Ok(batch) = pipeline.parse.handle.recv_batch(pipeline.batch).await {
-        let parsed = pipeline.parse(batch);
-        if pipeline.has_many_dead_letters() {
-            block_in_place(|| pipeline.write_dead_letters());
-        }
+        let parsed = block_in_place(|| pipeline.parse(batch));
         forward(parsed, &pipeline.enrich).await;
     }
 }
@@ -103,12 +100,7 @@ async fn enrich(pipeline: Arc<Pipeline>) {
 async fn load(pipeline: Arc<Pipeline>) {
     let stage = &pipeline.load.handle;
     while let Ok(batch) = stage.recv_batch_within(pipeline.batch, LINGER).await {
-        block_in_place(|| {
-            pipeline.load(batch);
-            if pipeline.has_many_dead_letters() {
-                pipeline.write_dead_letters();
-            }
-        });
+        block_in_place(|| pipeline.load(batch));
     }
 }
 

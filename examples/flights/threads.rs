@@ -64,11 +64,7 @@ fn push(pipeline: &Pipeline, origin: &Origin) -> Result<(), Error> {
 /// A worker of the first stage.
 fn parse(pipeline: &Pipeline) {
     while let Ok(batch) = pipeline.parse.handle.recv_batch_blocking(pipeline.batch) {
-        let parsed = pipeline.parse(batch);
-        if pipeline.has_many_dead_letters() {
-            pipeline.write_dead_letters();
-        }
-        forward(parsed, &pipeline.enrich);
+        forward(pipeline.parse(batch), &pipeline.enrich);
     }
 }
 
@@ -85,9 +81,6 @@ fn load(pipeline: &Pipeline) {
     let stage = &pipeline.load.handle;
     while let Ok(batch) = stage.recv_batch_within_blocking(pipeline.batch, LINGER) {
         pipeline.load(batch);
-        if pipeline.has_many_dead_letters() {
-            pipeline.write_dead_letters();
-        }
     }
 }
 
