@@ -7,6 +7,7 @@ use crate::ledger::Ledger;
 use crate::record::Envelope;
 use crate::stage::StageCore;
 use crate::sync::{ArrayQueue, SegQueue};
+use crate::waiting::Freed;
 
 /// A record that the pipeline gave up, with where it failed.
 ///
@@ -160,7 +161,10 @@ impl<E: Envelope> DeadLetterQueue<E> {
         self.ledger.unpark();
         match stage.upgrade() {
             Some(stage) => stage.release_one(account),
-            None => self.ledger.release(self.ledger.account(account), 1),
+            None => {
+                self.ledger.release(self.ledger.account(account), 1);
+                self.ledger.attend(Freed { gate: None, account: Some(account) });
+            }
         }
     }
 }

@@ -686,6 +686,8 @@ impl Ledger {
         self.with_room(|room, ledger| room.close(ledger, |request| request.account.is_some()));
         self.pool.fetch_add(0, SeqCst);
         self.attend(Freed::default());
+        // Those who linger with records in hand stop doing so.
+        self.wake_all_workers();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -724,13 +726,22 @@ impl Ledger {
     #[cold]
     fn serve(&self, freed: Freed) {
         self.with_room(|room, ledger| room.serve(ledger, freed));
+        self.tell_the_end();
+    }
+
+    /// Tells those who wait for it if that was the last record.
+    fn tell_the_end(&self) {
         if self.is_drained() {
-            let gates: Vec<_> = self.gates.lock().iter().filter_map(Weak::upgrade).collect();
-            gates.iter().for_each(|gate| gate.wake_workers());
+            self.wake_all_workers();
         }
         if self.settled.is_listened_to() && self.is_settled() {
             self.settled.notify_all();
         }
+    }
+
+    fn wake_all_workers(&self) {
+        let gates: Vec<_> = self.gates.lock().iter().filter_map(Weak::upgrade).collect();
+        gates.iter().for_each(|gate| gate.wake_workers());
     }
 
     /// Works on the waiting room, and then does what the work has led to.
@@ -745,8 +756,14 @@ impl Ledger {
             self.note_pool();
         }
         drop(aftermath.to_drop);
+        for gate in aftermath.emptied {
+            gate.wake_workers();
+        }
         for waker in aftermath.to_wake {
             waker.wake();
+        }
+        if aftermath.gave_back {
+            self.tell_the_end();
         }
         done
     }

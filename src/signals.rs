@@ -64,7 +64,8 @@ impl SignalReceiver {
     }
 
     /// Waits until the signal differs from the one that was last reported (or stood when the receiver
-    /// was made), and reports it.
+    /// was made), and reports it. It does not end when the buffer is closed: as the buffer drains, the
+    /// signal becomes [`Resume`](BackpressureSignal::Resume), and no other comes after that.
     ///
     /// # Cancel safety
     ///

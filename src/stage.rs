@@ -463,7 +463,7 @@ impl<E: Envelope> StageCore<E> {
         if let Some(run) = runs.only() {
             return self.release_run(run);
         }
-        self.give_places_back(runs.iter().map(|run| run.len).sum());
+        self.free_places(runs.iter().map(|run| run.len).sum());
         for run in runs.iter() {
             self.ledger.release(self.ledger.account(run.account), run.len);
             self.ledger.attend(self.freed(Some(run.account)));
@@ -472,7 +472,7 @@ impl<E: Envelope> StageCore<E> {
 
     #[inline]
     fn release_run(&self, run: Run) {
-        self.give_places_back(run.len);
+        self.free_places(run.len);
         self.ledger.release(self.ledger.account(run.account), run.len);
         self.ledger.attend(self.freed(Some(run.account)));
     }
@@ -483,8 +483,15 @@ impl<E: Envelope> StageCore<E> {
 
     /// Gives back places only: the records live on elsewhere.
     pub(crate) fn release_places(&self, records: u32) {
-        self.give_places_back(records);
+        self.free_places(records);
         self.ledger.attend(self.freed(None));
+    }
+
+    #[inline]
+    fn free_places(&self, records: u32) {
+        if self.give_places_back(records) {
+            self.wake_workers();
+        }
     }
 
     /// Closes a stage whatever it holds: nothing more is admitted.
@@ -546,6 +553,10 @@ impl<E: Envelope> Gate for StageCore<E> {
         Self::room(self)
     }
 
+    fn is_shut(&self) -> bool {
+        Self::is_shut(self)
+    }
+
     fn admit(&self, wanted: u32) -> Places {
         Self::admit(self, wanted)
     }
@@ -555,14 +566,13 @@ impl<E: Envelope> Gate for StageCore<E> {
     }
 
     #[inline]
-    fn give_places_back(&self, records: u32) {
-        if records > 0 {
-            let before = Occupancy(self.occupancy.fetch_sub(u64::from(records), SeqCst));
-            debug_assert!(before.occupied() >= records, "more places given back than were taken");
-            if before.is_closed() && before.occupied() == records {
-                self.bell.notify_all();
-            }
+    fn give_places_back(&self, records: u32) -> bool {
+        if records == 0 {
+            return false;
         }
+        let before = Occupancy(self.occupancy.fetch_sub(u64::from(records), SeqCst));
+        debug_assert!(before.occupied() >= records, "more places given back than were taken");
+        before.is_closed() && before.occupied() == records
     }
 
     fn ages(&self, records: u32) -> Age {

@@ -39,12 +39,16 @@ use crate::sync::{Sleep, sleep};
 pub(crate) trait Gate: Send + Sync {
     /// Places that are free.
     fn room(&self) -> u32;
+    /// Whether none will ever be given.
+    fn is_shut(&self) -> bool;
     /// Takes up to `wanted` places.
     fn admit(&self, wanted: u32) -> Places;
     /// Takes `wanted` places, or none.
     fn admit_all(&self, wanted: u32) -> Places;
-    /// Gives places back, and serves nobody.
-    fn give_places_back(&self, records: u32);
+    /// Gives places back, and serves nobody. Tells whether a closed stage is empty now, so that its
+    /// workers are to be woken.
+    #[must_use]
+    fn give_places_back(&self, records: u32) -> bool;
     /// Ages for records that hold their places already.
     fn ages(&self, records: u32) -> Age;
     /// Writes to the word that counts the places, and changes nothing.
@@ -123,6 +127,10 @@ pub(crate) struct Aftermath {
     /// Those whose outcome has been decided.
     pub(crate) to_wake: Vec<Waker>,
     pub(crate) to_drop: Vec<Waker>,
+    /// Stages whose workers can go home.
+    pub(crate) emptied: Vec<Arc<dyn Gate>>,
+    /// Whether credits were given back, which may have been the last.
+    pub(crate) gave_back: bool,
     /// Accounts whose level was moved.
     pub(crate) to_note: Vec<u32>,
 }
@@ -159,10 +167,15 @@ impl Waiter {
     }
 
     /// Takes what is missing: all, or nothing unless it saves.
-    fn take(&mut self, ledger: &Ledger, saves: bool) -> Result<Age, Option<Lack>> {
+    fn take(
+        &mut self,
+        ledger: &Ledger,
+        saves: bool,
+        aftermath: &mut Aftermath,
+    ) -> Result<Age, Option<Lack>> {
         let taken = self.take_what_there_is(ledger, saves);
         if taken.is_err() && !saves {
-            self.give_back(ledger);
+            self.give_back(ledger, aftermath);
         }
         taken
     }
@@ -200,9 +213,9 @@ impl Waiter {
         u64::from(self.credits) + u64::from(self.places)
     }
 
-    fn stop_saving(&mut self, ledger: &Ledger) {
+    fn stop_saving(&mut self, ledger: &Ledger, aftermath: &mut Aftermath) {
         self.passed_over = 0;
-        self.give_back(ledger);
+        self.give_back(ledger, aftermath);
     }
 
     /// Where it gives something back.
@@ -210,12 +223,16 @@ impl Waiter {
         Freed { gate: Some(gate_id(&self.request.gate)), account: self.request.account }
     }
 
-    fn give_back(&mut self, ledger: &Ledger) {
+    fn give_back(&mut self, ledger: &Ledger, aftermath: &mut Aftermath) {
         let (credits, places) =
             (std::mem::take(&mut self.credits), std::mem::take(&mut self.places));
-        self.request.gate.give_places_back(places);
+        if self.request.gate.give_places_back(places) {
+            aftermath.emptied.push(Arc::clone(&self.request.gate));
+        }
         if let (Some(index), true) = (self.request.account, credits > 0) {
             ledger.release_quietly(ledger.account(index), credits);
+            aftermath.to_note.push(index);
+            aftermath.gave_back = true;
         }
     }
 }
@@ -231,6 +248,7 @@ impl WaitingRoom {
         self.next_ticket += 1;
         let account = request.account;
         request.gate.touch();
+        let shut = request.gate.is_shut();
         if let Some(account) = account {
             ledger.touch(account);
         }
@@ -252,7 +270,9 @@ impl WaitingRoom {
                 line.len() == 1
             }
         };
-        if first {
+        if shut {
+            self.decide(ledger, ticket, Err(Closed));
+        } else if first {
             self.attempt(ledger, ticket);
         }
         ticket
@@ -279,10 +299,9 @@ impl WaitingRoom {
         if self.saver != Some(ticket) || waiter.savings() != savings {
             return;
         }
-        waiter.stop_saving(ledger);
+        waiter.stop_saving(ledger, &mut self.aftermath);
         self.saver = None;
         let freed = waiter.freed();
-        self.aftermath.to_note.extend(freed.account);
         self.serve(ledger, freed);
     }
 
@@ -300,9 +319,8 @@ impl WaitingRoom {
     /// Lets a request go that is not waited for any more, and gives back what was taken for it.
     fn leave(&mut self, ledger: &Ledger, ticket: Ticket) {
         let Some(mut waiter) = self.waiters.remove(&ticket) else { return };
-        waiter.give_back(ledger);
+        waiter.give_back(ledger, &mut self.aftermath);
         let freed = waiter.freed();
-        self.aftermath.to_note.extend(freed.account);
         self.forget(ticket, freed);
         self.serve(ledger, freed);
     }
@@ -342,25 +360,40 @@ impl WaitingRoom {
         if let Some(saver) = self.saver {
             self.attempt(ledger, saver);
         }
-        if let Some(account) = freed.account {
+        if let Some(account) = freed.account
+            && self.is_short_of_its_own(account)
+        {
             self.serve_line(ledger, account);
         }
+        // The oldest of each is looked at in any case: so that it is counted when it is passed over.
         let mut last = None;
         while let Some(gate) = freed.gate
             && let Some(ticket) = self.at_gates.get(&gate).and_then(|at| after(at, last))
-            && self.waiters.get(&ticket).is_some_and(|waiter| waiter.request.gate.room() > 0)
+            && (last.is_none() || self.has_room(ticket))
         {
             last = Some(ticket);
             self.consider(ledger, ticket);
         }
         let mut last = None;
         while let Some(ticket) = after(&self.at_pool, last)
-            && ledger.free() > 0
+            && (last.is_none() || ledger.free() > 0)
         {
             last = Some(ticket);
             self.consider(ledger, ticket);
         }
         self.serve_next(ledger);
+    }
+
+    /// Whether the first of a line waits for credits of its own account. If it waits for others, it takes
+    /// its turn among those who wait for the same.
+    fn is_short_of_its_own(&self, account: u32) -> bool {
+        let first = self.lines.get(&account).and_then(|line| self.waiters.get(line.front()?));
+        first.is_some_and(|waiter| waiter.lack == Lack::Source)
+    }
+
+    /// Whether the stage of a request has any room.
+    fn has_room(&self, ticket: Ticket) -> bool {
+        self.waiters.get(&ticket).is_some_and(|waiter| waiter.request.gate.room() > 0)
     }
 
     /// Serves the line of an account, until the first in it has to wait.
@@ -409,13 +442,13 @@ impl WaitingRoom {
         let saves = self.saver == Some(ticket);
         let Some(waiter) = self.waiters.get_mut(&ticket) else { return false };
         self.aftermath.to_note.extend(waiter.request.account);
-        let outcome = match waiter.take(ledger, saves) {
+        let outcome = match waiter.take(ledger, saves, &mut self.aftermath) {
             Ok(age) => Ok(age),
             Err(None) => Err(Closed),
             Err(Some(lack)) => {
                 if saves && lack == Lack::Source {
                     // Its own cap is in the way: what it has saved would only be missed by others.
-                    waiter.stop_saving(ledger);
+                    waiter.stop_saving(ledger, &mut self.aftermath);
                     self.saver = None;
                 }
                 self.short_of(ticket, lack);
@@ -447,7 +480,7 @@ impl WaitingRoom {
     fn decide(&mut self, ledger: &Ledger, ticket: Ticket, outcome: Result<Age, Closed>) {
         let Some(waiter) = self.waiters.get_mut(&ticket) else { return };
         if outcome.is_err() {
-            waiter.give_back(ledger);
+            waiter.give_back(ledger, &mut self.aftermath);
         }
         waiter.outcome = Some(outcome);
         let freed = waiter.freed();
@@ -457,14 +490,18 @@ impl WaitingRoom {
 
     /// Tells those requests that match that they will never be granted, and serves those behind.
     pub(crate) fn close(&mut self, ledger: &Ledger, matches: impl Fn(&Request) -> bool) {
-        let closed: Vec<Ticket> = self
+        let closed: Vec<(Ticket, Freed)> = self
             .waiters
             .iter()
             .filter(|(_, waiter)| waiter.outcome.is_none() && matches(&waiter.request))
-            .map(|(ticket, _)| *ticket)
+            .map(|(ticket, waiter)| (*ticket, waiter.freed()))
             .collect();
-        for ticket in closed {
-            self.decide(ledger, ticket, Err(Closed));
+        for (ticket, _) in &closed {
+            self.decide(ledger, *ticket, Err(Closed));
+        }
+        // One of them may have saved.
+        for (_, freed) in closed {
+            self.serve(ledger, freed);
         }
         self.serve_next(ledger);
     }

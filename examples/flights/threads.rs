@@ -16,10 +16,10 @@ use crate::read::{REST, Reader};
 ///
 /// What remains in the buffer, if it does not drain.
 pub fn run(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
-    let work: [(&Step, fn(&Pipeline)); 3] =
-        [(&pipeline.parse, parse), (&pipeline.enrich, enrich), (&pipeline.load, load)];
+    let steps = [&pipeline.parse, &pipeline.enrich, &pipeline.load];
+    let works: [fn(&Pipeline); 3] = [parse, enrich, load];
     let mut workers = Vec::new();
-    for (step, work) in work {
+    for (step, work) in steps.into_iter().zip(works) {
         for _ in 0..step.workers {
             let pipeline = Arc::clone(pipeline);
             workers.push(thread::spawn(move || work(&pipeline)));
