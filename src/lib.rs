@@ -158,11 +158,16 @@
 //!
 //! # Features
 //!
-//! `loom` adds the model-checking test target of this package. It changes nothing in the library.
+//! - `futures` adds `Stage::batches`, a `Stream` of batches, and `Source::sink`, a `Sink` of records.
+//! - `loom` adds the model-checking test target of this package. It changes nothing in the library.
+//!
+//! None is on unless asked for.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
 
+#[cfg(feature = "futures")]
+mod adapters;
 mod backpressure;
 mod batch;
 mod block;
@@ -184,6 +189,8 @@ mod stage;
 mod sync;
 mod waiting;
 
+#[cfg(feature = "futures")]
+pub use adapters::{Batches, RecordSink};
 pub use backpressure::{BackpressureController, BackpressureSignal};
 pub use batch::{Batch, Outcome};
 pub use builder::Builder;
