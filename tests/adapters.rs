@@ -493,9 +493,8 @@ async fn a_sink_that_waits_is_told_that_the_buffer_closed(on: Executor) {
         });
         assert_eq!(second.await, Err(RejectReason::Closed));
         task.await;
-        assert_eq!(sink.send(row("a", 2)).await, Err(RejectReason::Closed));
         assert_eq!(drain(&stage), [0]);
-        drop(sink);
+        assert_eq!(sink.send(row("a", 2)).await, Err(RejectReason::Closed));
         assert_nothing_is_held(&manager, &[stage], &[source]);
     }
 }
