@@ -275,7 +275,7 @@ async fn batches_are_settled_out_of_order_by_a_buffer(on: Executor) {
         let turn = arrived.fetch_add(1, SeqCst);
         let arrived = Arc::clone(&arrived);
         let task = on.spawn(async move {
-            while turn % 4 == 0 && arrived.load(SeqCst) < turn + 4 {
+            while turn.is_multiple_of(4) && arrived.load(SeqCst) < turn + 4 {
                 smol::future::yield_now().await;
             }
         });
