@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod waiting;
+
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
