@@ -62,8 +62,7 @@ fn a_drain_that_is_given_up_leaves_the_others_waiting_and_the_buffer_as_it_was()
 
 #[test]
 fn a_drain_whose_time_is_up_says_what_remains_by_stage_and_source() {
-    let manager =
-        BufferManager::builder(caps(20, 20, 20)).dead_letter_capacity(1).build().unwrap();
+    let manager = BufferManager::builder(caps(20, 20, 20)).dead_letter_capacity(1).build().unwrap();
     let (load, parse) = (manager.stage("load").unwrap(), manager.stage("parse").unwrap());
     let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
     manager.stage("empty").unwrap();
@@ -139,29 +138,5 @@ fn a_granted_push_that_is_given_up_after_a_close_was_the_last() {
     let mut worker = waiting(stage.recv_batch(1));
     drop(send);
     assert!(worker.woken().is_err());
-    drained.woken();
-}
-
-#[test]
-fn a_saved_credit_that_a_closed_stage_frees_was_the_last() {
-    let (manager, stage, large) = one_of_each(8, 20, 20);
-    let (busy, small) = (manager.stage("busy").unwrap(), manager.source("small").unwrap());
-    small.try_send_batch(&busy, rows("small", 0..8)).unwrap();
-    let mut send = waiting(large.send_batch(&stage, rows("large", 0..8)));
-    while large.utilization() == 0.0 {
-        take(&busy, 1).ack();
-        let _ = small.try_send(&busy, row("small", 8));
-    }
-    // A permit is the last that is in its way.
-    let permit = waiting(small.reserve(&busy, 1));
-    drop(permit);
-    while busy.len() > 1 {
-        take(&busy, 1).ack();
-    }
-    let letters = take(&busy, 1);
-    stage.close();
-    assert!(send.done().unwrap_err().is_closed());
-    let mut drained = waiting(manager.drain());
-    letters.ack();
     drained.woken();
 }

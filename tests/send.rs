@@ -310,8 +310,7 @@ fn one_credit_wakes_one_of_many_that_wait_for_it() {
     }
     // Also where they wait with one source.
     for Full { stage, occupied, source, .. } in full_at_each_cap() {
-        let sends: Vec<_> =
-            (0..10).map(|id| waiting(source.send(&stage, row("a", id)))).collect();
+        let sends: Vec<_> = (0..10).map(|id| waiting(source.send(&stage, row("a", id)))).collect();
         take(&occupied, 1).ack();
         assert_eq!((woken(&sends), sends[0].wakes()), (1, 1));
     }
@@ -455,7 +454,8 @@ fn closing_the_source_of_a_request_that_saves_lets_others_have_its_places() {
 
 #[test]
 fn the_signals_follow_when_the_stage_of_a_request_that_saves_is_closed() {
-    let manager = BufferManager::builder(caps(8, 20, 20)).source_capacity("large", 6).build().unwrap();
+    let manager =
+        BufferManager::builder(caps(8, 20, 20)).source_capacity("large", 6).build().unwrap();
     let (stage, busy) = (manager.stage("stage").unwrap(), manager.stage("busy").unwrap());
     let (large, small) = (manager.source("large").unwrap(), manager.source("small").unwrap());
     small.try_send_batch(&busy, rows("small", 0..8)).unwrap();
@@ -532,7 +532,10 @@ fn a_close_wakes_every_send_and_hands_the_records_back() {
                     let thread = scope.spawn(|| source.send_blocking(stage, row("a", 3)));
                     close(&full);
                     let rejected = thread.join().unwrap().unwrap_err();
-                    assert_eq!((rejected.record, rejected.reason), (row("a", 3), RejectReason::Closed));
+                    assert_eq!(
+                        (rejected.record, rejected.reason),
+                        (row("a", 3), RejectReason::Closed)
+                    );
                 });
             });
             let rejected = one.woken().unwrap_err();
@@ -559,8 +562,7 @@ fn a_closed_name_refuses_pushes_by_name_until_it_is_removed_and_made_anew() {
     assert!(stage.is_closed() && !source.is_closed());
     let push = |row| block_on(manager.buffer_for_stage("stage", row));
     assert!(push(row("a", 1)).unwrap_err().is_closed());
-    let rejected =
-        block_on(manager.buffer_batch_for_stage("stage", rows("a", 1..3))).unwrap_err();
+    let rejected = block_on(manager.buffer_batch_for_stage("stage", rows("a", 1..3))).unwrap_err();
     assert_eq!((rejected.accepted, rejected.records.len()), (0, 2));
     assert!(block_on(manager.return_to_buffer("stage", rows("a", 1..3))).unwrap_err().is_closed());
     assert!(manager.stage("stage").unwrap().is_closed());
