@@ -5,32 +5,27 @@ mod common;
 
 use std::time::Duration;
 
-use conveyor_buffer::{BackpressureSignal, Batch, BufferManager, SignalReceiver, Source, Stage};
+use conveyor_buffer::BackpressureSignal;
 
 use common::waiting::*;
 use common::*;
 
 #[test]
 fn futures_can_be_sent_to_other_threads() {
-    fn assert_send<T: Send>(_: &T) {}
+    fn is_send<T: Send>(_: T) {}
 
-    #[allow(unreachable_code, clippy::diverging_sub_expression)]
-    fn _every_future(
-        manager: &BufferManager<Row>,
-        stage: &Stage<Row>,
-        source: &Source<Row>,
-        signals: &mut SignalReceiver,
-        batch: Batch<Row>,
-    ) {
-        assert_send(&source.send(stage, row("a", 0)));
-        assert_send(&source.send_batch(stage, Vec::new()));
-        assert_send(&source.reserve(stage, 1));
-        assert_send(&stage.recv_batch(1));
-        assert_send(&stage.recv_batch_within(1, Duration::ZERO));
-        assert_send(&batch.forward(stage));
-        assert_send(&manager.drain());
-        assert_send(&signals.changed());
-    }
+    let (manager, stage, source) = one_of_each(9, 9, 9);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    is_send(source.send(&stage, row("a", 1)));
+    is_send(source.send_batch(&stage, Vec::new()));
+    is_send(source.reserve(&stage, 1));
+    is_send(stage.recv_batch(1));
+    is_send(stage.recv_batch_within(1, Duration::ZERO));
+    is_send(take(&stage, 1).forward(&stage));
+    is_send(manager.drain());
+    is_send(source.signals().changed());
+    // None was polled: nothing has happened.
+    assert_eq!(drain(&stage), [0]);
 }
 
 #[test]

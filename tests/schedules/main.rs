@@ -68,3 +68,4 @@ mod waiting;
 mod buffer;
 mod explore;
 mod schedules;
+mod waits;
