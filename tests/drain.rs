@@ -122,7 +122,7 @@ fn close_and_drain_end_a_buffer_with_workers_and_sources_that_wait() {
                 manager.drain_timeout(FOR_EVER).unwrap();
             });
         });
-        assert_nothing_is_held(&manager, &[stage.clone(), next.clone()], &[source.clone()]);
+        assert_nothing_is_held(&manager, &[stage, next], &[source]);
     }
 }
 
