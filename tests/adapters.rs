@@ -839,6 +839,17 @@ fn a_sink_to_a_stage_of_another_buffer_says_so() {
 }
 
 #[test]
+fn a_sink_to_a_closed_stage_is_told_so_though_its_source_is_full() {
+    let (manager, stage, source) = one_of_each(10, 10, 1);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    stage.close();
+    let mut sink = by_hand(source.sink(&stage));
+    assert_eq!(sink.ready(), Poll::Ready(Err(RejectReason::Closed)));
+    assert_eq!(drain(&stage), [0]);
+    assert_nothing_is_held(&manager, &[stage], &[source]);
+}
+
+#[test]
 fn a_sink_that_is_not_ready_panics_when_it_is_given_a_record() {
     let (manager, stage, source) = one_of_each(10, 10, 1);
     let mut sink = by_hand(source.sink(&stage));
