@@ -127,6 +127,8 @@ pub(crate) struct Aftermath {
     /// Those whose outcome has been decided.
     pub(crate) to_wake: Vec<Waker>,
     pub(crate) to_drop: Vec<Waker>,
+    /// Those who have left, each with a hold on its stage that may be the last.
+    left: Vec<Waiter>,
     /// Stages whose workers can go home.
     pub(crate) emptied: Vec<Arc<dyn Gate>>,
     /// Whether credits were given back, which may have been the last.
@@ -284,7 +286,7 @@ impl WaitingRoom {
             unreachable!("a request stays until its outcome is taken");
         };
         if let Some(outcome) = waiter.get().outcome {
-            waiter.remove();
+            self.aftermath.left.push(waiter.remove());
             return Standing::Decided(outcome);
         }
         let waiter = waiter.get_mut();
@@ -321,6 +323,7 @@ impl WaitingRoom {
         let Some(mut waiter) = self.waiters.remove(&ticket) else { return };
         waiter.give_back(ledger, &mut self.aftermath);
         let freed = waiter.freed();
+        self.aftermath.left.push(waiter);
         self.forget(ticket, freed);
         self.serve(ledger, freed);
     }
