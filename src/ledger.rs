@@ -32,10 +32,10 @@
 
 use std::sync::Weak;
 
-use crate::backpressure::{BackpressureController, BackpressureSignal, Marks, SignalCell, Zone};
+use crate::account::{Account, Balance, Lease, MAX_LEASE};
+use crate::backpressure::{BackpressureController, Marks};
 use crate::sync::{
-    Arena, AtomicBool, AtomicSetting, AtomicU32, AtomicU64, CachePadded, Event, Listener, Mutex,
-    SeqCst,
+    Arena, AtomicBool, AtomicSetting, AtomicU32, AtomicU64, CachePadded, Event, Mutex, SeqCst,
 };
 use crate::waiting::{Freed, Gate, WaitingRoom};
 
@@ -69,73 +69,6 @@ struct Register {
     /// Among how many accounts the idle budget is divided: a power of two, at least `open`.
     shares: u32,
     vacant: Vec<u32>,
-}
-
-/// What one source holds.
-pub(crate) struct Account {
-    word: AtomicU64,
-    capacity: AtomicSetting,
-    high: AtomicSetting,
-    low: AtomicSetting,
-    cell: SignalCell,
-}
-
-/// An account's word.
-///
-/// | bits | meaning |
-/// | --- | --- |
-/// | 63..32 | credits leased from the pool, or one of the marks `EXACT` and `CLOSED` |
-/// | 31..0 | credits in use |
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Balance {
-    lease: Lease,
-    used: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Lease {
-    /// Leased is what is used, and not a credit more.
-    Exact,
-    /// The same, and no further credit is to be had.
-    Closed,
-    /// So many credits are leased, some of them ahead of need.
-    Ahead(u32),
-}
-
-const LEASE_SHIFT: u32 = 32;
-const EXACT: u32 = u32::MAX;
-const CLOSED: u32 = u32::MAX - 1;
-const MAX_LEASE: u32 = u32::MAX - 2;
-
-impl Balance {
-    #[inline]
-    fn unpack(word: u64) -> Self {
-        let lease = match (word >> LEASE_SHIFT) as u32 {
-            EXACT => Lease::Exact,
-            CLOSED => Lease::Closed,
-            leased => Lease::Ahead(leased),
-        };
-        Self { lease, used: word as u32 }
-    }
-
-    #[inline]
-    fn pack(self) -> u64 {
-        let lease = match self.lease {
-            Lease::Exact => EXACT,
-            Lease::Closed => CLOSED,
-            Lease::Ahead(leased) => leased,
-        };
-        u64::from(lease) << LEASE_SHIFT | u64::from(self.used)
-    }
-
-    /// Credits that are leased and not in use.
-    #[inline]
-    fn idle(self) -> u32 {
-        match self.lease {
-            Lease::Exact | Lease::Closed => 0,
-            Lease::Ahead(leased) => leased - self.used,
-        }
-    }
 }
 
 /// The pool's word.
@@ -194,104 +127,6 @@ pub(crate) enum Shortage {
     Closed,
 }
 
-impl Account {
-    fn new() -> Self {
-        Self {
-            word: AtomicU64::new(Balance { lease: Lease::Closed, used: 0 }.pack()),
-            capacity: AtomicSetting::new(0),
-            high: AtomicSetting::new(0),
-            low: AtomicSetting::new(0),
-            cell: SignalCell::new(),
-        }
-    }
-
-    #[inline]
-    fn balance(&self) -> Balance {
-        Balance::unpack(self.word.load(SeqCst))
-    }
-
-    /// One attempt to replace the balance; the actual one where it has changed.
-    #[inline]
-    fn replace(&self, current: Balance, new: Balance) -> Result<(), Balance> {
-        self.word
-            .compare_exchange(current.pack(), new.pack(), SeqCst, SeqCst)
-            .map(drop)
-            .map_err(Balance::unpack)
-    }
-
-    /// Ends the lease ahead of need, and tells how many idle credits that frees.
-    fn end_lease(&self, lease: Lease) -> u32 {
-        let mut balance = self.balance();
-        loop {
-            if balance.lease == lease || balance.lease == Lease::Closed {
-                return 0;
-            }
-            match self.replace(balance, Balance { lease, ..balance }) {
-                Ok(()) => return balance.idle(),
-                Err(actual) => balance = actual,
-            }
-        }
-    }
-
-    /// Takes `wanted` credits if so many lie idle in the account's own lease, which is within both
-    /// caps: the usual case, and one attempt. Tells how many are in use then.
-    #[inline]
-    pub(crate) fn take_idle(&self, wanted: u32) -> Option<u32> {
-        let balance = self.balance();
-        if balance.idle() < wanted {
-            return None;
-        }
-        let used = balance.used + wanted;
-        self.replace(balance, Balance { used, ..balance }).ok().map(|()| used)
-    }
-
-    /// Credits in use.
-    #[inline]
-    pub(crate) fn used(&self) -> u32 {
-        self.balance().used
-    }
-
-    /// The most credits that may be in use.
-    #[inline]
-    pub(crate) fn capacity(&self) -> u32 {
-        self.capacity.load(SeqCst)
-    }
-
-    /// Whether it gets no further credit.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.balance().lease == Lease::Closed
-    }
-
-    /// Credits that its own cap leaves.
-    pub(crate) fn room(&self) -> u32 {
-        self.capacity() - self.used()
-    }
-
-    /// What the account's own level asks of its source.
-    pub(crate) fn signal(&self) -> BackpressureSignal {
-        self.cell.signal()
-    }
-
-    /// Resolves when the account's signal has changed.
-    pub(crate) fn listen(&self) -> Listener {
-        self.cell.listen()
-    }
-
-    #[inline]
-    fn zone(&self, used: u32) -> Zone {
-        let (high, low) = (self.high.load(SeqCst), self.low.load(SeqCst));
-        Marks { high, low, capacity: self.capacity() }.zone(used)
-    }
-
-    /// Lets the signal follow the level, which the caller has left at `used`.
-    #[inline]
-    pub(crate) fn note(&self, used: u32) {
-        self.cell.follow(self.zone(used), || {
-            self.zone(Balance::unpack(self.word.fetch_add(0, SeqCst)).used)
-        });
-    }
-}
-
 impl Ledger {
     /// A ledger of `capacity` credits, of which about `idle_budget` may lie idle in accounts.
     pub(crate) fn new(capacity: u32, idle_budget: u32, controller: BackpressureController) -> Self {
@@ -334,12 +169,7 @@ impl Ledger {
             .pop()
             .unwrap_or_else(|| self.accounts.push(CachePadded::new(Account::new())) as u32);
         let account = self.account(index);
-        let marks = self.controller.watermarks().of(capacity);
-        account.capacity.store(capacity, SeqCst);
-        account.high.store(marks.high, SeqCst);
-        account.low.store(marks.low, SeqCst);
-        account.cell.reset();
-        account.word.store(Balance { lease: Lease::Exact, used: 0 }.pack(), SeqCst);
+        account.open(self.controller.watermarks().of(capacity));
         register.open += 1;
         if self.share_idle_budget(&mut register) {
             drop(register);
@@ -582,7 +412,7 @@ impl Ledger {
     /// level was moved.
     #[inline]
     fn take_back(&self, account: &Account, credits: u32) -> (u32, bool) {
-        let before = Balance::unpack(account.word.fetch_sub(u64::from(credits), SeqCst));
+        let before = account.take_out(credits);
         debug_assert!(before.used >= credits, "more credits given back than were in use");
         let used = before.used - credits;
         let pool_moved = match before.lease {
@@ -784,7 +614,7 @@ impl Ledger {
 
     /// Writes to the words that could let a request of that account in, and changes nothing.
     pub(crate) fn touch(&self, index: u32) {
-        self.account(index).word.fetch_add(0, SeqCst);
+        self.account(index).touch();
         self.pool.fetch_add(0, SeqCst);
     }
 

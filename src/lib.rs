@@ -166,6 +166,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
 
+mod account;
 #[cfg(feature = "futures")]
 mod adapters;
 mod backpressure;
@@ -178,6 +179,7 @@ mod error;
 mod forward;
 mod ledger;
 mod manager;
+mod occupancy;
 mod record;
 mod recv;
 mod registry;

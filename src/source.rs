@@ -4,11 +4,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use crate::account::Account;
 use crate::backpressure::BackpressureSignal;
 use crate::batch::Batch;
 use crate::block::{Age, Records, count};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
-use crate::ledger::{Account, Ledger, Shortage};
+use crate::ledger::{Ledger, Shortage};
 use crate::record::Envelope;
 use crate::settings::MAX_CAP;
 use crate::signals::SignalReceiver;

@@ -11,6 +11,7 @@ use crate::block::{Age, Block, Held, Records, Run, Runs, count};
 use crate::dead_letters::{DeadLetter, DeadLetterQueue, Label};
 use crate::error::TryRecvError;
 use crate::ledger::Ledger;
+use crate::occupancy::Occupancy;
 use crate::record::Envelope;
 use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, CachePadded, Event, Listener, SeqCst};
 use crate::waiting::{Freed, Gate, gate_id};
@@ -78,45 +79,6 @@ struct Piece<E> {
     account: u32,
     age: Age,
     records: vec::IntoIter<E>,
-}
-
-/// The word of a stage's own cap.
-///
-/// | bits | meaning |
-/// | --- | --- |
-/// | 63 | closed: nothing more is admitted |
-/// | 62..32 | records admitted so far, modulo 2^31: the age of the next |
-/// | 31..0 | records queued or in unsettled batches |
-#[derive(Clone, Copy)]
-struct Occupancy(u64);
-
-const CLOSED: u64 = 1 << 63;
-const COUNT_SHIFT: u32 = 32;
-
-impl Occupancy {
-    fn occupied(self) -> u32 {
-        self.0 as u32
-    }
-
-    fn is_closed(self) -> bool {
-        self.0 & CLOSED != 0
-    }
-
-    fn next_age(self) -> Age {
-        Age::new((self.0 >> COUNT_SHIFT) as u32)
-    }
-
-    fn admit(self, records: u32) -> Self {
-        Self(self.count_on(records).0 + u64::from(records))
-    }
-
-    /// As many ages later.
-    fn count_on(self, records: u32) -> Self {
-        let admitted = ((self.0 & !CLOSED) >> COUNT_SHIFT) + u64::from(records);
-        // A carry out of the count is cut off.
-        let count = admitted << COUNT_SHIFT & !CLOSED;
-        Self(self.0 & CLOSED | count | u64::from(self.occupied()))
-    }
 }
 
 /// Why a stage admits fewer records than it was asked to.
@@ -498,8 +460,8 @@ impl<E: Envelope> StageCore<E> {
     pub(crate) fn shut(&self) {
         let mut now = self.occupancy();
         while !now.is_closed() {
-            let closed = now.0 | CLOSED;
-            match self.occupancy.compare_exchange(now.0, closed, SeqCst, SeqCst) {
+            let closed = now.closed();
+            match self.occupancy.compare_exchange(now.0, closed.0, SeqCst, SeqCst) {
                 Ok(_) => break,
                 Err(actual) => now = Occupancy(actual),
             }
@@ -528,8 +490,8 @@ impl<E: Envelope> StageCore<E> {
             if now.occupied() > 0 {
                 return Err(now.occupied());
             }
-            let closed = now.0 | CLOSED;
-            match self.occupancy.compare_exchange(now.0, closed, SeqCst, SeqCst) {
+            let closed = now.closed();
+            match self.occupancy.compare_exchange(now.0, closed.0, SeqCst, SeqCst) {
                 Ok(_) => return Ok(()),
                 Err(actual) => now = Occupancy(actual),
             }

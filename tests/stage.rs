@@ -155,3 +155,13 @@ fn a_stage_shows_its_state() {
     }
     batch.ack();
 }
+
+#[test]
+fn a_closed_stage_stays_closed_when_it_is_removed() {
+    let (manager, stage, source) = one_of_each(10, 10, 10);
+    stage.close();
+    stage.close();
+    manager.remove_stage(stage.id()).unwrap();
+    assert!(stage.is_closed());
+    assert!(source.try_send(&stage, row("a", 0)).unwrap_err().is_closed());
+}

@@ -8,6 +8,9 @@ mod sync;
 
 // The library's modules, of which the schedules use a part.
 #[allow(dead_code)]
+#[path = "../../src/account.rs"]
+mod account;
+#[allow(dead_code)]
 #[path = "../../src/backpressure.rs"]
 mod backpressure;
 #[allow(dead_code)]
@@ -37,6 +40,9 @@ mod ledger;
 #[allow(dead_code)]
 #[path = "../../src/manager.rs"]
 mod manager;
+#[allow(dead_code)]
+#[path = "../../src/occupancy.rs"]
+mod occupancy;
 #[allow(dead_code)]
 #[path = "../../src/record.rs"]
 mod record;
