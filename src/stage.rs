@@ -25,9 +25,9 @@ use crate::waiting::{Freed, Gate, gate_id};
 /// newer ones, the oldest first. That order is strict for a lone worker; several workers at once
 /// may overtake each other between taking a block and handing it on.
 ///
-/// No lock is taken while nobody waits, but neither is this lock-free in the strict sense: a thread that the system stops
-/// between claiming a place in the ring and filling it, or a worker that it stops with the returned
-/// records in hand, holds back those behind it until it runs again.
+/// No lock is taken while nobody waits, but neither is this lock-free in the strict sense: a thread
+/// that the system stops between claiming a place in the ring and filling it, or a worker that it stops
+/// with the returned records in hand, holds back those behind it until it runs again.
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
