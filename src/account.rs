@@ -115,15 +115,16 @@ impl Account {
         self.word.fetch_add(0, SeqCst);
     }
 
-    /// Ends the lease ahead of need, and tells how many idle credits that frees.
-    pub(crate) fn end_lease(&self, lease: Lease) -> u32 {
+    /// Leases exactly, or no more, from now on. Tells how many idle credits that frees; `None` if it did
+    /// already.
+    pub(crate) fn end_lease(&self, lease: Lease) -> Option<u32> {
         let mut balance = self.balance();
         loop {
             if balance.lease == lease || balance.lease == Lease::Closed {
-                return 0;
+                return None;
             }
             match self.replace(balance, Balance { lease, ..balance }) {
-                Ok(()) => return balance.idle(),
+                Ok(()) => return Some(balance.idle()),
                 Err(actual) => balance = actual,
             }
         }

@@ -208,18 +208,10 @@ impl Ledger {
     /// Closes an account whatever it holds: it gets no further credit, and what is in use stays so
     /// until it is released.
     pub(crate) fn shut_account(&self, index: u32) {
-        let account = self.account(index);
-        let mut balance = account.balance();
-        while balance.lease != Lease::Closed {
-            match account.replace(balance, Balance { lease: Lease::Closed, ..balance }) {
-                Ok(()) => {
-                    self.give_back(balance.idle());
-                    self.note_pool();
-                    self.discount();
-                    break;
-                }
-                Err(actual) => balance = actual,
-            }
+        if let Some(idle) = self.account(index).end_lease(Lease::Closed) {
+            self.give_back(idle);
+            self.note_pool();
+            self.discount();
         }
         self.turn_away(index);
     }
@@ -480,7 +472,7 @@ impl Ledger {
             return false;
         }
         for (_, account) in self.accounts.iter() {
-            self.give_back(account.end_lease(Lease::Exact));
+            self.give_back(account.end_lease(Lease::Exact).unwrap_or(0));
         }
         self.update_pool(|pool| (pool.epoch() == before.epoch()).then(|| pool.with_swept()));
         true
@@ -507,14 +499,14 @@ impl Ledger {
     /// that no account is opened meanwhile or later, and that this is called once.
     pub(crate) fn close(&self) {
         for (_, account) in self.accounts.iter() {
-            self.give_back(account.end_lease(Lease::Closed));
+            self.give_back(account.end_lease(Lease::Closed).unwrap_or(0));
         }
         self.closed.store(true, SeqCst);
         self.note_pool();
         // From now on every release looks whether it was the last.
         self.attention.fetch_add(1, SeqCst);
         self.with_room(|room, ledger| room.close(ledger, |request| request.account.is_some()));
-        self.pool.fetch_add(0, SeqCst);
+        self.touch_pool();
         self.attend(Freed::default());
         // Those who linger with records in hand stop doing so.
         self.wake_all_workers();
@@ -615,7 +607,7 @@ impl Ledger {
     /// Writes to the words that could let a request of that account in, and changes nothing.
     pub(crate) fn touch(&self, index: u32) {
         self.account(index).touch();
-        self.pool.fetch_add(0, SeqCst);
+        self.touch_pool();
     }
 
     /// Writes to the pool's word, and changes nothing.

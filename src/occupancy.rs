@@ -12,16 +12,18 @@ use crate::block::Age;
 #[derive(Clone, Copy)]
 pub(crate) struct Occupancy(pub(crate) u64);
 
-const CLOSED: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 32;
 
 impl Occupancy {
+    /// The bit of a closed stage.
+    pub(crate) const CLOSED: u64 = 1 << 63;
+
     pub(crate) fn occupied(self) -> u32 {
         self.0 as u32
     }
 
     pub(crate) fn is_closed(self) -> bool {
-        self.0 & CLOSED != 0
+        self.0 & Self::CLOSED != 0
     }
 
     pub(crate) fn next_age(self) -> Age {
@@ -34,14 +36,9 @@ impl Occupancy {
 
     /// As many ages later.
     pub(crate) fn count_on(self, records: u32) -> Self {
-        let admitted = ((self.0 & !CLOSED) >> COUNT_SHIFT) + u64::from(records);
+        let admitted = ((self.0 & !Self::CLOSED) >> COUNT_SHIFT) + u64::from(records);
         // A carry out of the count is cut off.
-        let count = admitted << COUNT_SHIFT & !CLOSED;
-        Self(self.0 & CLOSED | count | u64::from(self.occupied()))
-    }
-
-    /// The same, and nothing more is admitted.
-    pub(crate) fn closed(self) -> Self {
-        Self(self.0 | CLOSED)
+        let count = admitted << COUNT_SHIFT & !Self::CLOSED;
+        Self(self.0 & Self::CLOSED | count | u64::from(self.occupied()))
     }
 }

@@ -87,30 +87,28 @@ impl SourceCore {
         stage: &StageCore<E>,
         records: usize,
     ) -> Result<Option<Age>, RejectReason> {
-        if let Some(age) =
-            self.ledger.is_calm().then(|| self.admit_at_once(stage, records)).flatten()
-        {
-            return Ok(Some(age));
-        }
         self.check_size(stage, records)?;
         if !self.ledger.is_calm() {
             return Ok(None);
         }
+        if let Some(age) = self.admit_at_once(stage, records) {
+            return Ok(Some(age));
+        }
         let account = self.account();
         let grant = self.ledger.acquire(account, count(records));
-        let mut shortage = grant.shortage == Some(Shortage::Closed);
+        let mut closed = grant.shortage == Some(Shortage::Closed);
         if grant.shortage.is_none() {
             let places = stage.admit_all(grant.credits);
             if places.shortage.is_none() {
                 self.ledger.note(account, &grant);
                 return Ok(Some(places.age));
             }
-            shortage = places.shortage == Some(NotAdmitted::Closed);
+            closed = places.shortage == Some(NotAdmitted::Closed);
         }
         self.ledger.release(account, grant.credits);
         self.ledger.note(account, &grant);
         self.ledger.attend(Freed { gate: None, account: Some(self.account) });
-        if shortage { Err(RejectReason::Closed) } else { Ok(None) }
+        if closed { Err(RejectReason::Closed) } else { Ok(None) }
     }
 
     /// Whether so many records can ever be in that stage at once.

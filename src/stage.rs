@@ -283,7 +283,7 @@ impl<E: Envelope> StageCore<E> {
         self.idle_workers.fetch_add(1, SeqCst);
         // Whatever is done to these words later is done by somebody who sees this worker.
         self.front_len.fetch_add(0, SeqCst);
-        self.occupancy.fetch_add(0, SeqCst);
+        self.touch();
         self.ledger.touch_pool();
         IdleWorker { stage: Arc::clone(self), listener }
     }
@@ -458,14 +458,7 @@ impl<E: Envelope> StageCore<E> {
 
     /// Closes a stage whatever it holds: nothing more is admitted.
     pub(crate) fn shut(&self) {
-        let mut now = self.occupancy();
-        while !now.is_closed() {
-            let closed = now.closed();
-            match self.occupancy.compare_exchange(now.0, closed.0, SeqCst, SeqCst) {
-                Ok(_) => break,
-                Err(actual) => now = Occupancy(actual),
-            }
-        }
+        self.occupancy.fetch_or(Occupancy::CLOSED, SeqCst);
         self.turn_away();
     }
 
@@ -490,8 +483,8 @@ impl<E: Envelope> StageCore<E> {
             if now.occupied() > 0 {
                 return Err(now.occupied());
             }
-            let closed = now.closed();
-            match self.occupancy.compare_exchange(now.0, closed.0, SeqCst, SeqCst) {
+            let closed = now.0 | Occupancy::CLOSED;
+            match self.occupancy.compare_exchange(now.0, closed, SeqCst, SeqCst) {
                 Ok(_) => return Ok(()),
                 Err(actual) => now = Occupancy(actual),
             }
