@@ -65,6 +65,9 @@ mod signals;
 #[path = "../src/source.rs"]
 mod source;
 #[allow(dead_code)]
+#[path = "../src/spare.rs"]
+mod spare;
+#[allow(dead_code)]
 #[path = "../src/stage.rs"]
 mod stage;
 #[allow(dead_code)]

@@ -76,7 +76,7 @@ fn the_arena_answers_as_the_real_one() {
 #[test]
 fn the_map_answers_as_the_real_one() {
     in_one_thread(|| {
-        let (ours, real) = (sync::Map::<Arc<str>, u64>::new(), papaya::HashMap::new());
+        let (ours, real) = (sync::Map::<Arc<str>, u64>::default(), papaya::HashMap::new());
         let names = ["a", "b", "c"];
         let mut number = numbers(3);
         let mut inserted = 0;

@@ -153,11 +153,13 @@ pub(crate) struct Map<K, V> {
 /// What a pinned map lends.
 pub(crate) struct Pinned<'a, K, V>(&'a Map<K, V>);
 
-impl<K: Eq, V> Map<K, V> {
-    pub(crate) fn new() -> Self {
+impl<K, V> Default for Map<K, V> {
+    fn default() -> Self {
         Self { values: Arena::new(), keys: Mutex::new(Vec::new()) }
     }
+}
 
+impl<K: Eq, V> Map<K, V> {
     pub(crate) fn pin(&self) -> Pinned<'_, K, V> {
         Pinned(self)
     }

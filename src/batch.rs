@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::block::{Age, Block, Held, Records, Runs, count};
+use crate::block::{Age, Block, Held, Records, count};
 use crate::dead_letters::Label;
 use crate::record::Envelope;
 use crate::stage::{Stage, StageCore};
@@ -63,6 +63,7 @@ pub enum Outcome {
 }
 
 impl<E: Envelope> Batch<E> {
+    #[inline]
     pub(crate) fn new(stage: Arc<StageCore<E>>, held: Held<E>) -> Self {
         Self { stage, held }
     }
@@ -74,8 +75,9 @@ impl<E: Envelope> Batch<E> {
         age: Age,
         records: Vec<E>,
     ) -> Self {
-        let (age, records) = (age.readmitted(), Records::from_vec(records));
-        Self { stage, held: Held::Block(Block { account, age, records }) }
+        let mut held = Held::default();
+        held.push_many(account, age.readmitted(), records);
+        Self { stage, held }
     }
 
     /// How many records the batch holds.
@@ -90,6 +92,7 @@ impl<E: Envelope> Batch<E> {
     /// batch.ack();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn len(&self) -> usize {
         self.held.len()
     }
@@ -123,6 +126,7 @@ impl<E: Envelope> Batch<E> {
     /// batch.ack();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn iter(&self) -> std::slice::Iter<'_, E> {
         self.held.as_slice().iter()
     }
@@ -139,6 +143,7 @@ impl<E: Envelope> Batch<E> {
     /// assert_eq!(batch.into_records()[0].record, 21);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, E> {
         self.held.as_mut_slice().iter_mut()
     }
@@ -158,6 +163,7 @@ impl<E: Envelope> Batch<E> {
     /// assert_eq!(stage.utilization(), 0.0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn ack(mut self) {
         acknowledge(&self.stage, &mut self.held);
     }
@@ -232,8 +238,8 @@ impl<E: Envelope> Batch<E> {
     /// ```
     #[must_use = "the records are out of the buffer now; ack drops them in place"]
     pub fn into_records(mut self) -> Vec<E> {
-        let (records, runs) = std::mem::take(&mut self.held).into_parts();
-        self.stage.release(&runs);
+        let records = self.held.take_records();
+        self.stage.release(self.held.runs());
         records.into_vec()
     }
 
@@ -336,14 +342,15 @@ impl<E: Envelope> Batch<E> {
     /// Moves the records to places in another stage that were taken for them.
     pub(crate) fn move_to(mut self, next: &StageCore<E>, mut age: Age) {
         let len = count(self.len());
-        let (records, runs) = std::mem::take(&mut self.held).into_parts();
-        if let Some(run) = runs.only() {
-            next.enqueue(run.account, age, records);
+        let records = self.held.take_records();
+        if let [run] = self.held.runs() {
+            next.enqueue(Block { account: run.account, age, records });
         } else {
             let mut records = records.into_vec().into_iter();
-            for run in runs.iter() {
+            for run in self.held.runs() {
                 let block = records.by_ref().take(run.len as usize).collect();
-                next.enqueue(run.account, age, Records::from_vec(block));
+                let records = Records::from_vec(block);
+                next.enqueue(Block { account: run.account, age, records });
                 age = age.plus(run.len);
             }
         }
@@ -359,6 +366,11 @@ impl<E: Envelope> Batch<E> {
         (Arc::clone(&self.stage), std::mem::take(&mut self.held))
     }
 
+    #[cold]
+    fn go_back(&mut self) {
+        drop(self.settling());
+    }
+
     fn settling(&mut self) -> Settling<'_, E> {
         Settling { stage: &self.stage, held: &mut self.held, outcomes: Outcomes::default() }
     }
@@ -366,9 +378,10 @@ impl<E: Envelope> Batch<E> {
 
 /// A batch that is dropped is returned.
 impl<E: Envelope> Drop for Batch<E> {
+    #[inline]
     fn drop(&mut self) {
         if !self.is_empty() {
-            drop(self.settling());
+            self.go_back();
         }
     }
 }
@@ -471,17 +484,17 @@ impl<E: Envelope> Drop for CarryOut<'_, '_, E> {
 
 /// Drops records and gives back what they held, in this order, so that no cap is passed; also when a
 /// record's drop panics.
+#[inline]
 fn acknowledge<E: Envelope>(stage: &StageCore<E>, held: &mut Held<E>) {
-    struct Release<'a, E: Envelope>(&'a StageCore<E>, Runs);
+    struct Release<'a, E: Envelope>(&'a StageCore<E>, &'a mut Held<E>);
 
     impl<E: Envelope> Drop for Release<'_, E> {
         fn drop(&mut self) {
-            self.0.release(&self.1);
+            self.0.release(self.1.runs());
         }
     }
 
-    let _release = Release(stage, held.take_runs());
-    *held = Held::default();
+    Release(stage, held).1.drop_records();
 }
 
 impl<E: Envelope> fmt::Debug for Batch<E> {

@@ -1,6 +1,7 @@
 //! What travels through a stage: records, in blocks on the way in and in runs on the way out.
 
 use crate::settings::MAX_CAP;
+use crate::spare;
 
 /// One record, or several that were pushed together. One that travels alone needs no allocation.
 pub(crate) enum Records<E> {
@@ -9,6 +10,7 @@ pub(crate) enum Records<E> {
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account.
+#[repr(C)]
 pub(crate) struct Block<E> {
     pub(crate) account: u32,
     pub(crate) age: Age,
@@ -61,30 +63,31 @@ pub(crate) struct Run {
     pub(crate) len: u32,
 }
 
-/// The runs of a batch, in the order of its records. The first lives here, so that a batch of one run
-/// allocates nothing for it.
+/// The runs of a batch, in the order of its records.
 #[derive(Default)]
-pub(crate) struct Runs {
-    first: Option<Run>,
-    more: Vec<Run>,
-}
+pub(crate) struct Runs(Vec<Run>);
 
-/// Records together with what they are charged to: the content of a batch.
-pub(crate) enum Held<E> {
-    /// One block, as it was pushed.
-    Block(Block<E>),
-    /// Parts of several blocks.
-    Gathered { records: Vec<E>, runs: Runs },
+/// Records together with what they are charged to: the content of a batch. It is boxed, so that a
+/// batch is cheap to move, however large its records are; the box and what it has allocated are those
+/// of the last batch that the thread has settled, if it has them still.
+pub(crate) struct Held<E: 'static>(Option<Box<Content<E>>>);
+
+struct Content<E> {
+    records: Vec<E>,
+    runs: Runs,
 }
 
 impl<E> Records<E> {
     pub(crate) fn from_vec(mut records: Vec<E>) -> Self {
-        if records.len() == 1
-            && let Some(record) = records.pop()
-        {
-            Self::One(record)
-        } else {
-            Self::Many(records)
+        Self::take_from(&mut records)
+    }
+
+    /// All that is in a `Vec`, which keeps its memory where that is much more than its records need.
+    fn take_from(records: &mut Vec<E>) -> Self {
+        match records.len() {
+            1 => Self::One(records.remove(0)),
+            len if len < records.capacity() / 2 => Self::Many(Vec::from_iter(records.drain(..))),
+            _ => Self::Many(std::mem::take(records)),
         }
     }
 
@@ -95,113 +98,149 @@ impl<E> Records<E> {
         }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    pub(crate) fn as_slice(&self) -> &[E] {
         match self {
-            Self::One(record) => std::slice::from_ref(record),
-            Self::Many(records) => records,
+            Self::One(_) => 1,
+            Self::Many(records) => records.len(),
         }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [E] {
-        match self {
-            Self::One(record) => std::slice::from_mut(record),
-            Self::Many(records) => records,
-        }
-    }
-}
-
-impl<E> Block<E> {
-    /// All of it.
-    fn run(&self) -> Run {
-        Run { account: self.account, age: self.age, len: count(self.records.len()) }
     }
 }
 
 impl Runs {
+    #[inline]
     fn push(&mut self, run: Run) {
-        match self.more.last_mut().or(self.first.as_mut()) {
-            None => self.first = Some(run),
+        match self.0.last_mut() {
             Some(last) if last.account == run.account && last.age.plus(last.len) == run.age => {
                 last.len += run.len;
             }
-            Some(_) => self.more.push(run),
+            _ => self.0.push(run),
         }
-    }
-
-    /// The run, if there is just one.
-    #[inline]
-    pub(crate) fn only(&self) -> Option<Run> {
-        if self.more.is_empty() { self.first } else { None }
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Run> {
-        self.first.iter().chain(&self.more).copied()
     }
 }
 
-impl From<Run> for Runs {
-    fn from(run: Run) -> Self {
-        Self { first: Some(run), more: Vec::new() }
+/// For how many records to make room at a time where it is not known how many will come.
+const ROOM: usize = 64;
+
+/// How many bytes a thread keeps at most for the records of its next batch, and for their runs.
+const MAX_SPARE_BYTES: usize = 64 * 1024;
+
+impl<E> Default for Content<E> {
+    fn default() -> Self {
+        Self { records: Vec::new(), runs: Runs::default() }
     }
 }
 
 impl<E> Default for Held<E> {
+    #[inline]
     fn default() -> Self {
-        Self::Gathered { records: Vec::new(), runs: Runs::default() }
+        Self(None)
+    }
+}
+
+/// The records are dropped, and what they have left is kept for the next batch.
+impl<E> Drop for Held<E> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(mut content) = self.0.take() else { return };
+        content.records.clear();
+        content.runs.0.clear();
+        let records = content.records.capacity() * size_of::<E>();
+        let runs = content.runs.0.capacity() * size_of::<Run>();
+        if records.max(runs) <= MAX_SPARE_BYTES {
+            spare::keep(content);
+        }
     }
 }
 
 impl<E> Held<E> {
+    /// Nothing yet, with room for so many records that are to be handed over.
+    pub(crate) fn with_capacity(records: usize) -> Self {
+        let mut held = Self::default();
+        if records > 0 {
+            held.content().records = Vec::with_capacity(records);
+        }
+        held
+    }
+
+    /// The records, in a `Vec` of about their size.
+    pub(crate) fn into_vec(mut self) -> Vec<E> {
+        let Some(content) = &mut self.0 else { return Vec::new() };
+        let mut records = std::mem::take(&mut content.records);
+        if records.len() < records.capacity() / 2 {
+            records.shrink_to_fit();
+        }
+        records
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.as_slice().len()
     }
 
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[E] {
-        match self {
-            Self::Block(block) => block.records.as_slice(),
-            Self::Gathered { records, .. } => records,
-        }
+        self.0.as_ref().map_or(&[], |content| &content.records)
     }
 
+    #[inline]
     pub(crate) fn as_mut_slice(&mut self) -> &mut [E] {
-        match self {
-            Self::Block(block) => block.records.as_mut_slice(),
-            Self::Gathered { records, .. } => records,
+        self.0.as_mut().map_or(&mut [], |content| &mut content.records)
+    }
+
+    /// What the records are charged to. It stays when they are taken or dropped.
+    #[inline]
+    pub(crate) fn runs(&self) -> &[Run] {
+        self.0.as_ref().map_or(&[], |content| &content.runs.0)
+    }
+
+    /// Drops the records.
+    #[inline]
+    pub(crate) fn drop_records(&mut self) {
+        if let Some(content) = &mut self.0 {
+            content.records.clear();
         }
     }
 
-    /// Takes the runs, and leaves the records to be dropped.
-    pub(crate) fn take_runs(&mut self) -> Runs {
-        match self {
-            Self::Block(block) => block.run().into(),
-            Self::Gathered { runs, .. } => std::mem::take(runs),
+    /// Takes the records: in a `Vec` of about their size, which is the one that they were pushed in if
+    /// they were pushed together.
+    pub(crate) fn take_records(&mut self) -> Records<E> {
+        match &mut self.0 {
+            Some(content) => Records::take_from(&mut content.records),
+            None => Records::Many(Vec::new()),
         }
     }
 
-    pub(crate) fn into_parts(self) -> (Records<E>, Runs) {
-        match self {
-            Self::Block(block) => {
-                let run = block.run();
-                (block.records, run.into())
-            }
-            Self::Gathered { records, runs } => (Records::Many(records), runs),
-        }
+    #[inline]
+    fn content(&mut self) -> &mut Content<E> {
+        self.0.get_or_insert_with(spare::take)
     }
 
-    /// Appends all records of a block. `expected` says for how many records to make room when they
-    /// have to be gathered.
-    pub(crate) fn push(&mut self, block: Block<E>, expected: impl FnOnce() -> usize) {
-        let run = block.run();
-        let (gathered, runs) = self.gather(expected);
-        match block.records {
-            Records::One(record) => gathered.push(record),
-            Records::Many(records) => gathered.extend(records),
+    /// Appends a record. At most `more` will come, this one counted.
+    #[inline]
+    pub(crate) fn push_one(&mut self, account: u32, age: Age, record: E, more: usize) {
+        let Content { records, runs } = self.content();
+        runs.push(Run { account, age, len: 1 });
+        if records.len() == records.capacity() {
+            records.reserve(more.min(ROOM));
         }
-        runs.push(run);
+        records.push(record);
+    }
+
+    /// Appends records that were pushed together.
+    pub(crate) fn push_many(&mut self, account: u32, age: Age, block: Vec<E>) {
+        let Content { records, runs } = self.content();
+        runs.push(Run { account, age, len: count(block.len()) });
+        if records.is_empty() {
+            *records = block;
+        } else {
+            records.extend(block);
+        }
     }
 
     /// Appends `len` records of a run, taken from the front of `records`.
@@ -211,35 +250,14 @@ impl<E> Held<E> {
         age: Age,
         records: &mut impl Iterator<Item = E>,
         len: usize,
-        expected: impl FnOnce() -> usize,
     ) {
-        let (gathered, runs) = self.gather(expected);
-        gathered.extend(records.take(len));
-        runs.push(Run { account, age, len: count(len) });
-    }
-
-    /// The records as a `Vec` that can take more, with their runs.
-    fn gather(&mut self, expected: impl FnOnce() -> usize) -> (&mut Vec<E>, &mut Runs) {
-        if let Self::Block(_) = self {
-            let (records, runs) = std::mem::take(self).into_parts();
-            let records = match records {
-                Records::Many(records) => records,
-                Records::One(record) => {
-                    let mut gathered = Vec::with_capacity(expected().max(2));
-                    gathered.push(record);
-                    gathered
-                }
-            };
-            *self = Self::Gathered { records, runs };
-        }
-        match self {
-            Self::Gathered { records, runs } => (records, runs),
-            Self::Block(_) => unreachable!("set a few lines above"),
-        }
+        let content = self.content();
+        content.records.extend(records.take(len));
+        content.runs.push(Run { account, age, len: count(len) });
     }
 
     /// Deals the records out to one of `N` heaps each, as `heap` says for each place.
-    pub(crate) fn deal<const N: usize>(self, heap: impl Fn(usize) -> usize) -> [Self; N] {
+    pub(crate) fn deal<const N: usize>(mut self, heap: impl Fn(usize) -> usize) -> [Self; N] {
         let mut heaps = std::array::from_fn(|_| Self::default());
         let len = self.len();
         let first = if len == 0 { 0 } else { heap(0) };
@@ -247,10 +265,9 @@ impl<E> Held<E> {
             heaps[first] = self;
             return heaps;
         }
-        let (records, runs) = self.into_parts();
-        let mut records = records.into_vec().into_iter();
+        let mut records = self.take_records().into_vec().into_iter();
         let mut place = 0;
-        for run in runs.iter() {
+        for run in self.runs() {
             let mut done = 0;
             while done < run.len {
                 // The longest stretch of the run that goes the same way.
@@ -258,7 +275,7 @@ impl<E> Held<E> {
                 let way = heap(place);
                 let stretch = (place..end).take_while(|&next| heap(next) == way).count();
                 let age = run.age.plus(done);
-                heaps[way].take_from(run.account, age, &mut records, stretch, || stretch);
+                heaps[way].take_from(run.account, age, &mut records, stretch);
                 place += stretch;
                 done += count(stretch);
             }
@@ -277,15 +294,8 @@ pub(crate) fn count(records: usize) -> u32 {
 mod tests {
     use super::*;
 
-    fn block<E>(account: u32, age: u32, records: Vec<E>) -> Block<E> {
-        Block { account, age: Age::new(age), records: Records::from_vec(records) }
-    }
-
     fn runs_of<E>(held: &Held<E>) -> Vec<Run> {
-        match held {
-            Held::Gathered { runs, .. } => runs.iter().collect(),
-            Held::Block(block) => vec![block.run()],
-        }
+        held.runs().to_vec()
     }
 
     #[test]
@@ -308,9 +318,10 @@ mod tests {
 
     #[test]
     fn dealing_keeps_accounts_and_ages_with_their_records() {
-        let mut held = Held::Block(block(7, 10, vec![0, 1, 2]));
-        held.push(block(8, 20, vec![3]), || 4);
-        held.push(block(8, 21, vec![4]), || 4);
+        let mut held = Held::default();
+        held.push_many(7, Age::new(10), vec![0, 1, 2]);
+        held.push_one(8, Age::new(20), 3, 2);
+        held.push_one(8, Age::new(21), 4, 1);
         let [even, odd] = held.deal::<2>(|place| place % 2);
         let runs = |held: &Held<i32>| -> Vec<_> {
             runs_of(held).iter().map(|run| (run.account, run.age, run.len)).collect()
@@ -323,10 +334,11 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_account_make_one_run() {
-        let mut held = Held::Block(block(1, 5, vec!['a']));
-        held.push(block(1, 6, vec!['b']), || 3);
-        held.push(block(1, 8, vec!['c']), || 3);
+        let mut held = Held::default();
+        held.push_one(1, Age::new(5), 'a', 3);
+        held.push_one(1, Age::new(6), 'b', 2);
+        held.push_one(1, Age::new(8), 'c', 1);
         assert_eq!(runs_of(&held).iter().map(|run| run.len).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(held.into_parts().0.into_vec(), ['a', 'b', 'c']);
+        assert_eq!(held.take_records().into_vec(), ['a', 'b', 'c']);
     }
 }

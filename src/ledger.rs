@@ -47,7 +47,7 @@ pub(crate) struct Ledger {
     idle_budget: u32,
     /// Credits that an account leases ahead of need; 0 keeps all accounts exact.
     ahead: AtomicSetting,
-    accounts: Arena<CachePadded<Account>>,
+    accounts: Arena<Account>,
     register: Mutex<Register>,
     closed: AtomicBool,
     /// Credits of records that will not come to a stage again, but could not give them back yet.
@@ -164,10 +164,8 @@ impl Ledger {
     /// Opens an account of at most `capacity` credits, and gives its index.
     pub(crate) fn open_account(&self, capacity: u32) -> u32 {
         let mut register = self.register.lock();
-        let index = register
-            .vacant
-            .pop()
-            .unwrap_or_else(|| self.accounts.push(CachePadded::new(Account::new())) as u32);
+        let index =
+            register.vacant.pop().unwrap_or_else(|| self.accounts.push(Account::new()) as u32);
         let account = self.account(index);
         account.open(self.controller.watermarks().of(capacity));
         register.open += 1;

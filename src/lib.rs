@@ -153,8 +153,10 @@
 //! A push that fits its source's lease is one compare-and-swap on the source's account, one on the
 //! stage's occupancy, and one on the stage's ring. The pool that all sources share is written once
 //! for many records while it is far from its cap. Records that are pushed together travel as one
-//! block: a batch of 100 costs about what a single record does. Those who wait do so in a room with a
-//! lock; as long as it is empty, a push and a settling each look at one flag.
+//! block: a batch of 100 costs about what a single record does. A worker's thread keeps the memory of
+//! the last batch that it settled for the next (128 KiB at most), and so gathers single records
+//! without allocating. Those who wait do so in a room with a lock; as long as it is empty, a push and
+//! a settling each look at one flag.
 //!
 //! # Features
 //!
@@ -187,6 +189,7 @@ mod send;
 mod settings;
 mod signals;
 mod source;
+mod spare;
 mod stage;
 mod sync;
 mod waiting;

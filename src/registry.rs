@@ -64,8 +64,8 @@ impl<E: Envelope> Registry<E> {
         dead_letters: Arc<DeadLetterQueue<E>>,
     ) -> Self {
         Self {
-            stages: Map::new(),
-            sources: Map::new(),
+            stages: Map::default(),
+            sources: Map::default(),
             census: Mutex::new(Census::default()),
             plan,
             ledger,
@@ -134,17 +134,19 @@ impl<E: Envelope> Registry<E> {
     }
 
     /// Pushes a record to the stage of that name, for the source that it names itself.
-    pub(crate) fn push(&self, stage_id: &str, mut record: E) -> Result<(), Rejected<E>> {
+    pub(crate) fn push(&self, stage_id: &str, record: E) -> Result<(), Rejected<E>> {
         loop {
             let (stages, sources) = (self.stages.pin(), self.sources.pin());
             if let (Some(stage), Some(source)) =
                 (stages.get(stage_id), sources.get(record.source_id()))
             {
-                match source.push(stage, record) {
-                    Err(rejected) if self.was_removed(&rejected.reason, stage, source) => {
-                        record = rejected.record;
+                match source.admit_one(stage) {
+                    Ok(age) => {
+                        source.store_one(stage, age, record);
+                        return Ok(());
                     }
-                    done => return done,
+                    Err(reason) if self.was_removed(&reason, stage, source) => {}
+                    Err(reason) => return Err(Rejected { record, reason }),
                 }
             }
             if let Err(error) = self.register(stage_id, record.source_id()) {
@@ -279,11 +281,7 @@ impl<E: Envelope> Registry<E> {
     /// Takes up to `max` records from the stage of that name and settles them.
     pub(crate) fn take(&self, stage_id: &str, max: usize) -> Vec<E> {
         let stages = self.stages.pin();
-        let Some(stage) = stages.get(stage_id) else { return Vec::new() };
-        let Some(held) = stage.take(max) else { return Vec::new() };
-        let (records, runs) = held.into_parts();
-        stage.release(&runs);
-        records.into_vec()
+        stages.get(stage_id).map_or_else(Vec::new, |stage| stage.take_out(max))
     }
 
     /// Whether a push was refused because its stage or source was removed after it was looked up. Then

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::block::{Age, Records, count};
+use crate::block::{Age, Block, Records, count};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::record::Envelope;
 use crate::source::{Source, SourceCore};
@@ -356,7 +356,7 @@ impl<E: Envelope> Permit<E> {
 
     fn push(&mut self, len: u32, records: Records<E>) {
         self.records -= len;
-        self.stage.enqueue(self.source.index(), self.age, records);
+        self.stage.enqueue(Block { account: self.source.index(), age: self.age, records });
     }
 }
 

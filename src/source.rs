@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::account::Account;
 use crate::backpressure::BackpressureSignal;
 use crate::batch::Batch;
-use crate::block::{Age, Records, count};
+use crate::block::{Age, Block, Records, count};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::ledger::{Ledger, Shortage};
 use crate::record::Envelope;
@@ -240,29 +240,25 @@ impl SourceCore {
         age
     }
 
+    /// Takes a credit and a place for one record, and tells its age.
     #[inline]
-    pub(crate) fn push<E: Envelope>(
-        &self,
-        stage: &StageCore<E>,
-        record: E,
-    ) -> Result<(), Rejected<E>> {
-        if let Some(age) = self.admit_at_once(stage, 1) {
-            stage.enqueue(self.account, age, Records::One(record));
-            return Ok(());
+    pub(crate) fn admit_one<E: Envelope>(&self, stage: &StageCore<E>) -> Result<Age, RejectReason> {
+        match self.admit_at_once(stage, 1) {
+            Some(age) => Ok(age),
+            None => self.admit_one_slowly(stage),
         }
-        self.push_slowly(stage, record)
     }
 
     #[cold]
-    fn push_slowly<E: Envelope>(&self, stage: &StageCore<E>, record: E) -> Result<(), Rejected<E>> {
+    fn admit_one_slowly<E: Envelope>(&self, stage: &StageCore<E>) -> Result<Age, RejectReason> {
         let admission = self.admit(stage, 1);
-        match admission.refusal {
-            None => {
-                stage.enqueue(self.account, admission.age, Records::One(record));
-                Ok(())
-            }
-            Some(reason) => Err(Rejected { record, reason }),
-        }
+        admission.refusal.map_or(Ok(admission.age), Err)
+    }
+
+    /// Stores a record for which a credit and a place were taken.
+    #[inline]
+    pub(crate) fn store_one<E: Envelope>(&self, stage: &StageCore<E>, age: Age, record: E) {
+        stage.enqueue(Block { account: self.account, age, records: Records::One(record) });
     }
 
     pub(crate) fn push_batch<E: Envelope>(
@@ -270,8 +266,16 @@ impl SourceCore {
         stage: &StageCore<E>,
         records: Vec<E>,
     ) -> Result<(), RejectedBatch<E>> {
+        if !records.is_empty()
+            && let Some(age) = self.admit_at_once(stage, records.len())
+        {
+            let records = Records::from_vec(records);
+            stage.enqueue(Block { account: self.account, age, records });
+            return Ok(());
+        }
         self.store_batch(stage, records, |age, records| {
-            stage.enqueue(self.account, age, Records::from_vec(records));
+            let records = Records::from_vec(records);
+            stage.enqueue(Block { account: self.account, age, records });
         })
     }
 
@@ -383,8 +387,15 @@ impl<E: Envelope> Source<E> {
     /// assert_eq!(stage.len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        self.core.push(stage.core(), record)
+        match self.core.admit_one(stage.core()) {
+            Ok(age) => {
+                self.core.store_one(stage.core(), age, record);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { record, reason }),
+        }
     }
 
     /// Pushes several records to a stage, without waiting: all, or the longest prefix that fits.

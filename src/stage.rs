@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::vec;
 
 use crate::batch::Batch;
-use crate::block::{Age, Block, Held, Records, Run, Runs, count};
+use crate::block::{Age, Block, Held, Records, Run, count};
 use crate::dead_letters::{DeadLetter, DeadLetterQueue, Label};
 use crate::error::TryRecvError;
 use crate::ledger::Ledger;
@@ -51,22 +51,27 @@ pub struct Stage<E: Envelope> {
 pub(crate) struct StageCore<E: Envelope> {
     id: Arc<str>,
     capacity: u32,
-    /// See [`Occupancy`].
-    occupancy: CachePadded<AtomicU64>,
+    counts: CachePadded<Counts>,
     ring: ArrayQueue<Block<E>>,
-    /// How many more records than blocks the ring holds.
-    surplus: CachePadded<AtomicU64>,
     /// Returned records, and the rest of blocks that a worker's limit cut in two. Boxed, so that
     /// an empty lane costs a word a slot.
     front: ArrayQueue<Box<Front<E>>>,
     /// How many records the front lane holds.
-    front_len: CachePadded<AtomicU64>,
+    front_len: AtomicU64,
     /// How many workers wait for records, and what wakes them.
     idle_workers: AtomicU32,
     bell: Event,
     ledger: Arc<Ledger>,
     retry_limit: Option<u32>,
     dead_letters: Arc<DeadLetterQueue<E>>,
+}
+
+/// What pushes and settling write to, apart from the ring.
+struct Counts {
+    /// See [`Occupancy`].
+    occupancy: AtomicU64,
+    /// How many more records than blocks the ring holds.
+    surplus: AtomicU64,
 }
 
 /// One entry of the front lane: pieces of former blocks, the oldest first.
@@ -110,11 +115,13 @@ impl<E: Envelope> StageCore<E> {
         Self {
             id,
             capacity,
-            occupancy: CachePadded::new(AtomicU64::new(0)),
+            counts: CachePadded::new(Counts {
+                occupancy: AtomicU64::new(0),
+                surplus: AtomicU64::new(0),
+            }),
             ring: ArrayQueue::new(slots),
-            surplus: CachePadded::new(AtomicU64::new(0)),
             front: ArrayQueue::new(slots),
-            front_len: CachePadded::new(AtomicU64::new(0)),
+            front_len: AtomicU64::new(0),
             idle_workers: AtomicU32::new(0),
             bell: Event::new(),
             ledger,
@@ -154,7 +161,7 @@ impl<E: Envelope> StageCore<E> {
     }
 
     fn occupancy(&self) -> Occupancy {
-        Occupancy(self.occupancy.load(SeqCst))
+        Occupancy(self.counts.occupancy.load(SeqCst))
     }
 
     /// Records queued or in unsettled batches.
@@ -170,7 +177,7 @@ impl<E: Envelope> StageCore<E> {
     /// Records waiting to be taken. While others are running, at most what is occupied.
     pub(crate) fn len(&self) -> u32 {
         let queued =
-            self.ring.len() as u64 + self.surplus.load(SeqCst) + self.front_len.load(SeqCst);
+            self.ring.len() as u64 + self.counts.surplus.load(SeqCst) + self.front_len.load(SeqCst);
         queued.min(u64::from(self.occupied())) as u32
     }
 
@@ -193,7 +200,7 @@ impl<E: Envelope> StageCore<E> {
             return None;
         }
         let new = now.admit(wanted);
-        let swapped = self.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst);
+        let swapped = self.counts.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst);
         swapped.is_ok().then(|| now.next_age())
     }
 
@@ -211,7 +218,7 @@ impl<E: Envelope> StageCore<E> {
             }
             let records = wanted.min(free);
             let new = now.admit(records);
-            match self.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst) {
+            match self.counts.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst) {
                 Ok(_) => {
                     let held = new.occupied();
                     let shortage = (records < wanted).then_some(NotAdmitted::Full { held });
@@ -222,28 +229,27 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Queues records that hold places here and credits of that account.
+    /// Queues records that hold places here and credits of their account.
     #[inline]
-    pub(crate) fn enqueue(&self, account: u32, age: Age, records: Records<E>) {
-        let surplus = records.len() as u64 - 1;
+    pub(crate) fn enqueue(&self, block: Block<E>) {
+        let surplus = block.records.len() as u64 - 1;
         if surplus > 0 {
-            self.surplus.fetch_add(surplus, SeqCst);
+            self.counts.surplus.fetch_add(surplus, SeqCst);
         }
-        let pushed = self.ring.push(Block { account, age, records });
+        let pushed = self.ring.push(block);
         assert!(pushed.is_ok(), "a ring has a slot for each record that is admitted");
         self.wake_worker();
     }
 
     /// Puts records that hold places here before all newer ones.
-    pub(crate) fn enqueue_front(&self, held: Held<E>) {
-        if held.len() == 0 {
+    pub(crate) fn enqueue_front(&self, mut held: Held<E>) {
+        if held.is_empty() {
             return;
         }
         self.front_len.fetch_add(held.len() as u64, SeqCst);
-        let (records, runs) = held.into_parts();
-        let mut records = records.into_vec().into_iter();
+        let mut records = held.take_records().into_vec().into_iter();
         let mut pieces = VecDeque::with_capacity(1);
-        for run in runs.iter() {
+        for run in held.runs() {
             let records = if run.len as usize == records.len() {
                 std::mem::take(&mut records)
             } else {
@@ -288,85 +294,68 @@ impl<E: Envelope> StageCore<E> {
         IdleWorker { stage: Arc::clone(self), listener }
     }
 
-    /// Takes up to `max` records, if there are any: from the front lane first, then from the ring.
+    /// Takes up to `max` records, if there are any.
     #[inline]
     pub(crate) fn take(&self, max: usize) -> Option<Held<E>> {
-        if max == 0 || self.front_len.load(SeqCst) > 0 {
-            return self.take_returned(max);
-        }
-        let block = self.ring.pop()?;
-        // The usual case: the block is the batch, as it is.
-        if block.records.len() == max {
-            self.take_surplus(max);
-            return Some(Held::Block(block));
-        }
-        Some(self.fill(block, max))
-    }
-
-    #[cold]
-    fn take_returned(&self, max: usize) -> Option<Held<E>> {
-        if max == 0 {
-            return None;
-        }
         let mut held = Held::default();
         self.add_to(&mut held, max);
-        (held.len() > 0).then_some(held)
+        (!held.is_empty()).then_some(held)
     }
 
-    /// Makes a batch that starts with that block.
-    fn fill(&self, block: Block<E>, max: usize) -> Held<E> {
-        let mut held = if block.records.len() <= max {
-            self.take_surplus(block.records.len());
-            Held::Block(block)
-        } else {
-            let mut held = Held::default();
-            self.add_block(block, max, &mut held);
-            held
-        };
-        self.top_up(&mut held, max);
-        held
+    /// Takes up to `max` records for good, and gives back what they held.
+    pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
+        let mut held = Held::with_capacity(max.min(self.len() as usize));
+        self.add_to(&mut held, max);
+        self.release(held.runs());
+        held.into_vec()
     }
 
-    /// Adds what waits to be taken to a batch that is to hold at most `max` records.
+    /// Adds what waits to be taken to a batch that is to hold at most `max` records: from the front
+    /// lane first, then from the ring.
+    #[inline]
     pub(crate) fn add_to(&self, held: &mut Held<E>, max: usize) {
-        if held.len() < max && self.front_len.load(SeqCst) > 0 {
+        if self.front_len.load(SeqCst) > 0 && held.len() < max {
             self.add_from_front(held, max);
         }
-        self.top_up(held, max);
+        while held.len() < max && self.add_from_ring(held, max) {}
     }
 
-    /// Adds what the ring has.
-    fn top_up(&self, held: &mut Held<E>, max: usize) {
-        while held.len() < max {
-            let Some(block) = self.ring.pop() else { break };
-            self.add_block(block, max, held);
+    /// Adds the next block of the ring to a batch that is to hold at most `max` records, cut in two if
+    /// need be. `false` if there is none.
+    fn add_from_ring(&self, held: &mut Held<E>, max: usize) -> bool {
+        match self.ring.pop() {
+            None => return false,
+            Some(Block { account, age, records: Records::One(record) }) => {
+                held.push_one(account, age, record, max - held.len());
+            }
+            Some(Block { account, age, records: Records::Many(records) }) => {
+                let (len, wanted) = (records.len(), max - held.len());
+                if len <= wanted {
+                    held.push_many(account, age, records);
+                } else {
+                    self.add_front_of(account, age, records, wanted, held);
+                }
+                self.counts.surplus.fetch_sub(len as u64 - 1, SeqCst);
+            }
         }
+        true
     }
 
-    /// Adds a block to a batch that is to hold at most `max` records, cut in two if need be.
-    fn add_block(&self, block: Block<E>, max: usize, held: &mut Held<E>) {
-        let len = block.records.len();
-        let so_far = held.len();
-        let wanted = max - so_far;
-        let expected = || max.min(so_far + len + self.len() as usize);
-        if len <= wanted {
-            held.push(block, expected);
-        } else {
-            let Block { account, age, records } = block;
-            let mut records = records.into_vec().into_iter();
-            held.take_from(account, age, &mut records, wanted, expected);
-            self.front_len.fetch_add((len - wanted) as u64, SeqCst);
-            let rest = Piece { account, age: age.plus(count(wanted)), records };
-            self.push_front(Box::new(Front { pieces: VecDeque::from([rest]) }));
-        }
-        self.take_surplus(len);
-    }
-
-    /// Notes that a block of `len` records has left the ring.
-    fn take_surplus(&self, len: usize) {
-        if len > 1 {
-            self.surplus.fetch_sub(len as u64 - 1, SeqCst);
-        }
+    /// Adds the first records of a block, and puts the rest before all others.
+    #[cold]
+    fn add_front_of(
+        &self,
+        account: u32,
+        age: Age,
+        records: Vec<E>,
+        wanted: usize,
+        held: &mut Held<E>,
+    ) {
+        let mut records = records.into_iter();
+        held.take_from(account, age, &mut records, wanted);
+        self.front_len.fetch_add(records.len() as u64, SeqCst);
+        let rest = Piece { account, age: age.plus(count(wanted)), records };
+        self.push_front(Box::new(Front { pieces: VecDeque::from([rest]) }));
     }
 
     /// Only a look at all entries tells which records are the oldest: so they become one entry, in
@@ -380,7 +369,7 @@ impl<E: Envelope> StageCore<E> {
         while held.len() < max {
             let Some(piece) = front.pieces.front_mut() else { break };
             let len = piece.records.len().min(max - held.len());
-            held.take_from(piece.account, piece.age, &mut piece.records, len, || len);
+            held.take_from(piece.account, piece.age, &mut piece.records, len);
             piece.age = piece.age.plus(count(len));
             if piece.records.len() == 0 {
                 front.pieces.pop_front();
@@ -394,10 +383,9 @@ impl<E: Envelope> StageCore<E> {
 
     /// Moves records to the dead letters. Those that find no room there keep what they hold here
     /// until they are received.
-    pub(crate) fn bury(self: &Arc<Self>, held: Held<E>, labels: Vec<Label>) {
-        let (records, runs) = held.into_parts();
-        let mut letters = records.into_vec().into_iter().zip(labels);
-        for run in runs.iter() {
+    pub(crate) fn bury(self: &Arc<Self>, mut held: Held<E>, labels: Vec<Label>) {
+        let mut letters = held.take_records().into_vec().into_iter().zip(labels);
+        for run in held.runs() {
             for (record, label) in letters.by_ref().take(run.len as usize) {
                 let letter = DeadLetter::new(record, label, &self.id);
                 match self.dead_letters.push(letter) {
@@ -419,24 +407,47 @@ impl<E: Envelope> StageCore<E> {
     }
 
     /// Gives back the places and the credits of records that are gone: the places first, for they
-    /// were taken last.
+    /// were taken last; and the credits of each account together, so that a batch of several sources
+    /// writes to each account once.
     #[inline]
-    pub(crate) fn release(&self, runs: &Runs) {
-        if let Some(run) = runs.only() {
-            return self.release_run(run);
+    pub(crate) fn release(&self, runs: &[Run]) {
+        match runs {
+            [run] => self.release_run(*run),
+            _ => self.release_runs(runs),
         }
+    }
+
+    fn release_runs(&self, runs: &[Run]) {
         self.free_places(runs.iter().map(|run| run.len).sum());
-        for run in runs.iter() {
-            self.ledger.release(self.ledger.account(run.account), run.len);
-            self.ledger.attend(self.freed(Some(run.account)));
+        // Of the first few accounts: whatever else there is follows run by run.
+        let mut sums = [(0, 0); 8];
+        let mut accounts = 0;
+        for run in runs {
+            let (known, vacant) = sums.split_at_mut(accounts);
+            if let Some((_, sum)) = known.iter_mut().find(|(account, _)| *account == run.account) {
+                *sum += run.len;
+            } else if let Some(sum) = vacant.first_mut() {
+                *sum = (run.account, run.len);
+                accounts += 1;
+            } else {
+                self.release_credits(run.account, run.len);
+            }
+        }
+        for &(account, records) in &sums[..accounts] {
+            self.release_credits(account, records);
         }
     }
 
     #[inline]
     fn release_run(&self, run: Run) {
         self.free_places(run.len);
-        self.ledger.release(self.ledger.account(run.account), run.len);
-        self.ledger.attend(self.freed(Some(run.account)));
+        self.release_credits(run.account, run.len);
+    }
+
+    #[inline]
+    fn release_credits(&self, account: u32, records: u32) {
+        self.ledger.release(self.ledger.account(account), records);
+        self.ledger.attend(self.freed(Some(account)));
     }
 
     fn freed(&self, account: Option<u32>) -> Freed {
@@ -458,7 +469,7 @@ impl<E: Envelope> StageCore<E> {
 
     /// Closes a stage whatever it holds: nothing more is admitted.
     pub(crate) fn shut(&self) {
-        self.occupancy.fetch_or(Occupancy::CLOSED, SeqCst);
+        self.counts.occupancy.fetch_or(Occupancy::CLOSED, SeqCst);
         self.turn_away();
     }
 
@@ -484,7 +495,7 @@ impl<E: Envelope> StageCore<E> {
                 return Err(now.occupied());
             }
             let closed = now.0 | Occupancy::CLOSED;
-            match self.occupancy.compare_exchange(now.0, closed, SeqCst, SeqCst) {
+            match self.counts.occupancy.compare_exchange(now.0, closed, SeqCst, SeqCst) {
                 Ok(_) => return Ok(()),
                 Err(actual) => now = Occupancy(actual),
             }
@@ -525,7 +536,7 @@ impl<E: Envelope> Gate for StageCore<E> {
         if records == 0 {
             return false;
         }
-        let before = Occupancy(self.occupancy.fetch_sub(u64::from(records), SeqCst));
+        let before = Occupancy(self.counts.occupancy.fetch_sub(u64::from(records), SeqCst));
         debug_assert!(before.occupied() >= records, "more places given back than were taken");
         before.is_closed() && before.occupied() == records
     }
@@ -534,7 +545,7 @@ impl<E: Envelope> Gate for StageCore<E> {
         let mut now = self.occupancy();
         loop {
             let new = now.count_on(records);
-            match self.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst) {
+            match self.counts.occupancy.compare_exchange(now.0, new.0, SeqCst, SeqCst) {
                 Ok(_) => return now.next_age(),
                 Err(actual) => now = Occupancy(actual),
             }
@@ -542,7 +553,7 @@ impl<E: Envelope> Gate for StageCore<E> {
     }
 
     fn touch(&self) {
-        self.occupancy.fetch_add(0, SeqCst);
+        self.counts.occupancy.fetch_add(0, SeqCst);
     }
 
     fn wake_workers(&self) {
@@ -565,9 +576,9 @@ impl<E: Envelope> Drop for IdleWorker<E> {
 /// Records that no handle can reach any more give their credits back for those that still have one.
 impl<E: Envelope> Drop for StageCore<E> {
     fn drop(&mut self) {
-        while let Some(held) = self.take(usize::MAX) {
-            let (_, runs) = held.into_parts();
-            self.release(&runs);
+        while let Some(mut held) = self.take(usize::MAX) {
+            held.drop_records();
+            self.release(held.runs());
         }
     }
 }
@@ -617,6 +628,7 @@ impl<E: Envelope> Stage<E> {
     /// assert_eq!(stage.try_recv_batch(10).unwrap_err(), TryRecvError::Closed);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn try_recv_batch(&self, max: usize) -> Result<Batch<E>, TryRecvError> {
         match self.core.take(max) {
             Some(held) => Ok(Batch::new(Arc::clone(&self.core), held)),

@@ -28,8 +28,11 @@ pub(crate) use crossbeam_queue::{ArrayQueue, SegQueue};
 pub(crate) use crossbeam_utils::CachePadded;
 use event_listener::IntoNotification;
 use papaya::Guard;
-pub(crate) use papaya::HashMap as Map;
 pub(crate) use parking_lot::Mutex;
+
+/// Names and what they stand for. Its hasher is a fast one with random keys: how many names may exist
+/// is bounded, so that no flood of chosen ones can make the look-ups slow.
+pub(crate) type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Removes an entry from a map, and drops it as soon as no look-up holds it any more. Without the
 /// flush, the map would keep some removed entries until there are more.
