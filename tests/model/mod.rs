@@ -2,14 +2,19 @@
 //! both, and they must agree on every answer and every reading. Shared by `tests/properties.rs` and
 //! the fuzz target `operations`.
 
+mod waiting;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use conveyor_buffer::{
     BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetters, Envelope,
-    Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Source, Stage, TryRecvError,
+    Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Remaining, Source, Stage,
+    TryRecvError,
 };
 use pollster::block_on;
+
+use waiting::Waiting;
 
 /// What stages and sources are named in turn. The empty name is always refused.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", ""];
@@ -83,6 +88,18 @@ pub enum Operation {
     RemoveStage { stage: usize },
     RemoveSource { source: usize },
     Close,
+    CloseStage { stage: usize },
+    CloseSource { source: usize },
+    // Calls that wait, in place of the one of their kind that waits already.
+    SendAndWait { source: usize, stage: usize, of: usize, records: usize },
+    Reserve { source: usize, stage: usize, of: usize, records: usize, sent: usize },
+    ForwardAndWait { batch: usize, stage: usize },
+    ReceiveAndWait { stage: usize, max: usize },
+    Drain,
+    Cancel,
+    // The same for no time at all.
+    SendForNoTime { source: usize, stage: usize, of: usize, records: usize },
+    ReceiveForNoTime { stage: usize, max: usize },
 }
 
 impl Operation {
@@ -106,7 +123,7 @@ impl Operation {
         if kind == u8::MAX {
             return Self::Close;
         }
-        match kind % 32 {
+        match kind % 40 {
             0 | 1 => Self::Send { source, stage, of: name(z) },
             2..=4 => Self::SendBatch { source, stage, of: name(z), records },
             5 => Self::Push { stage, of: source },
@@ -126,7 +143,25 @@ impl Operation {
             29 if z.is_multiple_of(2) => Self::NewStageHandle { stage },
             29 => Self::NewSourceHandle { source },
             30 => Self::RemoveStage { stage },
-            _ => Self::RemoveSource { source },
+            31 => Self::RemoveSource { source },
+            32 | 33 => Self::SendAndWait { source, stage, of: name(z), records },
+            34 => Self::Reserve {
+                source,
+                stage,
+                of: name(z),
+                records,
+                sent: usize::from(code[6]) % 24,
+            },
+            35 => Self::ForwardAndWait { batch, stage },
+            36 => Self::ReceiveAndWait { stage, max: records },
+            37 => Self::ReceiveForNoTime { stage, max: records },
+            38 => Self::SendForNoTime { source, stage, of: name(z), records },
+            _ => match z % 8 {
+                0 => Self::CloseStage { stage },
+                1 => Self::CloseSource { source },
+                2..5 => Self::Drain,
+                _ => Self::Cancel,
+            },
         }
     }
 }
@@ -183,7 +218,8 @@ struct Entry {
 struct StageModel {
     name: usize,
     capacity: usize,
-    removed: bool,
+    /// Nothing more is admitted: it was closed or removed.
+    shut: bool,
     queue: VecDeque<Entry>,
     occupied: usize,
 }
@@ -192,7 +228,8 @@ struct StageModel {
 struct SourceModel {
     name: usize,
     capacity: usize,
-    removed: bool,
+    /// Nothing more is admitted: it was closed or removed.
+    shut: bool,
     used: usize,
 }
 
@@ -259,7 +296,7 @@ impl Model {
         }
         let capacity = self.stage_capacity(name);
         let queue = VecDeque::new();
-        self.stages.push(StageModel { name, capacity, removed: false, queue, occupied: 0 });
+        self.stages.push(StageModel { name, capacity, shut: false, queue, occupied: 0 });
         self.stage_names.insert(name, self.stages.len() - 1);
         Ok(self.stages.len() - 1)
     }
@@ -281,7 +318,7 @@ impl Model {
             return Ok(source);
         }
         let capacity = self.source_capacity(name);
-        self.sources.push(SourceModel { name, capacity, removed: false, used: 0 });
+        self.sources.push(SourceModel { name, capacity, shut: false, used: 0 });
         self.source_names.insert(name, self.sources.len() - 1);
         Ok(self.sources.len() - 1)
     }
@@ -300,11 +337,11 @@ impl Model {
         if wanted == 0 {
             return (0, None);
         }
-        if self.closed || from.removed {
+        if self.closed || from.shut {
             return (0, Some(RejectReason::Closed));
         }
         let room_of_source = from.capacity - from.used;
-        let room_of_stage = if to.removed { 0 } else { to.capacity - to.occupied };
+        let room_of_stage = if to.shut { 0 } else { to.capacity - to.occupied };
         let accepted = wanted.min(room_of_source).min(room).min(room_of_stage);
         to.occupied += accepted;
         from.used += accepted;
@@ -316,7 +353,7 @@ impl Model {
             RejectReason::SourceFull { source_id: NAMES[from.name].into(), held, capacity }
         } else if accepted == room {
             RejectReason::GlobalFull { held: self.setup.total, capacity: self.setup.total }
-        } else if to.removed {
+        } else if to.shut {
             RejectReason::Closed
         } else {
             let (held, capacity) = (to.capacity, to.capacity);
@@ -435,7 +472,7 @@ impl Model {
     fn forward(&mut self, stage: usize, next: usize, entries: &[Entry]) -> bool {
         let len = entries.len();
         let to = &self.stages[next];
-        if len > 0 && (to.removed || to.capacity - to.occupied < len) {
+        if len > 0 && (to.shut || to.capacity - to.occupied < len) {
             return false;
         }
         self.stages[stage].occupied -= len;
@@ -462,7 +499,7 @@ impl Model {
         };
         match self.stages[index].occupied {
             0 => {
-                self.stages[index].removed = true;
+                self.stages[index].shut = true;
                 self.stage_names.remove(&name);
                 Ok(())
             }
@@ -477,7 +514,7 @@ impl Model {
         };
         match self.sources[index].used {
             0 => {
-                self.sources[index].removed = true;
+                self.sources[index].shut = true;
                 self.source_names.remove(&name);
                 Ok(())
             }
@@ -487,16 +524,29 @@ impl Model {
 
     /// What a worker is told that finds nothing.
     fn nothing_to_take(&self, stage: usize) -> TryRecvError {
-        if self.stages[stage].removed || self.closed && self.used == self.parked.len() {
+        let StageModel { shut, occupied, .. } = self.stages[stage];
+        if shut && occupied == 0 || self.closed && self.used == self.parked.len() {
             TryRecvError::Closed
         } else {
             TryRecvError::Empty
         }
     }
 
+    /// A worker that waits was told that nothing more will come.
+    fn assert_ended(&self, stage: usize) {
+        assert_eq!(self.stages[stage].queue.len(), 0);
+        assert_eq!(self.nothing_to_take(stage), TryRecvError::Closed);
+    }
+
+    /// A worker waits.
+    fn assert_waits(&self, stage: usize) {
+        assert_eq!(self.stages[stage].queue.len(), 0, "a worker waits though there are records");
+        assert_eq!(self.nothing_to_take(stage), TryRecvError::Empty);
+    }
+
     fn available(&self, source: usize) -> usize {
         let source = &self.sources[source];
-        if self.closed || source.removed {
+        if self.closed || source.shut {
             return 0;
         }
         (source.capacity - source.used).min(self.setup.total - self.used)
@@ -520,6 +570,7 @@ pub struct Pair {
     sources: [Option<(usize, Source<Record>)>; NAMES.len()],
     open: Vec<Open>,
     handed_out: VecDeque<Record>,
+    waiting: Waiting,
     alive: Arc<()>,
     next_id: u64,
 }
@@ -550,6 +601,7 @@ impl Pair {
             sources: Default::default(),
             open: Vec::new(),
             handed_out: VecDeque::new(),
+            waiting: Waiting::default(),
             alive: Arc::new(()),
             next_id: 0,
         }
@@ -561,7 +613,13 @@ impl Pair {
     ///
     /// If they do not agree.
     pub fn step(&mut self, operation: Operation) {
+        // Each record that a batch loses may be given back on its own.
+        let many = matches!(
+            operation,
+            Operation::Settle { .. } | Operation::Return { .. } | Operation::Drop { .. }
+        );
         self.apply(operation);
+        self.follow(many);
         self.compare();
     }
 
@@ -639,6 +697,28 @@ impl Pair {
                 self.manager.clone().close();
                 self.model.closed = true;
             }
+            Operation::CloseStage { stage } => {
+                let Some((index, stage)) = self.stage(stage) else { return };
+                stage.close();
+                assert!(stage.is_closed());
+                self.model.stages[index].shut = true;
+            }
+            Operation::CloseSource { source } => {
+                let Some((index, source)) = self.source(source) else { return };
+                source.close();
+                assert!(source.is_closed());
+                self.model.sources[index].shut = true;
+            }
+            Operation::SendForNoTime { source, stage, of, records } => {
+                self.send_for_no_time(source, stage, of, records);
+            }
+            Operation::ReceiveForNoTime { stage, max } => self.receive_for_no_time(stage, max),
+            Operation::SendAndWait { .. }
+            | Operation::Reserve { .. }
+            | Operation::ForwardAndWait { .. }
+            | Operation::ReceiveAndWait { .. }
+            | Operation::Drain
+            | Operation::Cancel => self.begin(operation),
         }
     }
 
@@ -843,10 +923,15 @@ impl Pair {
         assert_eq!(self.letters.len(), model.letters.len());
         assert_eq!(self.letters.parked(), model.parked.len());
         let alive = Arc::strong_count(&self.alive) - 1;
-        let expected = model.used + model.letters.len() + self.handed_out.len();
+        let outside = self.handed_out.len() + self.waiting.outside();
+        let expected = model.used + model.letters.len() + outside;
         assert_eq!(alive, expected, "a record was lost, or kept");
 
         let mut with_data = Vec::new();
+        let (mut held_by_stages, mut held_by_sources) = (Vec::new(), Vec::new());
+        let note = |held: &mut Vec<_>, id: &str, records: usize| {
+            held.extend((records > 0).then(|| (id.to_owned(), records)));
+        };
         for (name, id) in NAMES.iter().enumerate() {
             let stage = model.stage_names.get(&name).map(|&stage| &model.stages[stage]);
             let queued = stage.map_or(0, |stage| stage.queue.len());
@@ -855,6 +940,7 @@ impl Pair {
             assert_eq!(block_on(manager.get_stage_buffer_size(id)), queued);
             assert_eq!(block_on(manager.get_stage_utilization(id)), utilization);
             with_data.extend((queued > 0).then_some(*id));
+            note(&mut held_by_stages, id, stage.map_or(0, |stage| stage.occupied));
 
             let source = model.source_names.get(&name).copied();
             let available = match source {
@@ -863,6 +949,7 @@ impl Pair {
                 None => free.min(model.source_capacity(name)),
             };
             assert_eq!(block_on(manager.available_credits(id)), available, "source {id}");
+            note(&mut held_by_sources, id, source.map_or(0, |source| model.sources[source].used));
             let own = source.map_or(0.0, |source| {
                 model.sources[source].used as f64 / model.sources[source].capacity as f64
             });
@@ -870,6 +957,8 @@ impl Pair {
             assert_eq!(block_on(manager.should_backpressure(id)), high, "source {id}");
         }
         assert_eq!(block_on(manager.get_stages_with_data()), with_data);
+        let remaining = Remaining { stages: held_by_stages, sources: held_by_sources };
+        assert_eq!(manager.remaining(), remaining);
 
         for (index, stage) in self.stages.iter().flatten() {
             let expected = &model.stages[*index];
@@ -895,6 +984,7 @@ impl Pair {
     ///
     /// If something is.
     pub fn drain(mut self) {
+        self.cancel_all();
         while !self.open.is_empty() {
             self.step(Operation::Ack { batch: 0 });
         }

@@ -1,0 +1,386 @@
+//! The calls that wait, in the sequential model: a call is a future that is kept from one step to the
+//! next. It is polled only when it was woken, so that a wake-up that is lost is seen: after each step
+//! a call that is left waiting must have something to wait for.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use conveyor_buffer::{Batch, Closed, Permit, RecvTimeoutError, RejectReason, RejectedBatch};
+
+use super::{Entry, Model, NAMES, Open, Operation, Pair, Record, Row, rows_of};
+
+/// For how many steps a call that wants room is kept. A request that is passed over more often than
+/// that allows begins to save, which this model does not know.
+const STEPS: usize = 4;
+
+/// A call that waits.
+struct Kept<T> {
+    future: Pin<Box<dyn Future<Output = T>>>,
+    woken: Arc<Woken>,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<T> Kept<T> {
+    fn new(future: impl Future<Output = T> + 'static) -> Self {
+        Self { future: Box::pin(future), woken: Arc::new(Woken(AtomicBool::new(true))) }
+    }
+
+    /// The result, if the call was woken and has one.
+    fn poll(&mut self) -> Option<T> {
+        let waker = Waker::from(Arc::clone(&self.woken));
+        while self.woken.0.swap(false, Ordering::Relaxed) {
+            if let Poll::Ready(result) = self.future.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                return Some(result);
+            }
+        }
+        None
+    }
+}
+
+/// The calls that wait now: one of each kind at most.
+#[derive(Default)]
+pub(super) struct Waiting {
+    wanting: Option<Wanting>,
+    receiving: Option<Receiving>,
+    draining: Option<Kept<()>>,
+}
+
+/// A call that waits for room.
+struct Wanting {
+    call: Call,
+    to: usize,
+    steps: usize,
+}
+
+enum Call {
+    Send {
+        sent: Kept<Result<(), RejectedBatch<Record>>>,
+        from: usize,
+        rows: Vec<Row>,
+    },
+    Reserve {
+        permit: Kept<Result<Permit<Record>, RejectReason>>,
+        from: usize,
+        len: usize,
+        records: Vec<Record>,
+    },
+    Forward {
+        forwarded: Kept<Result<(), Batch<Record>>>,
+        stage: usize,
+        entries: Vec<Entry>,
+    },
+}
+
+struct Receiving {
+    batch: Kept<Result<Batch<Record>, Closed>>,
+    stage: usize,
+    max: usize,
+}
+
+/// What the model says of a call that wants room.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Fits,
+    Waits,
+    Refused(Option<RejectReason>),
+}
+
+impl Model {
+    /// How a push of `len` records stands that takes all or waits.
+    fn standing(&self, from: usize, to: usize, len: usize) -> Standing {
+        let (source, stage) = (&self.sources[from], &self.stages[to]);
+        let (own, total, places) = (source.capacity, self.setup.total, stage.capacity);
+        let too_large = |capacity, limit| {
+            Standing::Refused(Some(RejectReason::TooLarge { records: len, capacity, limit }))
+        };
+        if len > own {
+            too_large(own, format!("source {}", NAMES[source.name]))
+        } else if len > total {
+            too_large(total, "the buffer".to_owned())
+        } else if len > places {
+            too_large(places, format!("stage {}", NAMES[stage.name]))
+        } else if self.closed || source.shut || stage.shut {
+            Standing::Refused(Some(RejectReason::Closed))
+        } else if self.obstacle(from, to, len).is_some() {
+            Standing::Waits
+        } else {
+            Standing::Fits
+        }
+    }
+
+    /// The limit that such a push waits at.
+    fn obstacle(&self, from: usize, to: usize, len: usize) -> Option<RejectReason> {
+        let (source, stage) = (&self.sources[from], &self.stages[to]);
+        let (own, room) = (source.capacity - source.used, self.setup.total - self.used);
+        if own < len && own <= room {
+            let (source_id, held) = (NAMES[source.name].into(), source.used);
+            Some(RejectReason::SourceFull { source_id, held, capacity: source.capacity })
+        } else if room < len {
+            Some(RejectReason::GlobalFull { held: self.used, capacity: self.setup.total })
+        } else if stage.capacity - stage.occupied < len {
+            let (stage_id, held) = (NAMES[stage.name].into(), stage.occupied);
+            Some(RejectReason::StageFull { stage_id, held, capacity: stage.capacity })
+        } else {
+            None
+        }
+    }
+
+    /// How a forward stands that moves the whole batch or waits.
+    fn standing_of_forward(&self, stage: usize, to: usize, len: usize) -> Standing {
+        let next = &self.stages[to];
+        if len == 0 {
+            Standing::Fits
+        } else if next.shut || len > next.capacity {
+            Standing::Refused(None)
+        } else if next.capacity - next.occupied >= len {
+            Standing::Fits
+        } else if stage == to {
+            Standing::Refused(None)
+        } else {
+            Standing::Waits
+        }
+    }
+}
+
+impl Wanting {
+    /// Records that the call has and that are not in the buffer.
+    fn outside(&self) -> usize {
+        match &self.call {
+            Call::Send { rows, .. } => rows.len(),
+            Call::Reserve { records, .. } => records.len(),
+            Call::Forward { .. } => 0,
+        }
+    }
+}
+
+impl Waiting {
+    /// Records in waiting calls that are not in the buffer.
+    pub(super) fn outside(&self) -> usize {
+        self.wanting.as_ref().map_or(0, Wanting::outside)
+    }
+}
+
+impl Pair {
+    /// Begins a call that waits, in place of the one of its kind that waits already.
+    pub(super) fn begin(&mut self, operation: Operation) {
+        match operation {
+            Operation::SendAndWait { source, stage, of, records } => {
+                self.cancel();
+                let (Some((to, stage)), Some((from, source))) =
+                    (self.stage(stage), self.source(source))
+                else {
+                    return;
+                };
+                let records = self.records(records, |_| of);
+                let rows = rows_of(&records);
+                let sent = Kept::new(async move { source.send_batch(&stage, records).await });
+                self.want(Call::Send { sent, from, rows }, to);
+            }
+            Operation::Reserve { source, stage, of, records, sent } => {
+                self.cancel();
+                let (Some((to, stage)), Some((from, source))) =
+                    (self.stage(stage), self.source(source))
+                else {
+                    return;
+                };
+                let permit = Kept::new(async move { source.reserve(&stage, records).await });
+                let (len, records) = (records.max(1), self.records(sent, |_| of));
+                self.want(Call::Reserve { permit, from, len, records }, to);
+            }
+            Operation::ForwardAndWait { batch, stage } => {
+                self.cancel();
+                let Some((to, next)) = self.stage(stage) else { return };
+                if self.open.is_empty() {
+                    return;
+                }
+                let index = batch % self.open.len();
+                let Open { stage, batch, entries } = self.open.swap_remove(index);
+                let forwarded = Kept::new(async move { batch.forward(&next).await });
+                self.want(Call::Forward { forwarded, stage, entries }, to);
+            }
+            Operation::ReceiveAndWait { stage, max } => {
+                let Some((stage, handle)) = self.stage(stage) else { return };
+                let batch = Kept::new(async move { handle.recv_batch(max).await });
+                self.waiting.receiving = Some(Receiving { batch, stage, max: max.max(1) });
+            }
+            Operation::Drain => {
+                let manager = self.manager.clone();
+                self.waiting.draining = Some(Kept::new(async move { manager.drain().await }));
+            }
+            _ => self.cancel(),
+        }
+    }
+
+    fn want(&mut self, call: Call, to: usize) {
+        self.waiting.wanting = Some(Wanting { call, to, steps: 0 });
+    }
+
+    /// Gives up the call that waits for room.
+    pub(super) fn cancel(&mut self) {
+        if let Some(Wanting { call, .. }) = self.waiting.wanting.take()
+            && let Call::Forward { forwarded, stage, entries } = call
+        {
+            drop(forwarded);
+            self.model.give_back(stage, entries);
+        }
+    }
+
+    /// Gives up every call that waits.
+    pub(super) fn cancel_all(&mut self) {
+        self.cancel();
+        self.waiting = Waiting::default();
+    }
+
+    /// Sees how the waiting calls stand after a step. `many` says that the step may have given
+    /// something back many times.
+    pub(super) fn follow(&mut self, many: bool) {
+        if let Some(mut wanting) = self.waiting.wanting.take() {
+            wanting.steps += 1;
+            let too_long = many || wanting.steps > STEPS;
+            self.follow_wanting(wanting);
+            if too_long {
+                self.cancel();
+            }
+        }
+        if let Some(Receiving { mut batch, stage, max }) = self.waiting.receiving.take() {
+            match batch.poll() {
+                Some(Ok(batch)) => {
+                    let entries = self.model.take(stage, max);
+                    self.open(Open { stage, batch, entries });
+                }
+                Some(Err(Closed)) => self.model.assert_ended(stage),
+                None => {
+                    self.model.assert_waits(stage);
+                    self.waiting.receiving = Some(Receiving { batch, stage, max });
+                }
+            }
+        }
+        if let Some(mut draining) = self.waiting.draining.take() {
+            let settled = self.model.used == self.model.parked.len();
+            assert_eq!(
+                draining.poll().is_some(),
+                settled,
+                "drained when nothing is left, and only then"
+            );
+            if !settled {
+                self.waiting.draining = Some(draining);
+            }
+        }
+    }
+
+    fn follow_wanting(&mut self, mut wanting: Wanting) {
+        let to = wanting.to;
+        match &mut wanting.call {
+            Call::Send { sent, from, rows } => {
+                let standing = self.model.standing(*from, to, rows.len());
+                match sent.poll() {
+                    None => assert_eq!(standing, Standing::Waits),
+                    Some(Ok(())) => {
+                        assert!(rows.is_empty() || standing == Standing::Fits);
+                        let answer = self.model.push(to, *from, rows);
+                        assert_eq!(answer, (rows.len(), None));
+                        return;
+                    }
+                    Some(Err(RejectedBatch { accepted, records, reason })) => {
+                        assert_eq!(standing, Standing::Refused(Some(reason)));
+                        assert_eq!((accepted, rows_of(&records)), (0, rows.clone()));
+                        return;
+                    }
+                }
+            }
+            Call::Reserve { permit, from, len, records } => {
+                let standing = self.model.standing(*from, to, *len);
+                match permit.poll() {
+                    None => assert_eq!(standing, Standing::Waits),
+                    Some(Ok(permit)) => {
+                        assert_eq!((standing, permit.len()), (Standing::Fits, *len));
+                        let records = std::mem::take(records);
+                        let rows = rows_of(&records);
+                        let sent = rows.len().min(*len);
+                        let rest = permit.send_batch(records).err().unwrap_or_default();
+                        assert_eq!(rows_of(&rest), rows[sent..]);
+                        assert_eq!(self.model.push(to, *from, &rows[..sent]), (sent, None));
+                        return;
+                    }
+                    Some(Err(reason)) => {
+                        assert_eq!(standing, Standing::Refused(Some(reason)));
+                        return;
+                    }
+                }
+            }
+            Call::Forward { forwarded, stage, entries } => {
+                let standing = self.model.standing_of_forward(*stage, to, entries.len());
+                match forwarded.poll() {
+                    None => assert_eq!(standing, Standing::Waits),
+                    Some(Ok(())) => {
+                        assert_eq!(standing, Standing::Fits);
+                        assert!(self.model.forward(*stage, to, entries));
+                        return;
+                    }
+                    Some(Err(batch)) => {
+                        assert_eq!(standing, Standing::Refused(None));
+                        let (stage, entries) = (*stage, std::mem::take(entries));
+                        self.open(Open { stage, batch, entries });
+                        return;
+                    }
+                }
+            }
+        }
+        self.waiting.wanting = Some(wanting);
+    }
+
+    /// A push that waits for no time at all.
+    pub(super) fn send_for_no_time(
+        &mut self,
+        source: usize,
+        stage: usize,
+        of: usize,
+        records: usize,
+    ) {
+        self.cancel();
+        let (Some((to, stage)), Some((from, source))) = (self.stage(stage), self.source(source))
+        else {
+            return;
+        };
+        let records = self.records(records, |_| of);
+        let rows = rows_of(&records);
+        let expected = match self.model.standing(from, to, rows.len()) {
+            _ if rows.is_empty() => None,
+            Standing::Fits => None,
+            Standing::Waits => self.model.obstacle(from, to, rows.len()),
+            Standing::Refused(reason) => reason,
+        };
+        let (refused, reason) = match source.send_batch_timeout(&stage, records, Duration::ZERO) {
+            Ok(()) => (Vec::new(), None),
+            Err(rejected) => (rejected.records, Some(rejected.reason)),
+        };
+        assert_eq!(reason, expected);
+        let accepted = if reason.is_none() { &rows[..] } else { &[] };
+        assert_eq!(rows_of(&refused), rows[accepted.len()..]);
+        assert_eq!(self.model.push(to, from, accepted), (accepted.len(), None));
+    }
+
+    /// A worker that waits for no time at all.
+    pub(super) fn receive_for_no_time(&mut self, stage: usize, max: usize) {
+        let Some((stage, handle)) = self.stage(stage) else { return };
+        match handle.recv_batch_timeout(max, Duration::ZERO) {
+            Ok(batch) => {
+                let entries = self.model.take(stage, max.max(1));
+                self.open(Open { stage, batch, entries });
+            }
+            Err(RecvTimeoutError::Closed) => self.model.assert_ended(stage),
+            Err(RecvTimeoutError::Timeout) => self.model.assert_waits(stage),
+        }
+    }
+}
