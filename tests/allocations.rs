@@ -167,3 +167,17 @@ fn looking_up_a_name_allocates_nothing() {
         assert_eq!(manager.stage("stage").unwrap().id(), stage.id());
     });
 }
+
+#[test]
+fn stages_and_sources_that_come_and_go_keep_no_memory() {
+    let manager = BufferManager::<Record>::with_limits(100, 10, 10, 0.8);
+    let come_and_go = || {
+        drop((manager.stage("stage").unwrap(), manager.source("source").unwrap()));
+        manager.remove_stage("stage").unwrap();
+        manager.remove_source("source").unwrap();
+    };
+    (0..100).for_each(|_| come_and_go());
+    let info = measure(|| (0..1_000).for_each(|_| come_and_go()));
+    // A few of the last may be there still. A stage that stayed would keep a kilobyte.
+    assert!(info.bytes_current < 100_000, "{info:?}");
+}

@@ -7,6 +7,7 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use conveyor_buffer::{
@@ -20,6 +21,8 @@ const SOURCES: [&str; 3] = ["EWR", "JFK", "LGA"];
 const THREADS: usize = 3;
 /// Each of one thread.
 const MOST_OPERATIONS: usize = 64;
+/// How long a call waits that waits: long enough to be served by another thread, now and then.
+const BRIEF: Duration = Duration::from_micros(100);
 
 #[derive(Debug)]
 struct Input {
@@ -66,6 +69,9 @@ enum Operation {
     Receive,
     RemoveStage { stage: u8 },
     RemoveSource { source: u8 },
+    WaitAndSend { source: u8, stage: u8, records: u8 },
+    WaitAndTake { stage: u8, max: u8 },
+    WaitAndForward { stage: u8 },
 }
 
 #[derive(Debug)]
@@ -226,15 +232,23 @@ impl<'a> Worker<'a> {
                 );
             }
             Operation::SendBatch { source, stage, records }
-            | Operation::PushBatch { source, stage, records } => {
+            | Operation::PushBatch { source, stage, records }
+            | Operation::WaitAndSend { source, stage, records } => {
                 let (source, stage) = (index(source, &SOURCES), index(stage, &STAGES));
                 let records = self.records(source, usize::from(records) % 16);
                 let ids: Vec<u64> = records.iter().map(|record| record.id).collect();
-                let sent = if matches!(operation, Operation::PushBatch { .. }) {
-                    block_on(shared.manager.buffer_batch_for_stage(STAGES[stage], records))
-                        .map(|accepted| assert_eq!(accepted, ids.len()))
-                } else {
-                    shared.source(source).try_send_batch(&shared.stage(stage), records)
+                let sent = match operation {
+                    Operation::PushBatch { .. } => {
+                        block_on(shared.manager.buffer_batch_for_stage(STAGES[stage], records))
+                            .map(|accepted| assert_eq!(accepted, ids.len()))
+                    }
+                    Operation::WaitAndSend { .. } => {
+                        let (source, stage) = (shared.source(source), shared.stage(stage));
+                        let sent = source.send_batch_timeout(&stage, records, BRIEF);
+                        assert!(sent.as_ref().err().is_none_or(|refused| refused.accepted == 0));
+                        sent
+                    }
+                    _ => shared.source(source).try_send_batch(&shared.stage(stage), records),
                 };
                 let refused = sent.err().map_or(Vec::new(), |refused| {
                     assert_full_or_removed(&refused.reason);
@@ -247,6 +261,13 @@ impl<'a> Worker<'a> {
                 let stage = index(stage, &STAGES);
                 if let Ok(batch) = shared.stage(stage).try_recv_batch(usize::from(max)) {
                     assert!((1..=usize::from(max)).contains(&batch.len()));
+                    self.open.push((stage, batch));
+                }
+            }
+            Operation::WaitAndTake { stage, max } => {
+                let (stage, max) = (index(stage, &STAGES), usize::from(max).max(1));
+                if let Ok(batch) = shared.stage(stage).recv_batch_timeout(max, BRIEF) {
+                    assert!((1..=max).contains(&batch.len()));
                     self.open.push((stage, batch));
                 }
             }
@@ -333,11 +354,16 @@ impl<'a> Worker<'a> {
                     }
                 });
             }
-            Operation::Forward { stage: next } => {
+            Operation::Forward { stage: next } | Operation::WaitAndForward { stage: next } => {
                 let next = index(next, &STAGES);
                 let len = batch.len();
                 shared.gauges.stages[stage].fetch_sub(len as i64, SeqCst);
-                match batch.try_forward(&shared.stage(next)) {
+                let forwarded = if matches!(operation, Operation::WaitAndForward { .. }) {
+                    batch.forward_timeout(&shared.stage(next), BRIEF)
+                } else {
+                    batch.try_forward(&shared.stage(next))
+                };
+                match forwarded {
                     Ok(()) => raise(&shared.gauges.stages[next], len, shared.caps.per_stage),
                     Err(batch) => {
                         raise(&shared.gauges.stages[stage], len, shared.caps.per_stage);
@@ -378,9 +404,11 @@ fn index(choice: u8, names: &[&str]) -> usize {
     usize::from(choice) % names.len()
 }
 
-/// Nobody closes the buffer, but a stage or a source may be removed between its making and its use.
+/// Nobody closes the buffer, but a stage or a source may be removed between its making and its use. What
+/// never fits is told to those who would wait for it.
 fn assert_full_or_removed(reason: &RejectReason) {
-    assert!(reason.is_full() || reason.is_closed(), "{reason}");
+    let too_large = matches!(reason, RejectReason::TooLarge { .. });
+    assert!(reason.is_full() || reason.is_closed() || too_large, "{reason}");
 }
 
 fuzz_target!(|input: Input| {
