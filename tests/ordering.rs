@@ -40,6 +40,20 @@ fn one_source_and_one_worker_see_first_in_first_out() {
 }
 
 #[test]
+fn a_worker_that_takes_parts_of_several_returned_batches_gets_no_more_than_it_asked_for() {
+    let (_manager, stage, source) = one_of_each(100, 100, 100);
+    source.try_send_batch(&stage, rows("a", 0..5)).unwrap();
+    let (first, second) = (take(&stage, 2), take(&stage, 3));
+    second.return_to_buffer();
+    first.return_to_buffer();
+
+    let batch = take(&stage, 3);
+    assert_eq!((ids(&batch), stage.len()), (all(0..3), 2));
+    batch.ack();
+    assert_eq!(drain(&stage), all(3..5));
+}
+
+#[test]
 fn one_pushing_and_one_working_thread_see_first_in_first_out() {
     let (_manager, stage, source) = one_of_each(100, 100, 100);
     const RECORDS: u64 = 100_000;

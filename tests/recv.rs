@@ -22,6 +22,19 @@ fn a_worker_waits_for_the_first_record_only() {
 }
 
 #[test]
+fn a_worker_that_lingers_takes_what_is_returned_and_nothing_is_counted_twice() {
+    let (_manager, stage, source) = one_of_each(9, 9, 9);
+    source.try_send_batch(&stage, rows("a", 0..3)).unwrap();
+    let returned = take(&stage, 2);
+    let mut worker = waiting(stage.recv_batch_within(3, FOR_EVER));
+    assert_eq!(stage.len(), 0);
+    returned.return_to_buffer();
+    let batch = worker.woken().unwrap();
+    assert_eq!(ids(&batch), [2, 0, 1]);
+    assert_eq!((stage.len(), stage.in_flight()), (0, 3));
+}
+
+#[test]
 fn a_return_and_a_forward_wake_a_worker_too() {
     let (manager, stage, source) = one_of_each(9, 9, 9);
     let next = manager.stage("next").unwrap();
