@@ -453,6 +453,26 @@ fn closing_the_source_of_a_request_that_saves_lets_others_have_its_places() {
 }
 
 #[test]
+fn a_request_whose_savings_do_not_grow_gives_them_back_and_is_served_later() {
+    let (manager, stage, large) = one_of_each(8, 20, 20);
+    let (busy, small) = (manager.stage("busy").unwrap(), manager.source("small").unwrap());
+    small.try_send_batch(&busy, rows("small", 0..8)).unwrap();
+    let mut send = saver(&large, &small, &stage, &busy);
+    assert!(send.take_wake(), "it is to look at the time");
+    send.waits();
+    assert!(small.try_send(&busy, row("small", 9)).is_err());
+
+    while !send.take_wake() {
+        thread::yield_now();
+    }
+    send.waits();
+    small.try_send(&busy, row("small", 9)).unwrap();
+    drain(&busy);
+    assert_eq!(send.woken(), Ok(()));
+    assert_eq!(stage.len(), 6);
+}
+
+#[test]
 fn the_signals_follow_when_the_stage_of_a_request_that_saves_is_closed() {
     let manager =
         BufferManager::builder(caps(8, 20, 20)).source_capacity("large", 6).build().unwrap();
