@@ -117,6 +117,25 @@ fn a_source_that_waits_for_its_own_credit_is_woken_by_a_release() {
 }
 
 #[test]
+fn a_source_that_leases_ahead_and_waits_for_its_own_credit_is_woken_by_a_release() {
+    explore(|| {
+        let manager = buffer(8, 4, 2);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        // The second is of the lease of the first: what is released stays with the account, and the
+        // pool is not told.
+        source.try_send(&stage, item("a", 0)).unwrap();
+        source.try_send(&stage, item("a", 1)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let other = thread::spawn(move || batch.ack());
+        block_on(source.send(&stage, item("a", 2))).unwrap();
+        other.join().unwrap();
+        assert_eq!(drain(&stage), [1, 2]);
+        assert_eq!(source.available_credits(), 2);
+    });
+}
+
+#[test]
 fn a_source_that_waits_for_a_global_credit_is_woken_whoever_leased_it() {
     explore(|| {
         let manager = buffer(2, 2, 2);
