@@ -244,6 +244,26 @@ fn a_drain_ends_with_the_last_settling() {
 }
 
 #[test]
+fn a_drain_ends_with_the_last_settling_though_a_source_leases_ahead_meanwhile() {
+    explore(|| {
+        let manager = buffer(8, 4, 4);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        a.try_send(&stage, item("a", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let other = thread::spawn(move || {
+            b.try_send(&stage, item("b", 1)).unwrap();
+            take(&stage, 1).unwrap().ack();
+            batch.ack();
+        });
+        block_on(manager.drain());
+        other.join().unwrap();
+        assert!(manager.remaining().is_empty());
+        assert!(manager.ledger().is_calm(), "nobody waits any more");
+    });
+}
+
+#[test]
 fn a_receiver_of_signals_ends_up_on_the_latest() {
     explore(|| {
         let manager = buffer(2, 2, 2);

@@ -199,6 +199,19 @@ fn those_that_wait_with_one_source_are_served_in_the_order_of_their_arrival() {
 }
 
 #[test]
+fn a_send_that_comes_later_waits_behind_a_larger_one_of_its_source_though_it_would_fit() {
+    for Full { stage, occupied, source, .. } in full_at_each_cap() {
+        let mut large = waiting(source.send_batch(&stage, rows("a", 0..3)));
+        take(&occupied, 1).ack();
+        let mut small = waiting(source.send(&stage, row("a", 3)));
+        take(&occupied, 2).ack();
+        assert_eq!((large.woken(), small.wakes()), (Ok(()), 0));
+        take(&occupied, 1).ack();
+        assert_eq!(small.woken(), Ok(()));
+    }
+}
+
+#[test]
 fn a_source_that_waits_holds_up_no_other_that_can_go_on() {
     // The first waits for its own cap, for places elsewhere, or for more global credits than are left.
     let (manager, stage, a) = one_of_each(10, 6, 4);
@@ -450,6 +463,31 @@ fn closing_the_source_of_a_request_that_saves_lets_others_have_its_places() {
     large.close();
     assert!(send.woken().unwrap_err().is_closed());
     assert_eq!(other.woken(), Ok(()));
+}
+
+#[test]
+fn records_whose_places_were_saved_up_keep_their_turn_when_they_are_returned() {
+    let (manager, stage, large) = one_of_each(20, 8, 20);
+    let small = manager.source("small").unwrap();
+    small.try_send_batch(&stage, rows("small", 100..108)).unwrap();
+    let mut send = saver(&large, &small, &stage, &stage);
+    let sent = loop {
+        if let Some(sent) = send.poll() {
+            break sent;
+        }
+        take(&stage, 1).ack();
+    };
+    assert_eq!(sent, Ok(()));
+
+    // What is left of the others was admitted before.
+    let all = take(&stage, 8);
+    let order = ids(&all);
+    assert!(order.len() > 6 && order.ends_with(&[0, 1, 2, 3, 4, 5]), "{order:?}");
+    let mut older = all;
+    let newer = older.split_off(order.len() - 6);
+    newer.return_to_buffer();
+    older.return_to_buffer();
+    assert_eq!(drain(&stage), order);
 }
 
 #[test]
