@@ -4,7 +4,9 @@ mod common;
 
 use std::error::Error;
 
-use conveyor_buffer::{RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError};
+use conveyor_buffer::{
+    Closed, RecvTimeoutError, RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError,
+};
 
 use common::*;
 
@@ -28,6 +30,12 @@ fn reasons() -> Vec<(RejectReason, bool, bool, &'static str)> {
             false,
             false,
             "too many sources: at most 3 may exist",
+        ),
+        (
+            RejectReason::TooLarge { records: 7, capacity: 5, limit: "stage load".to_owned() },
+            false,
+            false,
+            "too large: 7 records never fit under the 5 of stage load",
         ),
         (RejectReason::Closed, false, true, "closed: no more records are taken"),
         (RejectReason::EmptyName { kind: "stage" }, false, false, "empty name: a stage needs one"),
@@ -199,4 +207,21 @@ fn the_texts_of_real_refusals_name_the_limit_that_refused() {
     let text = source.try_send_batch(&stage, rows("a", 0..5)).unwrap_err().to_string();
     let full = "source buffer full: a holds 2 of 2 records";
     assert_eq!(text, format!("{full} (2 records accepted, 3 refused)"));
+}
+
+#[test]
+fn a_worker_that_waited_in_vain_is_told_why() {
+    assert_eq!(Closed.to_string(), TryRecvError::Closed.to_string());
+    assert_eq!(RecvTimeoutError::Closed.to_string(), TryRecvError::Closed.to_string());
+    let text = "timed out: no record came to be taken";
+    assert_eq!(RecvTimeoutError::Timeout.to_string(), text);
+}
+
+#[test]
+fn what_has_no_text_of_its_own_says_in_short_what_it_holds() {
+    let (_manager, stage, source) = one_of_each(9, 9, 9);
+    let permit = block_on(source.reserve(&stage, 2)).unwrap();
+    let text = r#"Permit { source: "a", stage: "stage", records: 2 }"#;
+    assert_eq!(format!("{permit:?}"), text);
+    assert_eq!(format!("{:?}", source.signals()), "SignalReceiver { current: Resume, .. }");
 }
