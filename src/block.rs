@@ -10,6 +10,9 @@ pub(crate) enum Records<E> {
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account.
+///
+/// In this order a record stands 16 bytes from the start: it is copied into the ring in the same pieces
+/// as it was written in, and no load has to wait for two stores.
 #[repr(C)]
 pub(crate) struct Block<E> {
     pub(crate) account: u32,
@@ -165,12 +168,9 @@ impl<E> Held<E> {
 
     /// The records, in a `Vec` of about their size.
     pub(crate) fn into_vec(mut self) -> Vec<E> {
-        let Some(content) = &mut self.0 else { return Vec::new() };
-        let mut records = std::mem::take(&mut content.records);
-        if records.len() < records.capacity() / 2 {
-            records.shrink_to_fit();
-        }
-        records
+        self.0
+            .as_mut()
+            .map_or_else(Vec::new, |content| fitted(std::mem::take(&mut content.records)))
     }
 
     #[inline]
@@ -282,6 +282,15 @@ impl<E> Held<E> {
         }
         heaps
     }
+}
+
+/// The same records, in a memory of their own size, give or take half: for they are charged by their
+/// number alone.
+pub(crate) fn fitted<E>(mut records: Vec<E>) -> Vec<E> {
+    if records.len() < records.capacity() / 2 {
+        records.shrink_to_fit();
+    }
+    records
 }
 
 /// A number of records in the width of the counters. The caps see to it that it fits.

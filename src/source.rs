@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::account::Account;
 use crate::backpressure::BackpressureSignal;
 use crate::batch::Batch;
-use crate::block::{Age, Block, Records, count};
+use crate::block::{Age, Block, Records, count, fitted};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::ledger::{Ledger, Shortage};
 use crate::record::Envelope;
@@ -266,17 +266,18 @@ impl SourceCore {
         stage: &StageCore<E>,
         records: Vec<E>,
     ) -> Result<(), RejectedBatch<E>> {
+        let store = |age, records| {
+            let records = Records::from_vec(records);
+            stage.enqueue(Block { account: self.account, age, records });
+        };
+        // The usual case, apart from the loop below: that takes a quarter longer.
         if !records.is_empty()
             && let Some(age) = self.admit_at_once(stage, records.len())
         {
-            let records = Records::from_vec(records);
-            stage.enqueue(Block { account: self.account, age, records });
+            store(age, records);
             return Ok(());
         }
-        self.store_batch(stage, records, |age, records| {
-            let records = Records::from_vec(records);
-            stage.enqueue(Block { account: self.account, age, records });
-        })
+        self.store_batch(stage, records, store)
     }
 
     /// Takes records back that were handed out, one retry counted for each that is accepted.
@@ -314,18 +315,13 @@ impl SourceCore {
     }
 }
 
-/// Takes the first `len` records, and leaves the rest. What is taken has a memory of its own size,
-/// give or take half, for it will be charged by its records alone.
+/// Takes the first `len` records, [fitted], and leaves the rest.
 fn take_front<E>(records: &mut Vec<E>, len: usize) -> Vec<E> {
     if len < records.len() / 2 {
         return records.drain(..len).collect();
     }
     let rest = if len < records.len() { records.split_off(len) } else { Vec::new() };
-    let mut front = std::mem::replace(records, rest);
-    if front.capacity() / 2 > front.len() {
-        front.shrink_to_fit();
-    }
-    front
+    fitted(std::mem::replace(records, rest))
 }
 
 /// How many records of a push may go to a stage, the age of the first, and why not more.

@@ -30,8 +30,8 @@ use event_listener::IntoNotification;
 use papaya::Guard;
 pub(crate) use parking_lot::Mutex;
 
-/// Names and what they stand for. Its hasher is a fast one with random keys: how many names may exist
-/// is bounded, so that no flood of chosen ones can make the look-ups slow.
+/// Names and what they stand for. Its hasher is a fast one with random keys, against names that were
+/// chosen to collide; how many may exist is bounded besides.
 pub(crate) type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Removes an entry from a map, and drops it as soon as no look-up holds it any more. Without the

@@ -553,6 +553,10 @@ impl Model {
     }
 }
 
+/// A handle, with the index of what the model says of it.
+type StageHandle = (usize, Stage<Record>);
+type SourceHandle = (usize, Source<Record>);
+
 /// A batch in a worker's hands, with what the model says of it.
 struct Open {
     stage: usize,
@@ -753,25 +757,27 @@ impl Pair {
     }
 
     /// The handle that was made last, if one was or can be made.
-    fn stage(&mut self, name: usize) -> Option<(usize, Stage<Record>)> {
+    fn stage(&mut self, name: usize) -> Option<StageHandle> {
         if self.stages[name].is_none() {
             self.new_stage_handle(name);
         }
         self.stages[name].clone()
     }
 
-    fn source(&mut self, name: usize) -> Option<(usize, Source<Record>)> {
+    fn source(&mut self, name: usize) -> Option<SourceHandle> {
         if self.sources[name].is_none() {
             self.new_source_handle(name);
         }
         self.sources[name].clone()
     }
 
+    /// Both, if both were or can be made.
+    fn handles(&mut self, stage: usize, source: usize) -> Option<(StageHandle, SourceHandle)> {
+        self.stage(stage).zip(self.source(source))
+    }
+
     fn send(&mut self, source: usize, stage: usize, of: usize) {
-        let (Some((to, stage)), Some((from, source))) = (self.stage(stage), self.source(source))
-        else {
-            return;
-        };
+        let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
         let record = self.records(1, |_| of).remove(0);
         let row = record.row;
         let expected = self.model.push(to, from, &[row]);
@@ -779,10 +785,7 @@ impl Pair {
     }
 
     fn send_batch(&mut self, source: usize, stage: usize, of: usize, records: usize) {
-        let (Some((to, stage)), Some((from, source))) = (self.stage(stage), self.source(source))
-        else {
-            return;
-        };
+        let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
         let records = self.records(records, |_| of);
         let rows = rows_of(&records);
         let expected = self.model.push(to, from, &rows);

@@ -177,9 +177,7 @@ impl Pair {
         match operation {
             Operation::SendAndWait { source, stage, of, records } => {
                 self.cancel();
-                let (Some((to, stage)), Some((from, source))) =
-                    (self.stage(stage), self.source(source))
-                else {
+                let Some(((to, stage), (from, source))) = self.handles(stage, source) else {
                     return;
                 };
                 let records = self.records(records, |_| of);
@@ -189,9 +187,7 @@ impl Pair {
             }
             Operation::Reserve { source, stage, of, records, sent } => {
                 self.cancel();
-                let (Some((to, stage)), Some((from, source))) =
-                    (self.stage(stage), self.source(source))
-                else {
+                let Some(((to, stage), (from, source))) = self.handles(stage, source) else {
                     return;
                 };
                 let permit = Kept::new(async move { source.reserve(&stage, records).await });
@@ -349,10 +345,7 @@ impl Pair {
         records: usize,
     ) {
         self.cancel();
-        let (Some((to, stage)), Some((from, source))) = (self.stage(stage), self.source(source))
-        else {
-            return;
-        };
+        let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
         let records = self.records(records, |_| of);
         let rows = rows_of(&records);
         let expected = match self.model.standing(from, to, rows.len()) {
