@@ -158,6 +158,80 @@ fn a_source_that_waits_for_a_global_credit_is_woken_whoever_leased_it() {
 }
 
 #[test]
+fn a_source_that_waits_is_given_what_a_push_leased_and_did_not_need() {
+    explore(|| {
+        let manager = buffer(4, 4, 3);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        // No credit lies idle now, and one may still be leased.
+        a.try_send(&stage, item("a", 0)).unwrap();
+        a.try_send(&stage, item("a", 1)).unwrap();
+        let other = thread::spawn({
+            let (stage, a) = (stage.clone(), a.clone());
+            // While it leases one, the other thread leaves one idle. It may find its source full.
+            move || _ = a.try_send(&stage, item("a", 2))
+        });
+        if a.try_send(&stage, item("a", 3)).is_ok() {
+            take(&stage, 1).unwrap().ack();
+        }
+        block_on(b.send(&stage, item("b", 4))).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_source_that_waits_is_given_what_a_push_brought_home_and_did_not_need() {
+    explore(|| {
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        // Two credits lie idle in one account, and the other has the third.
+        a.try_send(&stage, item("a", 0)).unwrap();
+        take(&stage, 1).unwrap().ack();
+        b.try_send(&stage, item("b", 1)).unwrap();
+        let other = thread::spawn({
+            let (stage, b) = (stage.clone(), b.clone());
+            move || _ = b.try_send(&stage, item("b", 2))
+        });
+        block_on(b.send(&stage, item("b", 3))).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_source_that_waits_is_given_what_another_is_leasing_ahead() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || _ = a.try_send(&stage, item("a", 0))
+        });
+        block_on(b.send(&stage, item("b", 1))).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_source_that_waits_is_given_what_a_drain_brings_home() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        // All credits lie idle in one account.
+        a.try_send(&stage, item("a", 0)).unwrap();
+        take(&stage, 1).unwrap().ack();
+        let other = thread::spawn({
+            let manager = manager.clone();
+            move || manager.ledger().bring_home()
+        });
+        block_on(b.send(&stage, item("b", 1))).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
 fn a_source_that_waits_for_a_place_is_woken_by_a_settling() {
     explore(|| {
         let manager = buffer(3, 1, 3);

@@ -117,6 +117,9 @@ pub(crate) struct Grant {
     pub(crate) shortage: Option<Shortage>,
     /// Whether the pool's level was moved.
     pool_moved: bool,
+    /// Whether credits that were on their way, and so to be found nowhere, lie where others may have
+    /// them now: in the pool, or idle in the account.
+    left_some: bool,
 }
 
 /// The limit that a push ran into, with what was held under it, in records.
@@ -301,7 +304,7 @@ impl Ledger {
         loop {
             if balance.lease == Lease::Closed {
                 self.give_back(in_hand);
-                return Grant::refused(Shortage::Closed, in_hand > 0);
+                return Grant::refused(Shortage::Closed, in_hand > 0 || swept);
             }
             let capacity = account.capacity();
             let room = capacity - balance.used;
@@ -356,8 +359,12 @@ impl Ledger {
                     self.give_back(surplus);
                     let shortage =
                         (credits < wanted).then(|| self.shortage(used, capacity, want - credits));
-                    let pool_moved = in_hand > 0 || surplus > 0 || swept;
-                    return Grant { credits, shortage, pool_moved };
+                    return Grant {
+                        credits,
+                        shortage,
+                        pool_moved: in_hand > 0 || surplus > 0 || swept,
+                        left_some: leased_ahead && keep > 0 || surplus > 0 || swept,
+                    };
                 }
                 Err(actual) => balance = actual,
             }
@@ -374,12 +381,16 @@ impl Ledger {
         }
     }
 
-    /// Lets the signals follow a push that is done, whether or not it was accepted.
+    /// Lets the signals follow a push that is done, whether or not it was accepted, and serves those
+    /// who wait with what it has left.
     #[inline]
     pub(crate) fn note(&self, account: &Account, grant: &Grant) {
         account.note(account.used());
         if grant.pool_moved {
             self.note_pool();
+        }
+        if grant.left_some {
+            self.attend(Freed::default());
         }
     }
 
@@ -480,6 +491,7 @@ impl Ledger {
     pub(crate) fn bring_home(&self) {
         if self.sweep() {
             self.note_pool();
+            self.attend(Freed::default());
         }
     }
 
@@ -670,7 +682,8 @@ impl Ledger {
 }
 
 impl Grant {
-    fn refused(shortage: Shortage, pool_moved: bool) -> Self {
-        Self { credits: 0, shortage: Some(shortage), pool_moved }
+    /// None. `moved` tells whether credits went to the pool meanwhile.
+    fn refused(shortage: Shortage, moved: bool) -> Self {
+        Self { credits: 0, shortage: Some(shortage), pool_moved: moved, left_some: moved }
     }
 }

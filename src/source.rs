@@ -208,7 +208,7 @@ impl SourceCore {
             self.ledger.release(account, grant.credits - places.records);
         }
         self.ledger.note(account, &grant);
-        if places.records < grant.credits || grant.shortage.is_some() {
+        if places.records < grant.credits {
             // What was given back may be what somebody waits for.
             self.ledger.attend(Freed { gate: None, account: Some(self.account) });
         }
