@@ -29,7 +29,15 @@ pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_within(PREEMPTIONS, model);
 }
 
-/// The same with a bound of its own, for a model of many threads or steps.
+/// The same with a buffer whose sources lease ahead of need, and with one whose sources do not.
+pub(crate) fn explore_both(
+    model: impl Fn(fn(u32, u32, u32) -> BufferManager<Item>) + Copy + Sync + Send + 'static,
+) {
+    explore(move || model(buffer));
+    explore(move || model(exact_buffer));
+}
+
+/// [`explore`] with a bound of its own, for a model of many threads or steps.
 pub(crate) fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     if std::env::var_os("LOOM_LOG").is_some() {
         // Replaying one schedule: this way loom prints each switch.
@@ -80,8 +88,17 @@ pub(crate) fn items(source: &'static str, ids: impl IntoIterator<Item = u32>) ->
 
 /// A buffer with these caps, whose two sources may lease one credit ahead of need each.
 pub(crate) fn buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
+    buffer_of(ONE_AHEAD, total, per_stage, per_source)
+}
+
+/// A buffer with these caps, whose sources lease exactly what they use.
+pub(crate) fn exact_buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
+    buffer_of(0, total, per_stage, per_source)
+}
+
+fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
     let controller = BackpressureController::new(0.8);
-    let ledger = Arc::new(Ledger::new(total, ONE_AHEAD, controller));
+    let ledger = Arc::new(Ledger::new(total, idle_budget, controller));
     let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&ledger)));
     let plan = Plan {
         max_stages: 8,

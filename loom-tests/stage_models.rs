@@ -4,7 +4,9 @@ use loom::thread;
 use pollster::block_on;
 
 use crate::error::{RejectReason, TryRecvError};
-use crate::harness::{buffer, drain, explore, explore_within, ids, item, items, take};
+use crate::harness::{
+    buffer, drain, explore, explore_both, explore_within, ids, item, items, take,
+};
 
 /// With nobody else running, every record is settled and every credit is free.
 fn nothing_is_left(manager: &crate::manager::BufferManager<crate::harness::Item>, credits: usize) {
@@ -15,7 +17,7 @@ fn nothing_is_left(manager: &crate::manager::BufferManager<crate::harness::Item>
 
 #[test]
 fn of_two_pushes_at_the_last_place_of_a_stage_one_is_accepted() {
-    explore(|| {
+    explore_both(|buffer| {
         // Room for what both may lease, one ahead included: only the stage is full.
         let manager = buffer(3, 1, 2);
         let stage = manager.stage("stage").unwrap();
@@ -36,7 +38,7 @@ fn of_two_pushes_at_the_last_place_of_a_stage_one_is_accepted() {
 
 #[test]
 fn of_two_pushes_at_the_last_credit_of_a_source_one_is_accepted() {
-    explore(|| {
+    explore_both(|buffer| {
         let manager = buffer(2, 2, 1);
         let stage = manager.stage("stage").unwrap();
         let source = manager.source("a").unwrap();
@@ -54,7 +56,7 @@ fn of_two_pushes_at_the_last_credit_of_a_source_one_is_accepted() {
 
 #[test]
 fn two_pushes_at_the_last_credit_of_the_pool_never_pass_it() {
-    explore(|| {
+    explore_both(|buffer| {
         let manager = buffer(1, 2, 2);
         let stage = manager.stage("stage").unwrap();
         let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
@@ -72,7 +74,7 @@ fn two_pushes_at_the_last_credit_of_the_pool_never_pass_it() {
 
 #[test]
 fn a_batch_that_fits_in_part_leaves_its_rest_with_the_caller() {
-    explore(|| {
+    explore_both(|buffer| {
         let manager = buffer(3, 2, 3);
         let stage = manager.stage("stage").unwrap();
         let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());

@@ -4,7 +4,10 @@ use loom::future::block_on;
 use loom::thread;
 
 use crate::error::TryRecvError;
-use crate::harness::{buffer, drain, explore, explore_within, ids, item, items, poll_once, take};
+use crate::harness::{
+    buffer, drain, exact_buffer, explore, explore_both, explore_within, ids, item, items,
+    poll_once, take,
+};
 
 #[test]
 fn a_worker_that_waits_is_woken_by_a_push() {
@@ -102,7 +105,7 @@ fn a_worker_that_waits_is_told_when_a_closed_buffer_is_drained() {
 
 #[test]
 fn a_source_that_waits_for_its_own_credit_is_woken_by_a_release() {
-    explore(|| {
+    explore_both(|buffer| {
         let manager = buffer(2, 2, 1);
         let stage = manager.stage("stage").unwrap();
         let source = manager.source("a").unwrap();
@@ -125,6 +128,7 @@ fn a_source_that_leases_ahead_and_waits_for_its_own_credit_is_woken_by_a_release
         // The second is of the lease of the first: what is released stays with the account, and the
         // pool is not told.
         source.try_send(&stage, item("a", 0)).unwrap();
+        assert_eq!(manager.ledger().leased(), 2);
         source.try_send(&stage, item("a", 1)).unwrap();
         let batch = take(&stage, 1).unwrap();
         let other = thread::spawn(move || batch.ack());
@@ -137,7 +141,7 @@ fn a_source_that_leases_ahead_and_waits_for_its_own_credit_is_woken_by_a_release
 
 #[test]
 fn a_source_that_waits_for_a_global_credit_is_woken_whoever_leased_it() {
-    explore(|| {
+    explore_both(|buffer| {
         let manager = buffer(2, 2, 2);
         let stage = manager.stage("stage").unwrap();
         let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
@@ -214,6 +218,43 @@ fn a_source_that_waits_is_given_what_another_is_leasing_ahead() {
 }
 
 #[test]
+fn a_source_that_waits_is_given_what_a_push_leased_in_vain() {
+    explore(|| {
+        let manager = exact_buffer(2, 2, 1);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let (stage, a) = (stage.clone(), a.clone());
+            // While it leases a credit, the other thread fills its source.
+            move || _ = a.try_send(&stage, item("a", 0))
+        });
+        _ = a.try_send(&stage, item("a", 1));
+        block_on(b.send(&stage, item("b", 2))).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_source_that_waits_is_given_what_was_leased_for_a_source_that_is_closed() {
+    explore_both(|buffer| {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        let other = thread::spawn({
+            let (stage, a) = (stage.clone(), a.clone());
+            move || {
+                if a.try_send(&stage, item("a", 0)).is_ok() {
+                    take(&stage, 1).unwrap().ack();
+                }
+            }
+        });
+        a.close();
+        block_on(b.send_batch(&stage, items("b", 1..3))).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
 fn a_source_that_waits_is_given_what_a_drain_brings_home() {
     explore(|| {
         let manager = buffer(2, 2, 2);
@@ -233,7 +274,7 @@ fn a_source_that_waits_is_given_what_a_drain_brings_home() {
 
 #[test]
 fn a_source_that_waits_for_a_place_is_woken_by_a_settling() {
-    explore(|| {
+    explore_both(|buffer| {
         let manager = buffer(3, 1, 3);
         let stage = manager.stage("stage").unwrap();
         let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());

@@ -371,6 +371,30 @@ impl Ledger {
         }
     }
 
+    /// Takes `wanted` credits from the pool if all accounts lease exactly and so many are to be had at
+    /// the first attempt: the usual case there. Tells how many are in use then; the signals do not
+    /// follow yet.
+    #[inline]
+    pub(crate) fn acquire_exactly(&self, account: &Account, wanted: u32) -> Option<u32> {
+        let balance = account.balance();
+        if balance.lease != Lease::Exact
+            || account.capacity() - balance.used < wanted
+            || self.ahead.load(SeqCst) > 0
+        {
+            return None;
+        }
+        let leased = self.lease(wanted, 0);
+        let used = balance.used + wanted;
+        if leased == wanted && account.replace(balance, Balance { used, ..balance }).is_ok() {
+            return Some(used);
+        }
+        if leased > 0 {
+            self.give_back(leased);
+            self.attend(Freed::default());
+        }
+        None
+    }
+
     /// Which limit a push ran into that could use `unmet` more credits under its own cap.
     fn shortage(&self, used: u32, capacity: u32, unmet: u32) -> Shortage {
         if unmet == 0 {
@@ -461,7 +485,7 @@ impl Ledger {
 
     /// Lets the whole buffer's signal follow its level.
     #[inline]
-    fn note_pool(&self) {
+    pub(crate) fn note_pool(&self) {
         let level = || Pool(self.pool.load(SeqCst)).leased();
         self.controller.cell().follow(self.marks.zone(level()), || {
             self.marks.zone(Pool(self.pool.fetch_add(0, SeqCst)).leased())

@@ -197,6 +197,9 @@ impl SourceCore {
             let stage_id = Arc::clone(stage.id());
             return Admission::refused(RejectReason::ForeignStage { stage_id });
         }
+        if let Some(age) = self.admit_exactly(stage, wanted) {
+            return Admission { records: count(wanted), age, refusal: None };
+        }
         // One more than the stage has room for: enough to be told which limit is the tightest, and
         // not so many that a long batch takes credits from others for a moment, only to give them
         // back.
@@ -228,8 +231,32 @@ impl SourceCore {
             return None;
         }
         let wanted = u32::try_from(wanted).ok()?;
+        let used = self.account().take_idle(wanted)?;
+        self.admit_charged(stage, wanted, used)
+    }
+
+    /// The same where every credit comes from the pool: none that the stage has no room for.
+    #[inline]
+    fn admit_exactly<E: Envelope>(&self, stage: &StageCore<E>, wanted: usize) -> Option<Age> {
+        let wanted = u32::try_from(wanted).ok()?;
+        if stage.room() < wanted {
+            return None;
+        }
+        let used = self.ledger.acquire_exactly(self.account(), wanted)?;
+        let age = self.admit_charged(stage, wanted, used)?;
+        self.ledger.note_pool();
+        Some(age)
+    }
+
+    /// Takes places for records that have their credits, the last of `used`, or gives the credits back.
+    #[inline]
+    fn admit_charged<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        wanted: u32,
+        used: u32,
+    ) -> Option<Age> {
         let account = self.account();
-        let used = account.take_idle(wanted)?;
         let age = stage.admit_at_once(wanted);
         if age.is_some() {
             account.note(used);

@@ -21,6 +21,10 @@
 //! gives something back writes to its word first and reads the count after. Of the two writes to one
 //! word one comes first: if it is the request's, the other thread sees the count and serves; if it is
 //! the other's, the last try sees what was given back.
+//!
+//! Credits on their way from or to the pool are in no word where the last try could find them. So whoever
+//! has had more in hand than it uses in the end gives something back in this sense, even where it leaves
+//! them idle in an account.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
