@@ -105,9 +105,8 @@ impl SourceCore {
             }
             closed = places.shortage == Some(NotAdmitted::Closed);
         }
-        self.ledger.release(account, grant.credits);
+        self.give_credits_back(grant.credits);
         self.ledger.note(account, &grant);
-        self.ledger.attend(Freed { gate: None, account: Some(self.account) });
         if closed { Err(RejectReason::Closed) } else { Ok(None) }
     }
 
@@ -208,13 +207,9 @@ impl SourceCore {
         let grant = self.ledger.acquire(account, count(asked));
         let places = if grant.credits > 0 { stage.admit(grant.credits) } else { Places::default() };
         if places.records < grant.credits {
-            self.ledger.release(account, grant.credits - places.records);
+            self.give_credits_back(grant.credits - places.records);
         }
         self.ledger.note(account, &grant);
-        if places.records < grant.credits {
-            // What was given back may be what somebody waits for.
-            self.ledger.attend(Freed { gate: None, account: Some(self.account) });
-        }
         let refusal = match (grant.shortage, places.shortage) {
             (None, None) => None,
             (_, Some(shortage)) => Some(refusal(stage, shortage)),
@@ -256,15 +251,19 @@ impl SourceCore {
         wanted: u32,
         used: u32,
     ) -> Option<Age> {
-        let account = self.account();
         let age = stage.admit_at_once(wanted);
         if age.is_some() {
-            account.note(used);
+            self.account().note(used);
         } else {
-            self.ledger.release(account, wanted);
-            self.ledger.attend(Freed { gate: None, account: Some(self.account) });
+            self.give_credits_back(wanted);
         }
         age
+    }
+
+    /// Gives back credits that no place was found for: they may be what somebody waits for.
+    fn give_credits_back(&self, credits: u32) {
+        self.ledger.release(self.account(), credits);
+        self.ledger.attend(Freed { gate: None, account: Some(self.account) });
     }
 
     /// Takes a credit and a place for one record, and tells its age.
