@@ -1,13 +1,20 @@
 //! Waiting: no wake-up is lost, whoever gives up.
 
+use std::time::Duration;
+
 use loom::future::block_on;
 use loom::thread;
 
 use crate::error::TryRecvError;
 use crate::harness::{
-    buffer, drain, exact_buffer, explore, explore_both, explore_within, ids, item, items,
+    Item, buffer, drain, exact_buffer, explore, explore_both, explore_within, ids, item, items,
     poll_once, take,
 };
+use crate::manager::BufferManager;
+use crate::stage::Stage;
+
+/// No model has deadlines.
+const FOR_EVER: Duration = Duration::MAX;
 
 #[test]
 fn a_worker_that_waits_is_woken_by_a_push() {
@@ -81,6 +88,121 @@ fn a_worker_that_was_woken_and_gives_up_wakes_another() {
         fickle.join().unwrap();
         pusher.join().unwrap();
     });
+}
+
+#[test]
+fn a_worker_that_lingers_is_woken_by_the_push_that_fills_its_batch() {
+    explore_within(3, || {
+        let manager = buffer(4, 4, 4);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send(&stage, item("a", 0)).unwrap();
+        let others = [1, 2].map(|id| {
+            let (stage, source) = (stage.clone(), source.clone());
+            thread::spawn(move || source.try_send(&stage, item("a", id)).unwrap())
+        });
+        let batch = stage.recv_batch_within_blocking(3, FOR_EVER).unwrap();
+        assert_eq!(batch.len(), 3);
+        batch.ack();
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+}
+
+#[test]
+fn a_worker_that_lingers_is_woken_by_a_block_and_by_a_return() {
+    explore(|| {
+        let manager = buffer(6, 6, 6);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let first = take(&stage, 1).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                first.return_to_buffer();
+                source.try_send_batch(&stage, items("a", 2..4)).unwrap();
+            }
+        });
+        let batch = stage.recv_batch_within_blocking(4, FOR_EVER).unwrap();
+        assert_eq!(batch.len(), 4);
+        batch.ack();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_lingers_is_woken_though_another_took_what_it_was_to_have() {
+    explore_within(3, || {
+        let manager = buffer(4, 4, 4);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send(&stage, item("a", 0)).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || stage.recv_batch_within_blocking(3, FOR_EVER).unwrap().into_records().len()
+        });
+        source.try_send_batch(&stage, items("a", 1..3)).unwrap();
+        if let Some(batch) = take(&stage, 1) {
+            batch.ack();
+        }
+        source.try_send(&stage, item("a", 3)).unwrap();
+        assert_eq!(other.join().unwrap(), 3);
+    });
+}
+
+#[test]
+fn workers_that_linger_for_few_and_for_more_records_are_all_woken() {
+    explore_within(3, || {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        manager.source("a").unwrap().try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let [first, second] = [(); 2].map(|()| take(&stage, 1).unwrap());
+        // They take nothing, so that both come to their level.
+        let others = [1, 2].map(|wanted| {
+            let stage = stage.clone();
+            thread::spawn(move || {
+                loop {
+                    let mut idle = stage.core().lingering_worker(wanted);
+                    if stage.core().len() >= wanted {
+                        return;
+                    }
+                    block_on(&mut idle.listener);
+                }
+            })
+        });
+        first.return_to_buffer();
+        second.return_to_buffer();
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+}
+
+/// A worker with one record in hand lingers for a second, and something is closed.
+fn a_close_ends_the_lingering(
+    close: impl Fn(&BufferManager<Item>, &Stage<Item>) + Copy + Send + Sync + 'static,
+) {
+    explore(move || {
+        let manager = buffer(2, 2, 2);
+        let stage = manager.stage("stage").unwrap();
+        manager.source("a").unwrap().try_send(&stage, item("a", 0)).unwrap();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || close(&manager, &stage)
+        });
+        let batch = stage.recv_batch_within_blocking(2, FOR_EVER).unwrap();
+        assert_eq!(ids(&batch), [0]);
+        batch.ack();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_lingers_goes_when_its_stage_is_closed() {
+    a_close_ends_the_lingering(|_, stage| stage.close());
+}
+
+#[test]
+fn a_worker_that_lingers_goes_when_the_buffer_is_closed() {
+    a_close_ends_the_lingering(|manager, _| manager.close());
 }
 
 #[test]

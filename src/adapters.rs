@@ -201,7 +201,7 @@ pub struct RecordSink<E: Envelope> {
 /// What a sink has for its next record.
 enum Slot<E: Envelope> {
     Empty,
-    Waiting(Reserving<E>),
+    Waiting(Reserving),
     Ready(Permit<E>),
     Closed,
 }
@@ -217,15 +217,20 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
         loop {
             match &mut this.slot {
                 Slot::Empty => {
-                    this.slot = Slot::Waiting(Reserving::new(&this.source, &this.stage, 1));
+                    this.slot = Slot::Waiting(Reserving::new(1));
                 }
-                Slot::Waiting(reserving) => match ready!(Pin::new(reserving).poll(context)) {
-                    Ok(permit) => this.slot = Slot::Ready(permit),
-                    Err(reason) => {
-                        this.slot = Slot::Empty;
-                        return Poll::Ready(Err(reason));
+                Slot::Waiting(reserving) => {
+                    match ready!(reserving.poll(&this.source, &this.stage, context)) {
+                        Ok(age) => {
+                            let permit = Permit::new(&this.source, &this.stage, 1, age);
+                            this.slot = Slot::Ready(permit);
+                        }
+                        Err(reason) => {
+                            this.slot = Slot::Empty;
+                            return Poll::Ready(Err(reason));
+                        }
                     }
-                },
+                }
                 Slot::Ready(_) => return Poll::Ready(Ok(())),
                 Slot::Closed => return Poll::Ready(Err(RejectReason::Closed)),
             }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
-use crate::block::Held;
+use crate::block::{Held, count};
 use crate::error::{Closed, RecvTimeoutError, TryRecvError};
 use crate::record::Envelope;
 use crate::stage::{IdleWorker, Stage, StageCore};
-use crate::sync::{block_on_until, sleep};
+use crate::sync::{block_on_until, persist, sleep};
 
 impl<E: Envelope> Stage<E> {
     /// Takes up to `max` records, as soon as one is there to be taken. Returned records come first.
@@ -68,7 +68,7 @@ impl<E: Envelope> Stage<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recv_batch_blocking(&self, max: usize) -> Result<Batch<E>, Closed> {
-        block_on_until(self.recv_batch(max), None).unwrap_or(Err(Closed))
+        self.recv_batch_until(max, None).unwrap_or(Err(Closed))
     }
 
     /// The same for at most `timeout`.
@@ -93,16 +93,37 @@ impl<E: Envelope> Stage<E> {
         max: usize,
         timeout: Duration,
     ) -> Result<Batch<E>, RecvTimeoutError> {
-        match block_on_until(self.recv_batch(max), Instant::now().checked_add(timeout)) {
+        match self.recv_batch_until(max, Instant::now().checked_add(timeout)) {
             Some(taken) => taken.map_err(|Closed| RecvTimeoutError::Closed),
             None => Err(RecvTimeoutError::Timeout),
+        }
+    }
+
+    fn recv_batch_until(
+        &self,
+        max: usize,
+        deadline: Option<Instant>,
+    ) -> Option<Result<Batch<E>, Closed>> {
+        persist(deadline, || self.recv_at_once(max.max(1)))
+            .or_else(|| block_on_until(self.recv_batch(max), deadline))
+    }
+
+    /// What there is to be taken, or that nothing ever will be; or `None`, where it may come.
+    fn recv_at_once(&self, max: usize) -> Option<Result<Batch<E>, Closed>> {
+        match self.try_recv_batch(max) {
+            Ok(batch) => Some(Ok(batch)),
+            Err(TryRecvError::Closed) => Some(Err(Closed)),
+            Err(TryRecvError::Empty) => None,
         }
     }
 
     /// Takes `max` records, or those that are there `linger` after the first was: a worker gets full
     /// batches from a fast source, and waits no longer than that for a slow one.
     ///
-    /// A stage that is closed does not make it linger. A `max` of 0 counts as 1.
+    /// It takes what is there first, and the rest when it can fill the batch or the time is up: what comes
+    /// in between stays in the stage, where other workers may take it, and one that lingers is woken once
+    /// for its batch and not for each push. A stage that is closed does not make it linger. A `max` of 0
+    /// counts as 1, and one above what the stage can hold as that.
     ///
     /// # Errors
     ///
@@ -110,8 +131,8 @@ impl<E: Envelope> Stage<E> {
     ///
     /// # Cancel safety
     ///
-    /// Records that were gathered so far go back to the front of the stage, with no retry counted. If
-    /// it was woken and is dropped, it wakes another.
+    /// Records that it has taken go back to the front of the stage, with no retry counted. If it was
+    /// woken and is dropped, it wakes another.
     ///
     /// ```
     /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -139,7 +160,7 @@ impl<E: Envelope> Stage<E> {
         linger: Duration,
     ) -> Result<Batch<E>, Closed> {
         let mut gathering = Gathering::new(self.recv_batch(max).await?, max);
-        if !gathering.is_full() {
+        if !gathering.is_filled() {
             let mut timer = sleep(linger);
             let mut filling = pin!(gathering.fill());
             poll_fn(|context| {
@@ -175,11 +196,10 @@ impl<E: Envelope> Stage<E> {
         linger: Duration,
     ) -> Result<Batch<E>, Closed> {
         let mut gathering = Gathering::new(self.recv_batch_blocking(max)?, max);
-        if !gathering.is_full() {
-            let deadline = Instant::now().checked_add(linger);
-            // Whether it was filled or the time is up: what is there is the batch.
-            let _ = block_on_until(gathering.fill(), deadline);
-        }
+        let deadline = Instant::now().checked_add(linger);
+        // Whether it was filled or the time is up: what is there is the batch.
+        let _ = persist(deadline, || gathering.is_filled().then_some(()))
+            .or_else(|| block_on_until(gathering.fill(), deadline));
         Ok(gathering.finish())
     }
 
@@ -223,17 +243,12 @@ impl<E: Envelope> Stage<E> {
         &self,
         max: usize,
     ) -> Result<Result<Batch<E>, Closed>, IdleWorker<E>> {
-        let attempt = || match self.try_recv_batch(max) {
-            Ok(batch) => Some(Ok(batch)),
-            Err(TryRecvError::Closed) => Some(Err(Closed)),
-            Err(TryRecvError::Empty) => None,
-        };
-        if let Some(taken) = attempt() {
+        if let Some(taken) = self.recv_at_once(max) {
             return Ok(taken);
         }
         let idle = StageCore::idle_worker(self.core());
         // What came before it was counted as idle, nobody told it about.
-        attempt().ok_or(idle)
+        self.recv_at_once(max).ok_or(idle)
     }
 }
 
@@ -241,32 +256,53 @@ impl<E: Envelope> Stage<E> {
 struct Gathering<E: Envelope> {
     stage: Arc<StageCore<E>>,
     held: Held<E>,
-    max: usize,
+    max: u32,
 }
 
 impl<E: Envelope> Gathering<E> {
     fn new(batch: Batch<E>, max: usize) -> Self {
         let (stage, held) = batch.into_held();
+        // What it cannot hold at once never fills a batch.
+        let max = max.min(stage.slots()) as u32;
         Self { stage, held, max }
     }
 
-    fn is_full(&self) -> bool {
-        self.held.len() >= self.max
+    /// How many records it waits for.
+    fn wanted(&self) -> u32 {
+        self.max.saturating_sub(count(self.held.len()))
+    }
+
+    /// Adds the records that make it full, once so many are there. Tells whether there is nothing to
+    /// wait for.
+    fn is_filled(&mut self) -> bool {
+        let ends = self.stage.is_shut() || self.stage.ledger().is_closed();
+        if !ends && self.stage.len() >= self.wanted() {
+            self.add();
+        }
+        ends || self.wanted() == 0
     }
 
     /// Resolves when the batch is full or nothing more will come.
     async fn fill(&mut self) {
-        loop {
-            let mut idle = StageCore::idle_worker(&self.stage);
-            self.stage.add_to(&mut self.held, self.max);
-            if self.is_full() || self.stage.is_shut() || self.stage.ledger().is_closed() {
+        while !self.is_filled() {
+            let wanted = self.wanted();
+            let mut idle = self.stage.lingering_worker(wanted);
+            if self.is_filled() {
                 return;
             }
-            (&mut idle.listener).await;
+            // If others took some of them before it could, it has asked to be woken too late.
+            if self.wanted() == wanted {
+                (&mut idle.listener).await;
+            }
         }
     }
 
+    fn add(&mut self) {
+        self.stage.add_to(&mut self.held, self.max as usize);
+    }
+
     fn finish(mut self) -> Batch<E> {
+        self.add();
         Batch::new(Arc::clone(&self.stage), std::mem::take(&mut self.held))
     }
 }

@@ -1,7 +1,7 @@
 //! Pushing as room comes: the waiting calls of a source, and permits.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::record::Envelope;
 use crate::source::{Source, SourceCore};
 use crate::stage::{Stage, StageCore};
-use crate::sync::block_on_until;
+use crate::sync::{block_on_until, persist};
 use crate::waiting::{Gate, Request, Waiting};
 
 impl<E: Envelope> Source<E> {
@@ -49,13 +49,8 @@ impl<E: Envelope> Source<E> {
     /// # }).unwrap();
     /// ```
     pub async fn send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        match Reserving::new(self, stage, 1).await {
-            Ok(permit) => {
-                permit.send(record);
-                Ok(())
-            }
-            Err(reason) => Err(Rejected { record, reason }),
-        }
+        let admitted = self.admit(stage, 1).await;
+        self.store_one(stage, admitted, record)
     }
 
     /// [`send`](Self::send) for threads: it parks this one until there is room.
@@ -72,6 +67,7 @@ impl<E: Envelope> Source<E> {
     /// assert_eq!(stage.len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn send_blocking(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
         self.send_until(stage, record, None)
     }
@@ -104,19 +100,54 @@ impl<E: Envelope> Source<E> {
         self.send_until(stage, record, Instant::now().checked_add(timeout))
     }
 
+    #[inline]
     fn send_until(
         &self,
         stage: &Stage<E>,
         record: E,
         deadline: Option<Instant>,
     ) -> Result<(), Rejected<E>> {
-        match Reserving::new(self, stage, 1).block_until(deadline) {
-            Ok(permit) => {
-                permit.send(record);
+        let admitted = self.admit_until(stage, 1, deadline);
+        self.store_one(stage, admitted, record)
+    }
+
+    #[inline]
+    fn store_one(
+        &self,
+        stage: &Stage<E>,
+        admitted: Result<Age, RejectReason>,
+        record: E,
+    ) -> Result<(), Rejected<E>> {
+        match admitted {
+            Ok(age) => {
+                self.core().store_one(stage.core(), age, record);
                 Ok(())
             }
             Err(reason) => Err(Rejected { record, reason }),
         }
+    }
+
+    /// Takes credits and places for `records` records, as soon as there are so many.
+    async fn admit(&self, stage: &Stage<E>, records: usize) -> Result<Age, RejectReason> {
+        let mut reserving = Reserving::new(records);
+        poll_fn(|context| reserving.poll(self, stage, context)).await
+    }
+
+    /// The same on this thread, which waits up to that moment: then the limit that is in the way.
+    #[inline]
+    fn admit_until(
+        &self,
+        stage: &Stage<E>,
+        records: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Age, RejectReason> {
+        let at_once = || self.core().admit_whole(stage.core(), records).transpose();
+        persist(deadline, at_once).unwrap_or_else(|| {
+            let mut reserving = Reserving::new(records);
+            let admitted = poll_fn(|context| reserving.poll(self, stage, context));
+            let admitted = block_on_until(admitted, deadline);
+            admitted.unwrap_or_else(|| Err(reserving.obstacle(self, stage)))
+        })
     }
 
     /// Pushes several records to a stage as one block, as soon as there are credits and places for all
@@ -158,8 +189,8 @@ impl<E: Envelope> Source<E> {
         if records.is_empty() {
             return Ok(());
         }
-        let permit = Reserving::new(self, stage, records.len()).await;
-        store(permit, records)
+        let admitted = self.admit(stage, records.len()).await;
+        self.store_batch(stage, admitted, records)
     }
 
     /// [`send_batch`](Self::send_batch) for threads: it parks this one until there is room.
@@ -222,8 +253,23 @@ impl<E: Envelope> Source<E> {
         if records.is_empty() {
             return Ok(());
         }
-        let permit = Reserving::new(self, stage, records.len()).block_until(deadline);
-        store(permit, records)
+        let admitted = self.admit_until(stage, records.len(), deadline);
+        self.store_batch(stage, admitted, records)
+    }
+
+    fn store_batch(
+        &self,
+        stage: &Stage<E>,
+        admitted: Result<Age, RejectReason>,
+        records: Vec<E>,
+    ) -> Result<(), RejectedBatch<E>> {
+        match admitted {
+            Ok(age) => {
+                self.core().store_many(stage.core(), age, records);
+                Ok(())
+            }
+            Err(reason) => Err(RejectedBatch { accepted: 0, records, reason }),
+        }
     }
 
     /// Waits for the credits and places of `records` records (0 counts as 1) in a stage, and holds them
@@ -254,20 +300,9 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         records: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        Reserving::new(self, stage, records.max(1)).await
-    }
-}
-
-/// Pushes records for which everything is reserved.
-fn store<E: Envelope>(
-    permit: Result<Permit<E>, RejectReason>,
-    records: Vec<E>,
-) -> Result<(), RejectedBatch<E>> {
-    match permit {
-        Ok(permit) => permit
-            .send_batch(records)
-            .map_err(|_| unreachable!("a permit was reserved for all of the records")),
-        Err(reason) => Err(RejectedBatch { accepted: 0, records, reason }),
+        let records = records.max(1);
+        let age = self.admit(stage, records).await?;
+        Ok(Permit::new(self, stage, records, age))
     }
 }
 
@@ -295,6 +330,12 @@ pub struct Permit<E: Envelope> {
 }
 
 impl<E: Envelope> Permit<E> {
+    /// A permit for records that were admitted.
+    pub(crate) fn new(source: &Source<E>, stage: &Stage<E>, records: usize, age: Age) -> Self {
+        let (source, stage) = (Arc::clone(source.core()), Arc::clone(stage.core()));
+        Self { source, stage, records: count(records), age }
+    }
+
     /// For how many records it is.
     ///
     /// ```
@@ -378,64 +419,47 @@ impl<E: Envelope> fmt::Debug for Permit<E> {
     }
 }
 
-/// A permit to come.
-pub(crate) struct Reserving<E: Envelope> {
-    source: Arc<SourceCore>,
-    stage: Arc<StageCore<E>>,
+/// A request for credits and places on its way: it is granted at the first poll, or waits from then on.
+pub(crate) struct Reserving {
     records: usize,
     waiting: Option<Waiting>,
 }
 
-impl<E: Envelope> Reserving<E> {
-    pub(crate) fn new(source: &Source<E>, stage: &Stage<E>, records: usize) -> Self {
-        let (source, stage) = (Arc::clone(source.core()), Arc::clone(stage.core()));
-        Self { source, stage, records, waiting: None }
+impl Reserving {
+    pub(crate) fn new(records: usize) -> Self {
+        Self { records, waiting: None }
     }
 
-    fn permit(&self, age: Age) -> Permit<E> {
-        let (source, stage) = (Arc::clone(&self.source), Arc::clone(&self.stage));
-        Permit { source, stage, records: count(self.records), age }
-    }
-
-    /// Waits on this thread, up to that moment: then the limit that is in the way.
-    fn block_until(mut self, deadline: Option<Instant>) -> Result<Permit<E>, RejectReason> {
-        block_on_until(&mut self, deadline).unwrap_or_else(|| Err(self.obstacle()))
+    /// The age of the first of the records, once all of them have their credits and places.
+    pub(crate) fn poll<E: Envelope>(
+        &mut self,
+        source: &Source<E>,
+        stage: &Stage<E>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Age, RejectReason>> {
+        let waiting = match &mut self.waiting {
+            Some(waiting) => waiting,
+            None => {
+                let (source, stage) = (source.core(), stage.core());
+                if let Some(admitted) = source.admit_whole(stage, self.records).transpose() {
+                    return Poll::Ready(admitted);
+                }
+                let request = Request {
+                    account: Some(source.index()),
+                    gate: Arc::clone(stage) as Arc<dyn Gate>,
+                    records: count(self.records),
+                };
+                self.waiting.insert(Waiting::new(source.ledger(), request))
+            }
+        };
+        Pin::new(waiting).poll(context).map_err(|_| RejectReason::Closed)
     }
 
     /// What the records wait for.
-    fn obstacle(&self) -> RejectReason {
+    fn obstacle<E: Envelope>(&self, source: &Source<E>, stage: &Stage<E>) -> RejectReason {
         match self.waiting.as_ref().and_then(Waiting::lack) {
-            Some(lack) => self.source.obstacle(&self.stage, lack),
+            Some(lack) => source.core().obstacle(stage.core(), lack),
             None => RejectReason::Closed,
-        }
-    }
-}
-
-impl<E: Envelope> Future for Reserving<E> {
-    type Output = Result<Permit<E>, RejectReason>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let waiting = match &mut this.waiting {
-            Some(waiting) => waiting,
-            None => {
-                match this.source.admit_whole(&this.stage, this.records) {
-                    Ok(Some(age)) => return Poll::Ready(Ok(this.permit(age))),
-                    Ok(None) => {}
-                    Err(reason) => return Poll::Ready(Err(reason)),
-                }
-                let request = Request {
-                    account: Some(this.source.index()),
-                    gate: Arc::clone(&this.stage) as Arc<dyn Gate>,
-                    records: count(this.records),
-                };
-                this.waiting.insert(Waiting::new(this.source.ledger(), request))
-            }
-        };
-        match Pin::new(waiting).poll(context) {
-            Poll::Ready(Ok(age)) => Poll::Ready(Ok(this.permit(age))),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(RejectReason::Closed)),
-            Poll::Pending => Poll::Pending,
         }
     }
 }

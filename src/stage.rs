@@ -58,9 +58,14 @@ pub(crate) struct StageCore<E: Envelope> {
     front: ArrayQueue<Box<Front<E>>>,
     /// How many records the front lane holds.
     front_len: AtomicU64,
-    /// How many workers wait for records, and what wakes them.
+    /// How many workers wait for records.
     idle_workers: AtomicU32,
+    /// Wakes those that wait for any.
     bell: Event,
+    /// Wakes those that linger, when so many records are there to be taken: at most as many as one of
+    /// them waits for.
+    filled: Event,
+    fill_level: AtomicU32,
     ledger: Arc<Ledger>,
     retry_limit: Option<u32>,
     dead_letters: Arc<DeadLetterQueue<E>>,
@@ -111,7 +116,7 @@ impl<E: Envelope> StageCore<E> {
         ledger: Arc<Ledger>,
         dead_letters: Arc<DeadLetterQueue<E>>,
     ) -> Self {
-        let slots = Self::slots(capacity, &ledger);
+        let slots = Self::slots_for(capacity, &ledger);
         Self {
             id,
             capacity,
@@ -124,6 +129,8 @@ impl<E: Envelope> StageCore<E> {
             front_len: AtomicU64::new(0),
             idle_workers: AtomicU32::new(0),
             bell: Event::new(),
+            filled: Event::new(),
+            fill_level: AtomicU32::new(u32::MAX),
             ledger,
             retry_limit,
             dead_letters,
@@ -133,7 +140,7 @@ impl<E: Envelope> StageCore<E> {
     /// How many slots each lane needs. Every entry holds at least one record, and every record
     /// holds a place of the stage and a global credit: so a lane of that many slots is never full
     /// for whoever holds both, and a return cannot fail.
-    fn slots(capacity: u32, ledger: &Ledger) -> usize {
+    fn slots_for(capacity: u32, ledger: &Ledger) -> usize {
         capacity.min(ledger.capacity()) as usize
     }
 
@@ -141,7 +148,12 @@ impl<E: Envelope> StageCore<E> {
     pub(crate) fn footprint(capacity: u32, ledger: &Ledger) -> Option<usize> {
         // Each slot has a stamp of 8 bytes beside its entry.
         let slot = size_of::<Block<E>>() + size_of::<Box<Front<E>>>() + 2 * size_of::<u64>();
-        Self::slots(capacity, ledger).checked_mul(slot)
+        Self::slots_for(capacity, ledger).checked_mul(slot)
+    }
+
+    /// The most records that it can hold under its own cap and the global one.
+    pub(crate) fn slots(&self) -> usize {
+        self.ring.capacity()
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
@@ -281,11 +293,27 @@ impl<E: Envelope> StageCore<E> {
     #[cold]
     fn ring_bell(&self) {
         self.bell.notify_one();
+        // Whoever takes the level away tells all of those who have set it: they listened before.
+        if self.fill_level.load(SeqCst) <= self.len()
+            && self.fill_level.swap(u32::MAX, SeqCst) < u32::MAX
+        {
+            self.filled.notify_all();
+        }
     }
 
-    /// Counts a worker that is about to wait.
+    /// Counts a worker that is about to wait for a record.
     pub(crate) fn idle_worker(self: &Arc<Self>) -> IdleWorker<E> {
-        let listener = self.bell.listen();
+        self.count_idle(self.bell.listen())
+    }
+
+    /// Counts a worker that is about to wait until `wanted` records are there to be taken.
+    pub(crate) fn lingering_worker(self: &Arc<Self>, wanted: u32) -> IdleWorker<E> {
+        let listener = self.filled.listen();
+        self.fill_level.fetch_min(wanted, SeqCst);
+        self.count_idle(listener)
+    }
+
+    fn count_idle(self: &Arc<Self>, listener: Listener) -> IdleWorker<E> {
         self.idle_workers.fetch_add(1, SeqCst);
         // Whatever is done to these words later is done by somebody who sees this worker.
         self.front_len.fetch_add(0, SeqCst);
@@ -479,7 +507,7 @@ impl<E: Envelope> StageCore<E> {
         self.ledger.with_room(|room, ledger| {
             room.close(ledger, |request| Some(gate_id(&request.gate)) == this);
         });
-        self.bell.notify_all();
+        self.wake_workers();
     }
 
     /// Closes a stage that holds nothing. Those who wait at it are to be told, by
@@ -558,6 +586,7 @@ impl<E: Envelope> Gate for StageCore<E> {
 
     fn wake_workers(&self) {
         self.bell.notify_all();
+        self.filled.notify_all();
     }
 }
 

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use boxcar::Vec as Arena;
 pub(crate) use crossbeam_queue::{ArrayQueue, SegQueue};
+use crossbeam_utils::Backoff;
 pub(crate) use crossbeam_utils::CachePadded;
 use event_listener::IntoNotification;
 use papaya::Guard;
@@ -79,6 +80,25 @@ pub(crate) use futures_timer::Delay as Sleep;
 /// Resolves after that time.
 pub(crate) fn sleep(time: Duration) -> Sleep {
     Sleep::new(time)
+}
+
+/// Tries again and again before a thread is put to sleep for it, first at once and then ever more rarely,
+/// for some microseconds: about as long as it takes to wake a thread. `None` when that, or the time up to
+/// that moment, was in vain.
+#[inline]
+pub(crate) fn persist<T>(
+    deadline: Option<Instant>,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    let late = || deadline.is_some_and(|deadline| deadline <= Instant::now());
+    let backoff = Backoff::new();
+    loop {
+        let done = attempt();
+        if done.is_some() || backoff.is_completed() || late() {
+            return done;
+        }
+        backoff.snooze();
+    }
 }
 
 /// Runs a future on this thread, which sleeps between polls, up to that moment: then `None`, and the

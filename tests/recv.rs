@@ -112,6 +112,59 @@ fn a_worker_that_lingers_fills_its_batch() {
 }
 
 #[test]
+fn a_worker_that_lingers_is_woken_once_for_its_batch() {
+    let (_manager, stage, source) = one_of_each(99, 99, 99);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    let mut workers = [20, 10].map(|max| waiting(stage.recv_batch_within(max, FOR_EVER)));
+    assert_eq!(stage.in_flight(), 1, "the first lingers, the second waits for a record");
+    source.try_send(&stage, row("a", 1)).unwrap();
+    assert!(workers[1].take_wake());
+    workers[1].waits();
+    assert_eq!(stage.in_flight(), 2, "both linger");
+    for id in 2..10 {
+        source.try_send(&stage, row("a", id)).unwrap();
+        assert_eq!(woken(&workers), 0, "after record {id}");
+    }
+    // Nine more are enough for the second.
+    source.try_send(&stage, row("a", 10)).unwrap();
+    let batch = workers[1].woken().unwrap();
+    assert_eq!(ids(&batch), (1..11).collect::<Vec<_>>());
+    // It was woken as well, in vain.
+    assert!(workers[0].take_wake());
+    workers[0].waits();
+    for id in 11..29 {
+        source.try_send(&stage, row("a", id)).unwrap();
+        assert_eq!(workers[0].wakes(), 0, "after record {id}");
+    }
+    source.try_send(&stage, row("a", 29)).unwrap();
+    assert_eq!(workers[0].woken().unwrap().len(), 20);
+    batch.ack();
+}
+
+#[test]
+fn records_that_one_worker_lingers_for_are_there_for_others() {
+    let (_manager, stage, source) = one_of_each(9, 9, 9);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    let mut worker = waiting(stage.recv_batch_within(4, FOR_EVER));
+    source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
+    worker.waits();
+    assert_eq!(ids(&take(&stage, 1)), [1]);
+    source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
+    assert_eq!(ids(&worker.woken().unwrap()).len(), 4);
+}
+
+#[test]
+fn a_batch_that_holds_all_that_its_stage_can_hold_is_full() {
+    for (total, per_stage) in [(9, 3), (3, 9)] {
+        let (_manager, stage, source) = one_of_each(total, per_stage, 9);
+        source.try_send(&stage, row("a", 0)).unwrap();
+        let mut worker = waiting(stage.recv_batch_within(100, FOR_EVER));
+        source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
+        assert_eq!(ids(&worker.woken().unwrap()), [0, 1, 2]);
+    }
+}
+
+#[test]
 fn a_worker_that_lingers_goes_when_the_time_is_up() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
     source.try_send_batch(&stage, rows("a", 0..2)).unwrap();
@@ -206,10 +259,9 @@ fn gathered_records_go_back_before_newer_ones_in_order_and_with_no_retry_counted
     let (manager, stage, a) = one_of_each(20, 20, 20);
     let b = manager.source("b").unwrap();
     a.try_send_batch(&stage, rows("a", 0..2)).unwrap();
-    let mut fickle = waiting(stage.recv_batch_within(9, FOR_EVER));
     b.try_send_batch(&stage, rows("b", 2..4)).unwrap();
     a.try_send(&stage, row("a", 4)).unwrap();
-    fickle.waits();
+    let fickle = waiting(stage.recv_batch_within(9, FOR_EVER));
     b.try_send(&stage, row("b", 5)).unwrap();
     assert_eq!((stage.len(), stage.in_flight()), (1, 5));
     drop(fickle);

@@ -144,6 +144,11 @@ pub(crate) fn sleep(_: Duration) -> Sleep {
     std::future::ready(())
 }
 
+/// Tries once: what comes later is for those who wait.
+pub(crate) fn persist<T>(_: Option<Instant>, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    attempt()
+}
+
 /// Runs a future on this thread. A schedule has no deadlines.
 pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     assert!(deadline.is_none(), "there is no time under a schedule");
