@@ -121,7 +121,7 @@
 //!     let stage = stage.clone();
 //!     move || {
 //!         let mut sum = 0;
-//!         while let Ok(batch) = stage.recv_batch_within_blocking(100, Duration::from_millis(5)) {
+//!         while let Ok(batch) = stage.recv_batch_within_blocking(10, Duration::from_millis(5)) {
 //!             sum += batch.iter().map(|record: &BufferedRecord<u64>| record.record).sum::<u64>();
 //!             batch.ack();
 //!         }

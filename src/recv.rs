@@ -123,7 +123,8 @@ impl<E: Envelope> Stage<E> {
     /// It takes what is there first, and the rest when it can fill the batch or the time is up: what comes
     /// in between stays in the stage, where other workers may take it, and one that lingers is woken once
     /// for its batch and not for each push. A stage that is closed does not make it linger. A `max` of 0
-    /// counts as 1, and one above what the stage can hold as that.
+    /// counts as 1, and one above what the stage can hold as that. Ask for no more than the caps of the
+    /// sources let them push: what they cannot fill lingers until the time is up.
     ///
     /// # Errors
     ///

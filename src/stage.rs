@@ -293,10 +293,9 @@ impl<E: Envelope> StageCore<E> {
     #[cold]
     fn ring_bell(&self) {
         self.bell.notify_one();
-        // Whoever takes the level away tells all of those who have set it: they listened before.
-        if self.fill_level.load(SeqCst) <= self.len()
-            && self.fill_level.swap(u32::MAX, SeqCst) < u32::MAX
-        {
+        if self.fill_level.load(SeqCst) <= self.len() {
+            // Whoever takes the level away tells all of those who have set it: they listened before.
+            self.fill_level.swap(u32::MAX, SeqCst);
             self.filled.notify_all();
         }
     }

@@ -126,13 +126,14 @@ fn a_worker_that_lingers_is_woken_once_for_its_batch() {
         assert_eq!(woken(&workers), 0, "after record {id}");
     }
     // Nine more are enough for the second.
-    source.try_send(&stage, row("a", 10)).unwrap();
+    source.try_send_batch(&stage, rows("a", 10..13)).unwrap();
     let batch = workers[1].woken().unwrap();
     assert_eq!(ids(&batch), (1..11).collect::<Vec<_>>());
-    // It was woken as well, in vain.
+    // The first was woken as well, in vain.
     assert!(workers[0].take_wake());
     workers[0].waits();
-    for id in 11..29 {
+    assert_eq!(stage.len(), 2, "it takes none before it can take all");
+    for id in 13..29 {
         source.try_send(&stage, row("a", id)).unwrap();
         assert_eq!(workers[0].wakes(), 0, "after record {id}");
     }
