@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::conveyor::Conveyor;
 use common::work::Flow;
 use common::{BATCH, Medium};
@@ -32,5 +34,29 @@ fn contention(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, contention);
+/// The same by calls that wait, with workers that take what there is and with such as linger.
+fn waiting(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group(format!("1 in, up to {BATCH} out, waiting"));
+    group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
+    for threads in [1, 2, 4] {
+        let flow = Flow {
+            producers: threads,
+            workers: threads,
+            sources: threads,
+            stages: 1,
+            push: 1,
+            take: BATCH,
+        };
+        let mut bench = |how, run: fn(Flow, u64) -> Duration| {
+            let threads = format!("{threads} producers, {threads} workers");
+            group.bench_function(BenchmarkId::new(how, threads), |bencher| {
+                bencher.iter_custom(|iterations| run(flow, iterations * RECORDS));
+            });
+        };
+        bench("as it comes", Flow::run_waiting::<Medium, Conveyor<Medium>>);
+        bench("lingering", Flow::run_waiting::<Medium, Conveyor<Medium, true>>);
+    }
+}
+
+criterion_group!(benches, contention, waiting);
 criterion_main!(benches);

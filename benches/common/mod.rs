@@ -4,6 +4,7 @@
 
 pub mod conveyor;
 pub mod latency;
+pub mod waits;
 pub mod work;
 
 use std::sync::LazyLock;

@@ -245,7 +245,7 @@ impl Flow {
 }
 
 /// The `n`th of so many shares of a whole.
-fn share(whole: u64, shares: usize, n: usize) -> u64 {
+pub fn share(whole: u64, shares: usize, n: usize) -> u64 {
     let (shares, n) = (shares as u64, n as u64);
     whole / shares + u64::from(n < whole % shares)
 }

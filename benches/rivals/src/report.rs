@@ -93,8 +93,9 @@ impl Report<'_> {
         }
         _ = write!(out, "{machine}\n\n## The contenders\n\n");
         out.push_str(
-            "Each is used as its documentation advises, and by calls that never wait, so that what \
-             is measured is the buffer and not how a thread is put to sleep. A contender that keeps \
+            "Each is used as its documentation advises, and unless it says otherwise by calls that \
+             never wait, so that what is measured is the buffer and not how a thread is put to \
+             sleep. A contender that keeps \
              no caps does less work than the library: it holds no count of any source, nor of all \
              records, knows no batch that can be returned, and frees a place as soon as its record \
              is taken.\n\n",

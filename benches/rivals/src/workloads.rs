@@ -1,6 +1,7 @@
 //! Which work is measured, and by whom it is done.
 
 use crate::common::conveyor::Conveyor;
+use crate::common::waits::Waits;
 use crate::common::work::{self, Flow};
 use crate::common::{BATCH, Large, Medium, Small, Sourced};
 use crate::contenders::channels::{
@@ -18,7 +19,8 @@ pub const CONVEYOR: Contender = Contender {
     name: "conveyor-buffer",
     package: "conveyor-buffer",
     caps: ALL_CAPS,
-    how: "by handle: `try_send`, `try_send_batch`, `try_recv_batch`, `ack`, `into_records`",
+    how: "by handle: `try_send`, `try_send_batch`, `try_recv_batch`, `ack`, `into_records`; \
+          `send_blocking`, `recv_batch_within_blocking`",
 };
 pub const RING: Contender = Contender {
     name: "raw ArrayQueue",
@@ -30,50 +32,53 @@ pub const MUTEX: Contender = Contender {
     name: "mutex",
     package: "parking_lot",
     caps: ALL_CAPS,
-    how: "one `Mutex` around all counts and a `VecDeque` for each stage; a batch takes the lock once",
+    how: "one `Mutex` around all counts and a `VecDeque` for each stage; a batch takes the lock \
+          once; two `Condvar`s to wait",
 };
 pub const TOKIO: Contender = Contender {
     name: "tokio",
     package: "tokio",
     caps: ALL_CAPS,
-    how: "a bounded `mpsc` and two `Semaphore`s; `try_reserve_many` and `recv_many` for batches",
+    how: "a bounded `mpsc` and two `Semaphore`s; `try_reserve_many` and `recv_many` for batches; \
+          `reserve` under `pollster::block_on` and `blocking_recv_many` to wait",
 };
 pub const CROSSBEAM: Contender = Contender {
     name: "crossbeam-channel",
     package: "crossbeam-channel",
     caps: NO_CAPS,
-    how: "`try_send` and `try_recv`",
+    how: "`try_send` and `try_recv`; `send` and `recv` to wait",
 };
 const FLUME: Contender = Contender {
     name: "flume",
     package: "flume",
     caps: NO_CAPS,
-    how: "`try_send` and `try_recv`; `drain` for batches",
+    how: "`try_send` and `try_recv`; `drain` for batches; `send` and `recv` to wait",
 };
 const KANAL: Contender = Contender {
     name: "kanal",
     package: "kanal",
     caps: NO_CAPS,
-    how: "`try_send_option` and `try_recv`; `drain_into` for batches",
+    how: "`try_send_option` and `try_recv`; `drain_into` for batches; `send` and `recv` to wait",
 };
 const ASYNC_CHANNEL: Contender = Contender {
     name: "async-channel",
     package: "async-channel",
     caps: NO_CAPS,
-    how: "`try_send` and `try_recv`",
+    how: "`try_send` and `try_recv`; `send_blocking` and `recv_blocking` to wait",
 };
 const CROSSFIRE: Contender = Contender {
     name: "crossfire",
     package: "crossfire",
     caps: NO_CAPS,
-    how: "`mpsc` for one worker, `mpmc` for many; `detect_backoff_cfg` first",
+    how: "`mpsc` for one worker, `mpmc` for many; `detect_backoff_cfg` first; `send` and `recv` to \
+          wait",
 };
 const FANRING: Contender = Contender {
     name: "fanring",
     package: "fanring",
     caps: "none but its length, for each producer",
     how: "`mpsc` for one worker, with `try_send_deferred`, `flush` and `try_recv_batch_into` for \
-          batches; `mpmc` for many",
+          batches; `mpmc` for many; `send`, `recv` and `recv_batch_into` to wait",
 };
 #[cfg(feature = "conveyor-etl-buffer")]
 pub const ETL: Contender = Contender {
@@ -189,6 +194,7 @@ pub fn all() -> Vec<Workload> {
     let mut all = Vec::new();
     single_thread::<Medium>(["single-104", "batch-104"], &mut all);
     threads(&mut all);
+    waiting(&mut all);
     single_thread::<Small>(["single-8", "batch-8"], &mut all);
     single_thread::<Large>(["single-328", "batch-328"], &mut all);
     all.push(Workload {
@@ -261,6 +267,60 @@ fn threads(all: &mut Vec<Workload>) {
     add("flow-2-2", "Single records in, up to 100 out, 2 producers and 2 workers", flow(2, 2, 1));
     add("flow-4-4", "Single records in, up to 100 out, 4 producers and 4 workers", flow(4, 4, 1));
     add("flow-batches", "100 in, up to 100 out, 2 producers and 2 workers", flow(2, 2, BATCH));
+}
+
+/// By calls that wait. A raw ring has none.
+fn waiting(all: &mut Vec<Workload>) {
+    fn row<C: Waits<Medium>>(contender: Contender, variant: &'static str, flow: Flow) -> Entry {
+        let run = move |records| flow.run_waiting::<Medium, C>(records);
+        Entry { contender, variant, build: Box::new(move || Box::new(run)) }
+    }
+
+    let mut add = |id, title: &str, threads| {
+        let flow = Flow {
+            producers: threads,
+            workers: threads,
+            sources: threads,
+            stages: 1,
+            push: 1,
+            take: BATCH,
+        };
+        let mut entries = vec![
+            row::<Conveyor<Medium, true>>(CONVEYOR, "", flow),
+            row::<Conveyor<Medium>>(CONVEYOR, "as it comes", flow),
+            row::<Locked<Medium>>(MUTEX, "", flow),
+            row::<Tokio<Medium>>(TOKIO, "", flow),
+            row::<Crossbeam<Medium>>(CROSSBEAM, "", flow),
+            row::<Flume<Medium>>(FLUME, "", flow),
+            row::<Kanal<Medium>>(KANAL, "", flow),
+            row::<AsyncChannel<Medium>>(ASYNC_CHANNEL, "", flow),
+        ];
+        entries.extend(if threads == 1 {
+            [
+                row::<CrossfireSingle<Medium>>(CROSSFIRE, "", flow),
+                row::<Fanring<Medium>>(FANRING, "", flow),
+            ]
+        } else {
+            [
+                row::<Crossfire<Medium>>(CROSSFIRE, "", flow),
+                row::<FanringMany<Medium>>(FANRING, "", flow),
+            ]
+        });
+        all.push(Workload {
+            id,
+            title: title.to_owned(),
+            about: "Records of 104 bytes through one stage, by calls that put a thread to sleep which \
+                    finds the buffer full or empty. The library's workers linger for a full batch, \
+                    100 µs at most (`recv_batch_within_blocking`), or take what there is as it comes \
+                    (`recv_batch_blocking`). The others wait for one record, and take what else there \
+                    is with it; none of them has a call to linger.",
+            unit: "record",
+            entries,
+        });
+    };
+    add("waits-1-1", "Waiting: single records in, up to 100 out, two threads", 1);
+    add("waits-2-2", "Waiting: single records in, up to 100 out, 2 producers and 2 workers", 2);
+    add("waits-4-4", "Waiting: single records in, up to 100 out, 4 producers and 4 workers", 4);
 }
 
 #[cfg(feature = "conveyor-etl-buffer")]

@@ -8,6 +8,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::{push_each, see_all, take_each};
 use crate::common::Sourced;
+use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
 use crate::common::work::{Contender, Producer, STAGE_CAP, Worker};
 
 /// A contender whose stages are one channel each, with senders and receivers that can be cloned.
@@ -96,6 +97,33 @@ macro_rules! drains {
     };
 }
 
+/// Waits with each push, and with the first of what it takes.
+macro_rules! waits {
+    (
+        $name:ident,
+        $sender:ty, |$self:ident, $record:ident| $send:expr,
+        $receiver:ty, |$receiving:ident| $receive:expr
+    ) => {
+        impl<R: Sourced> Waits<R> for $name<R> {}
+
+        impl<R: Sourced> WaitingProducer<R> for Sender<$sender> {
+            fn push_or_wait(&mut self, $record: R) {
+                let $self = &self.0;
+                assert!($send.is_ok(), "a live receiver");
+            }
+        }
+
+        impl<R: Sourced> WaitingWorker<R> for Receiver<$receiver, R> {
+            fn take_or_wait(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+                let $receiving = &self.receiver;
+                let Ok(mut first) = $receive else { return 0 };
+                see(&mut first);
+                1 + self.take(max - 1, see)
+            }
+        }
+    };
+}
+
 type Ring<R> = Arc<ArrayQueue<R>>;
 
 channel!(Rings, Ring<R>, Ring<R>, |cap| {
@@ -115,6 +143,13 @@ sends!(crossbeam_channel::Sender<R>, |sender, record| {
     sender.try_send(record).map_err(crossbeam_channel::TrySendError::into_inner)
 });
 receives!(crossbeam_channel::Receiver<R>, |receiver| receiver.try_recv().ok());
+waits!(
+    Crossbeam,
+    crossbeam_channel::Sender<R>,
+    |sender, record| sender.send(record),
+    crossbeam_channel::Receiver<R>,
+    |receiver| receiver.recv()
+);
 
 channel!(
     AsyncChannel,
@@ -126,6 +161,13 @@ sends!(async_channel::Sender<R>, |sender, record| {
     sender.try_send(record).map_err(async_channel::TrySendError::into_inner)
 });
 receives!(async_channel::Receiver<R>, |receiver| receiver.try_recv().ok());
+waits!(
+    AsyncChannel,
+    async_channel::Sender<R>,
+    |sender, record| sender.send_blocking(record),
+    async_channel::Receiver<R>,
+    |receiver| receiver.recv_blocking()
+);
 
 channel!(
     /// `drain` takes all that waits under one lock.
@@ -140,6 +182,13 @@ sends!(flume::Sender<R>, |sender, record| {
 drains!(flume::Receiver<R>, |receiver| receiver.try_recv().ok(), |records| {
     records.extend(receiver.drain())
 });
+waits!(
+    Flume,
+    flume::Sender<R>,
+    |sender, record| sender.send(record),
+    flume::Receiver<R>,
+    |receiver| receiver.recv()
+);
 
 channel!(
     /// `try_send` drops what it refuses, so it is `try_send_option`; `drain_into` takes all that
@@ -157,8 +206,16 @@ sends!(kanal::Sender<R>, |sender, record| {
     }
 });
 drains!(kanal::Receiver<R>, |receiver| receiver.try_recv().ok().flatten(), |records| {
-    receiver.drain_into(records).expect("an open channel")
+    // Of a closed channel there is nothing to be had.
+    let _ = receiver.drain_into(records);
 });
+waits!(
+    Kanal,
+    kanal::Sender<R>,
+    |sender, record| sender.send(record),
+    kanal::Receiver<R>,
+    |receiver| receiver.recv()
+);
 
 type CrossfireMany<R> = crossfire::mpmc::Array<R>;
 type CrossfireOne<R> = crossfire::mpsc::Array<R>;
@@ -174,6 +231,13 @@ sends!(crossfire::MTx<CrossfireMany<R>>, |sender, record| {
     sender.try_send(record).map_err(crossfire::TrySendError::into_inner)
 });
 receives!(crossfire::MRx<CrossfireMany<R>>, |receiver| receiver.try_recv().ok());
+waits!(
+    Crossfire,
+    crossfire::MTx<CrossfireMany<R>>,
+    |sender, record| sender.send(record),
+    crossfire::MRx<CrossfireMany<R>>,
+    |receiver| receiver.recv()
+);
 
 /// For one worker a stage.
 pub struct CrossfireSingle<R: Sourced>(Vec<(SenderToOne<R>, Option<OneReceiver<R>>)>);
@@ -203,3 +267,10 @@ sends!(SenderToOne<R>, |sender, record| {
     sender.try_send(record).map_err(crossfire::TrySendError::into_inner)
 });
 receives!(OneReceiver<R>, |receiver| receiver.try_recv().ok());
+waits!(
+    CrossfireSingle,
+    SenderToOne<R>,
+    |sender, record| sender.send(record),
+    OneReceiver<R>,
+    |receiver| receiver.recv()
+);

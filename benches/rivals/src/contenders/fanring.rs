@@ -6,6 +6,7 @@ use fanring::{mpmc, mpsc};
 
 use super::{push_each, see_all, take_each};
 use crate::common::Sourced;
+use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
 use crate::common::work::{Contender, Producer, SOURCE_CAP, Worker};
 
 /// For one worker a stage.
@@ -62,6 +63,22 @@ impl<R: Sourced> Worker<R> for Receiver<R> {
     }
 }
 
+impl<R: Sourced> Waits<R> for Fanring<R> {}
+
+impl<R: Sourced> WaitingProducer<R> for mpsc::Sender<R> {
+    fn push_or_wait(&mut self, record: R) {
+        assert!(self.send(record).is_ok(), "a live receiver");
+    }
+}
+
+impl<R: Sourced> WaitingWorker<R> for Receiver<R> {
+    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+        // All senders are gone: nothing is taken.
+        let _ = self.receiver.recv_batch_into(&mut self.records, max);
+        see_all(&mut self.records, see)
+    }
+}
+
 /// For several workers a stage.
 pub struct FanringMany<R>(Vec<(mpmc::Sender<R>, mpmc::Receiver<R>)>);
 
@@ -95,5 +112,21 @@ impl<R: Sourced> Worker<R> for mpmc::Receiver<R> {
     }
     fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
         records.extend(std::iter::from_fn(|| self.try_recv().ok()).take(max));
+    }
+}
+
+impl<R: Sourced> Waits<R> for FanringMany<R> {}
+
+impl<R: Sourced> WaitingProducer<R> for mpmc::Sender<R> {
+    fn push_or_wait(&mut self, record: R) {
+        assert!(self.send(record).is_ok(), "a live receiver");
+    }
+}
+
+impl<R: Sourced> WaitingWorker<R> for mpmc::Receiver<R> {
+    fn take_or_wait(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+        let Ok(mut first) = self.recv() else { return 0 };
+        see(&mut first);
+        1 + self.take(max - 1, see)
     }
 }

@@ -1,4 +1,5 @@
-//! The rivals, each used as its own documentation advises, and only by calls that never wait.
+//! The rivals, each used as its own documentation advises: by calls that never wait, and where the work
+//! asks for it by calls that do.
 //!
 //! Any number of threads may push to each: where a crate has several kinds of channel, it is given
 //! the one for many producers, and for one worker or many as the work asks.
@@ -54,7 +55,10 @@ fn runs<R: crate::common::Sourced>(records: &[R]) -> impl Iterator<Item = (usize
 #[cfg(test)]
 mod tests {
     use crate::common::conveyor::Conveyor;
-    use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
+    use crate::common::waits::Waits;
+    use crate::common::work::{
+        Contender, Flow, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker,
+    };
     use crate::common::{BATCH, Medium};
 
     use super::channels::{
@@ -141,6 +145,13 @@ mod tests {
         assert_eq!(taken, pushed);
     }
 
+    /// Nothing is lost and everybody comes to an end, whoever waits for whom.
+    fn ends<C: Waits<Medium>>(producers: usize, workers: usize) {
+        let sources = producers;
+        let flow = Flow { producers, workers, sources, stages: 1, push: 1, take: BATCH };
+        flow.run_waiting::<Medium, C>(30_000);
+    }
+
     #[test]
     fn those_that_are_said_to_keep_all_caps_keep_them() {
         holds_all_caps::<Conveyor<Medium>>();
@@ -163,5 +174,22 @@ mod tests {
         passes_records_on::<Crossfire<Medium>>(2);
         passes_records_on::<Fanring<Medium>>(1);
         passes_records_on::<FanringMany<Medium>>(2);
+    }
+
+    #[test]
+    fn every_contender_that_waits_passes_all_records_on_and_ends() {
+        ends::<Conveyor<Medium>>(2, 2);
+        ends::<Conveyor<Medium, true>>(2, 2);
+        ends::<Locked<Medium>>(2, 2);
+        ends::<Tokio<Medium>>(1, 1);
+        ends::<Tokio<Medium>>(2, 2);
+        ends::<Crossbeam<Medium>>(2, 2);
+        ends::<Flume<Medium>>(2, 2);
+        ends::<Kanal<Medium>>(2, 2);
+        ends::<AsyncChannel<Medium>>(2, 2);
+        ends::<CrossfireSingle<Medium>>(2, 1);
+        ends::<Crossfire<Medium>>(2, 2);
+        ends::<Fanring<Medium>>(2, 1);
+        ends::<FanringMany<Medium>>(2, 2);
     }
 }

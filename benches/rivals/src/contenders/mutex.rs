@@ -7,15 +7,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{runs, see_all};
 use crate::common::Sourced;
+use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
 use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
 
-pub struct Locked<R>(Arc<Mutex<Books<R>>>);
+pub struct Locked<R>(Arc<Shared<R>>);
+
+struct Shared<R> {
+    books: Mutex<Books<R>>,
+    /// For workers: there are records.
+    filled: Condvar,
+    /// For producers: there is room.
+    freed: Condvar,
+}
 
 struct Books<R> {
+    closed: bool,
     held: usize,
     sources: Vec<usize>,
     stages: Vec<VecDeque<R>>,
@@ -63,25 +73,27 @@ impl<R: Sourced> Contender<R> for Locked<R> {
 
     fn new(sources: usize, stages: usize, _workers: usize) -> Self {
         let stages = (0..stages).map(|_| VecDeque::new()).collect();
-        Self(Arc::new(Mutex::new(Books { held: 0, sources: vec![0; sources], stages })))
+        let books = Books { closed: false, held: 0, sources: vec![0; sources], stages };
+        let books = Mutex::new(books);
+        Self(Arc::new(Shared { books, filled: Condvar::new(), freed: Condvar::new() }))
     }
     fn producer(&mut self, source: usize, stage: usize) -> Way<R> {
-        Way { books: Arc::clone(&self.0), source, stage }
+        Way { shared: Arc::clone(&self.0), source, stage }
     }
     fn worker(&mut self, stage: usize) -> Out<R> {
-        Out { books: Arc::clone(&self.0), stage, records: Vec::new() }
+        Out { shared: Arc::clone(&self.0), stage, records: Vec::new() }
     }
 }
 
 pub struct Way<R> {
-    books: Arc<Mutex<Books<R>>>,
+    shared: Arc<Shared<R>>,
     source: usize,
     stage: usize,
 }
 
 impl<R: Sourced> Producer<R> for Way<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
-        let mut books = self.books.lock();
+        let mut books = self.shared.books.lock();
         if books.room(self.source, self.stage) == 0 {
             return Err(record);
         }
@@ -91,7 +103,7 @@ impl<R: Sourced> Producer<R> for Way<R> {
     }
 
     fn push_batch(&mut self, records: &mut Vec<R>) {
-        let mut books = self.books.lock();
+        let mut books = self.shared.books.lock();
         let fits = records.len().min(books.room(self.source, self.stage));
         books.admit(self.source, fits);
         books.stages[self.stage].extend(records.drain(..fits));
@@ -99,7 +111,7 @@ impl<R: Sourced> Producer<R> for Way<R> {
 }
 
 pub struct Out<R> {
-    books: Arc<Mutex<Books<R>>>,
+    shared: Arc<Shared<R>>,
     stage: usize,
     records: Vec<R>,
 }
@@ -107,17 +119,49 @@ pub struct Out<R> {
 impl<R: Sourced> Worker<R> for Out<R> {
     fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
         if max == 1 {
-            let taken = self.books.lock().take_one(self.stage);
+            let taken = self.shared.books.lock().take_one(self.stage);
             return taken.map_or(0, |mut record| {
                 see(&mut record);
                 1
             });
         }
-        self.books.lock().take(self.stage, max, &mut self.records);
+        self.shared.books.lock().take(self.stage, max, &mut self.records);
         see_all(&mut self.records, see)
     }
 
     fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
-        self.books.lock().take(self.stage, max, records);
+        self.shared.books.lock().take(self.stage, max, records);
+    }
+}
+
+impl<R: Sourced> Waits<R> for Locked<R> {
+    fn close(self) {
+        self.0.books.lock().closed = true;
+        self.0.filled.notify_all();
+    }
+}
+
+impl<R: Sourced> WaitingProducer<R> for Way<R> {
+    fn push_or_wait(&mut self, record: R) {
+        let mut books = self.shared.books.lock();
+        let full = |books: &mut Books<R>| books.room(self.source, self.stage) == 0;
+        self.shared.freed.wait_while(&mut books, full);
+        books.admit(self.source, 1);
+        books.stages[self.stage].push_back(record);
+        drop(books);
+        self.shared.filled.notify_one();
+    }
+}
+
+impl<R: Sourced> WaitingWorker<R> for Out<R> {
+    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+        let mut books = self.shared.books.lock();
+        let empty = |books: &mut Books<R>| books.stages[self.stage].is_empty() && !books.closed;
+        self.shared.filled.wait_while(&mut books, empty);
+        books.take(self.stage, max, &mut self.records);
+        drop(books);
+        // Each producer may wait for a cap of its own.
+        self.shared.freed.notify_all();
+        see_all(&mut self.records, see)
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{push_each, runs, see_all, take_each};
 use crate::common::Sourced;
+use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
 use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
 
 pub struct Tokio<R> {
@@ -160,5 +161,28 @@ impl<R> Taker<R> {
             Self::One(receiver) => take(receiver.as_mut().expect("the worker has it")),
             Self::Many(receiver) => take(&mut receiver.lock()),
         }
+    }
+}
+
+impl<R: Sourced> Waits<R> for Tokio<R> {}
+
+impl<R: Sourced> WaitingProducer<R> for Way<R> {
+    fn push_or_wait(&mut self, record: R) {
+        pollster::block_on(async {
+            let source = self.credits.sources[self.source].acquire().await.expect("it stays open");
+            let global = self.credits.global.acquire().await.expect("it stays open");
+            let place = self.sender.reserve().await.expect("a live receiver");
+            place.send(record);
+            [source, global].into_iter().for_each(SemaphorePermit::forget);
+        });
+    }
+}
+
+impl<R: Sourced> WaitingWorker<R> for Out<R> {
+    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+        let Self { credits, taker, records } = self;
+        taker.with(|receiver| receiver.blocking_recv_many(records, max));
+        credits.give_back_all(records);
+        see_all(records, see)
     }
 }
