@@ -1,13 +1,17 @@
 //! One thread puts records in and takes them out again, one at a time and 100 at a time, beside the
-//! raw ring that the stages stand on. The raw ring holds no caps: it is the limit.
+//! raw ring that the stages stand on. The raw ring holds no caps: it is the limit. And by the calls that
+//! may wait.
 
 mod common;
 
 use std::hint::black_box;
+use std::thread;
+use std::time::Duration;
 
 use common::conveyor::Conveyor;
 use common::work::{STAGE_CAP, batches, one_at_a_time};
 use common::{BATCH, Large, Medium, Small, Sourced};
+use conveyor_buffer::{BufferManager, BufferSettings};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_queue::ArrayQueue;
 
@@ -53,6 +57,33 @@ fn together<R: Sourced>(criterion: &mut Criterion) {
     });
 }
 
+/// By calls that would wait, but need not: while nobody does, and while another source waits for room
+/// elsewhere.
+fn blocking(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one record in and out, blocking");
+    group.throughput(Throughput::Elements(1));
+    let manager = BufferManager::<Medium>::new(BufferSettings::default());
+    let stage = |id| manager.stage(id).expect("room for a stage");
+    let source = |id| manager.source(id).expect("room for a source");
+    let (here, calm, elsewhere, noisy) =
+        (stage("here"), source("calm"), stage("elsewhere"), source("noisy"));
+    let step = || {
+        assert!(calm.send_blocking(&here, black_box(Medium::of(0))).is_ok());
+        here.recv_batch_blocking(1).expect("a record").ack();
+    };
+
+    group.bench_function("while nobody waits", |bencher| bencher.iter(step));
+    while noisy.try_send(&elsewhere, Medium::of(1)).is_ok() {}
+    thread::scope(|scope| {
+        // The close turns it away.
+        scope.spawn(|| assert!(noisy.send_blocking(&elsewhere, Medium::of(1)).is_err()));
+        // Time enough for it to fall asleep.
+        thread::sleep(Duration::from_millis(100));
+        group.bench_function("while another source waits", |bencher| bencher.iter(step));
+        manager.close();
+    });
+}
+
 criterion_group!(
     benches,
     singles::<Small>,
@@ -60,6 +91,7 @@ criterion_group!(
     singles::<Large>,
     together::<Small>,
     together::<Medium>,
-    together::<Large>
+    together::<Large>,
+    blocking
 );
 criterion_main!(benches);

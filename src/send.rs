@@ -141,8 +141,13 @@ impl<E: Envelope> Source<E> {
         records: usize,
         deadline: Option<Instant>,
     ) -> Result<Age, RejectReason> {
-        let at_once = || self.core().admit_whole(stage.core(), records).transpose();
-        persist(deadline, at_once).unwrap_or_else(|| {
+        let ledger = self.core().ledger();
+        let at_once = || match self.core().admit_whole(stage.core(), records).transpose() {
+            // Where others wait, only the waiting room lets anybody in.
+            None if !ledger.is_calm() => Some(None),
+            admitted => admitted.map(Some),
+        };
+        persist(deadline, at_once).flatten().unwrap_or_else(|| {
             let mut reserving = Reserving::new(records);
             let admitted = poll_fn(|context| reserving.poll(self, stage, context));
             let admitted = block_on_until(admitted, deadline);

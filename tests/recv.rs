@@ -143,6 +143,36 @@ fn a_worker_that_lingers_is_woken_once_for_its_batch() {
 }
 
 #[test]
+fn the_worker_that_lacks_fewest_is_woken_whoever_came_first() {
+    for wanted in [[3, 6], [6, 3]] {
+        let (_manager, stage, source) = one_of_each(99, 99, 99);
+        let mut workers = Vec::new();
+        for max in wanted {
+            source.try_send(&stage, row("a", 0)).unwrap();
+            workers.push((max, waiting(stage.recv_batch_within(max, FOR_EVER))));
+        }
+        source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
+        let (_, worker) = workers.iter_mut().find(|(max, _)| *max == 3).unwrap();
+        assert_eq!(worker.woken().unwrap().into_records().len(), 3);
+    }
+}
+
+#[test]
+fn what_came_until_the_time_is_up_is_in_the_batch() {
+    let (_manager, stage, source) = one_of_each(9, 9, 9);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    let mut worker = waiting(stage.recv_batch_within(4, Duration::from_millis(20)));
+    source.try_send(&stage, row("a", 1)).unwrap();
+    let batch = loop {
+        match worker.poll() {
+            Some(batch) => break batch.unwrap(),
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(ids(&batch), [0, 1]);
+}
+
+#[test]
 fn records_that_one_worker_lingers_for_are_there_for_others() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
     source.try_send(&stage, row("a", 0)).unwrap();
