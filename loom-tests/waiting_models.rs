@@ -151,14 +151,14 @@ fn a_worker_that_lingers_is_woken_though_another_took_what_it_was_to_have() {
 }
 
 #[test]
-fn workers_that_linger_for_few_and_for_more_records_are_all_woken() {
+fn workers_that_linger_are_woken_for_few_records_and_for_more() {
     explore_within(3, || {
         let manager = buffer(2, 2, 2);
         let stage = manager.stage("stage").unwrap();
         manager.source("a").unwrap().try_send_batch(&stage, items("a", 0..2)).unwrap();
         let [first, second] = [(); 2].map(|()| take(&stage, 1).unwrap());
         // They take nothing, so that both come to their level.
-        let others = [1, 2].map(|wanted| {
+        let [few, more] = [1, 2].map(|wanted| {
             let stage = stage.clone();
             thread::spawn(move || {
                 loop {
@@ -171,8 +171,35 @@ fn workers_that_linger_for_few_and_for_more_records_are_all_woken() {
             })
         });
         first.return_to_buffer();
+        few.join().unwrap();
         second.return_to_buffer();
-        others.into_iter().for_each(|other| other.join().unwrap());
+        more.join().unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_lingers_and_one_that_does_not_get_their_records() {
+    explore_within(2, || {
+        let manager = buffer(3, 3, 3);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let [first, second] = [(); 2].map(|()| take(&stage, 1).unwrap());
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || stage.recv_batch_within_blocking(2, FOR_EVER).unwrap().into_records().len()
+        });
+        let pusher = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                first.return_to_buffer();
+                second.return_to_buffer();
+                source.try_send(&stage, item("a", 2)).unwrap();
+            }
+        });
+        block_on(stage.recv_batch(1)).unwrap().ack();
+        assert_eq!(other.join().unwrap(), 2);
+        pusher.join().unwrap();
     });
 }
 

@@ -121,10 +121,12 @@ impl<E: Envelope> Stage<E> {
     /// batches from a fast source, and waits no longer than that for a slow one.
     ///
     /// It takes what is there first, and the rest when it can fill the batch or the time is up: what comes
-    /// in between stays in the stage, where other workers may take it, and one that lingers is woken once
-    /// for its batch and not for each push. A stage that is closed does not make it linger. A `max` of 0
-    /// counts as 1, and one above what the stage can hold as that. Ask for no more than the caps of the
-    /// sources let them push: what they cannot fill lingers until the time is up.
+    /// in between stays in the stage, where other workers may take it. No push wakes it before there are
+    /// records enough for it, or for another worker that lingers there. A stage that is closed does not make
+    /// it linger. A `max` of 0 counts as 1, and one above what the stage can hold as that.
+    ///
+    /// Ask for no more than can come: a batch that the caps keep from being filled, those of its sources or
+    /// that of the stage with what other workers have in hand, is handed out when the time is up.
     ///
     /// # Errors
     ///
@@ -197,10 +199,12 @@ impl<E: Envelope> Stage<E> {
         linger: Duration,
     ) -> Result<Batch<E>, Closed> {
         let mut gathering = Gathering::new(self.recv_batch_blocking(max)?, max);
-        let deadline = Instant::now().checked_add(linger);
-        // Whether it was filled or the time is up: what is there is the batch.
-        let _ = persist(deadline, || gathering.is_filled().then_some(()))
-            .or_else(|| block_on_until(gathering.fill(), deadline));
+        if !gathering.is_filled() {
+            let deadline = Instant::now().checked_add(linger);
+            // Whether it was filled or the time is up: what is there is the batch.
+            let _ = persist(deadline, || gathering.is_filled().then_some(()))
+                .or_else(|| block_on_until(gathering.fill(), deadline));
+        }
         Ok(gathering.finish())
     }
 
@@ -276,6 +280,9 @@ impl<E: Envelope> Gathering<E> {
     /// Adds the records that make it full, once so many are there. Tells whether there is nothing to
     /// wait for.
     fn is_filled(&mut self) -> bool {
+        if self.wanted() == 0 {
+            return true;
+        }
         let ends = self.stage.is_shut() || self.stage.ledger().is_closed();
         if !ends && self.stage.len() >= self.wanted() {
             self.add();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::block::{Age, Block, Records, count};
+use crate::block::{Age, count};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::record::Envelope;
 use crate::source::{Source, SourceCore};
@@ -53,7 +53,8 @@ impl<E: Envelope> Source<E> {
         self.store_one(stage, admitted, record)
     }
 
-    /// [`send`](Self::send) for threads: it parks this one until there is room.
+    /// [`send`](Self::send) for threads: it parks this one until there is room. It tries for some
+    /// microseconds before it stands in line.
     ///
     /// # Errors
     ///
@@ -111,8 +112,9 @@ impl<E: Envelope> Source<E> {
         self.store_one(stage, admitted, record)
     }
 
+    /// Stores a record that was admitted, or hands it back.
     #[inline]
-    fn store_one(
+    pub(crate) fn store_one(
         &self,
         stage: &Stage<E>,
         admitted: Result<Age, RejectReason>,
@@ -141,13 +143,26 @@ impl<E: Envelope> Source<E> {
         records: usize,
         deadline: Option<Instant>,
     ) -> Result<Age, RejectReason> {
+        match self.core().admit_whole(stage.core(), records).transpose() {
+            Some(admitted) => admitted,
+            None => self.wait_until(stage, records, deadline),
+        }
+    }
+
+    #[cold]
+    fn wait_until(
+        &self,
+        stage: &Stage<E>,
+        records: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Age, RejectReason> {
         let ledger = self.core().ledger();
-        let at_once = || match self.core().admit_whole(stage.core(), records).transpose() {
+        let again = || match self.core().admit_whole(stage.core(), records).transpose() {
             // Where others wait, only the waiting room lets anybody in.
             None if !ledger.is_calm() => Some(None),
             admitted => admitted.map(Some),
         };
-        persist(deadline, at_once).flatten().unwrap_or_else(|| {
+        persist(deadline, again).flatten().unwrap_or_else(|| {
             let mut reserving = Reserving::new(records);
             let admitted = poll_fn(|context| reserving.poll(self, stage, context));
             let admitted = block_on_until(admitted, deadline);
@@ -198,7 +213,8 @@ impl<E: Envelope> Source<E> {
         self.store_batch(stage, admitted, records)
     }
 
-    /// [`send_batch`](Self::send_batch) for threads: it parks this one until there is room.
+    /// [`send_batch`](Self::send_batch) for threads: it parks this one until there is room, as
+    /// [`send_blocking`](Self::send_blocking) does.
     ///
     /// # Errors
     ///
@@ -372,7 +388,8 @@ impl<E: Envelope> Permit<E> {
     /// # }).unwrap();
     /// ```
     pub fn send(mut self, record: E) {
-        self.push(1, Records::One(record));
+        self.records -= 1;
+        self.source.store_one(&self.stage, self.age, record);
     }
 
     /// Pushes records as one block, and gives back what was reserved beyond them.
@@ -395,14 +412,10 @@ impl<E: Envelope> Permit<E> {
     pub fn send_batch(mut self, mut records: Vec<E>) -> Result<(), Vec<E>> {
         let rest = records.split_off(records.len().min(self.len()));
         if !records.is_empty() {
-            self.push(count(records.len()), Records::from_vec(records));
+            self.records -= count(records.len());
+            self.source.store_many(&self.stage, self.age, records);
         }
         if rest.is_empty() { Ok(()) } else { Err(rest) }
-    }
-
-    fn push(&mut self, len: u32, records: Records<E>) {
-        self.records -= len;
-        self.stage.enqueue(Block { account: self.source.index(), age: self.age, records });
     }
 }
 
@@ -425,6 +438,7 @@ impl<E: Envelope> fmt::Debug for Permit<E> {
 }
 
 /// A request for credits and places on its way: it is granted at the first poll, or waits from then on.
+/// Each poll is given the same source and stage.
 pub(crate) struct Reserving {
     records: usize,
     waiting: Option<Waiting>,

@@ -91,10 +91,18 @@ impl SourceCore {
         if !self.ledger.is_calm() {
             return Ok(None);
         }
+        let account = self.account();
+        let closed = stage.is_shut() || account.is_closed();
+        if !closed && (stage.room() as usize) < records {
+            return Ok(None);
+        }
         if let Some(age) = self.admit_at_once(stage, records) {
             return Ok(Some(age));
         }
-        let account = self.account();
+        // A look first: credits that are taken in vain are missed by others for a moment.
+        if !closed && (self.ledger.available(account) as usize) < records {
+            return Ok(None);
+        }
         let grant = self.ledger.acquire(account, count(records));
         let mut closed = grant.shortage == Some(Shortage::Closed);
         if grant.shortage.is_none() {
@@ -415,13 +423,7 @@ impl<E: Envelope> Source<E> {
     /// ```
     #[inline]
     pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        match self.core.admit_one(stage.core()) {
-            Ok(age) => {
-                self.core.store_one(stage.core(), age, record);
-                Ok(())
-            }
-            Err(reason) => Err(Rejected { record, reason }),
-        }
+        self.store_one(stage, self.core.admit_one(stage.core()), record)
     }
 
     /// Pushes several records to a stage, without waiting: all, or the longest prefix that fits.

@@ -58,8 +58,8 @@ pub(crate) struct StageCore<E: Envelope> {
     front: ArrayQueue<Box<Front<E>>>,
     /// How many records the front lane holds.
     front_len: AtomicU64,
-    /// How many workers wait for records.
-    idle_workers: AtomicU32,
+    /// How many workers wait for records, and in the upper half how many of them linger.
+    idle_workers: AtomicU64,
     /// Wakes those that wait for any.
     bell: Event,
     /// Wakes those that linger, when so many records are there to be taken: at most as many as one of
@@ -78,6 +78,9 @@ struct Counts {
     /// How many more records than blocks the ring holds.
     surplus: AtomicU64,
 }
+
+/// One worker that lingers, where those that wait are counted.
+const LINGERING: u64 = 1 << 32;
 
 /// One entry of the front lane: pieces of former blocks, the oldest first.
 struct Front<E> {
@@ -127,7 +130,7 @@ impl<E: Envelope> StageCore<E> {
             ring: ArrayQueue::new(slots),
             front: ArrayQueue::new(slots),
             front_len: AtomicU64::new(0),
-            idle_workers: AtomicU32::new(0),
+            idle_workers: AtomicU64::new(0),
             bell: Event::new(),
             filled: Event::new(),
             fill_level: AtomicU32::new(u32::MAX),
@@ -278,22 +281,26 @@ impl<E: Envelope> StageCore<E> {
         self.wake_worker();
     }
 
-    /// Wakes one more of the workers that wait for records, if there are any.
+    /// Wakes one more of the workers that wait for a record, and those that linger if there are records
+    /// enough for one of them.
     ///
     /// Whoever calls this has written to a queue by a read-modify-write, and a worker that begins to
     /// wait has counted itself by one before it looks into the queues: so one of the two sees the
     /// other.
     #[inline]
     fn wake_worker(&self) {
-        if self.idle_workers.load(SeqCst) > 0 {
-            self.ring_bell();
+        let idle = self.idle_workers.load(SeqCst);
+        if idle > 0 {
+            self.wake_one_of(idle);
         }
     }
 
     #[cold]
-    fn ring_bell(&self) {
-        self.bell.notify_one();
-        if self.fill_level.load(SeqCst) <= self.len() {
+    fn wake_one_of(&self, idle: u64) {
+        if idle as u32 > 0 {
+            self.bell.notify_one();
+        }
+        if idle >= LINGERING && self.fill_level.load(SeqCst) <= self.len() {
             // Whoever takes the level away tells all of those who have set it: they listened before.
             self.fill_level.swap(u32::MAX, SeqCst);
             self.filled.notify_all();
@@ -302,23 +309,23 @@ impl<E: Envelope> StageCore<E> {
 
     /// Counts a worker that is about to wait for a record.
     pub(crate) fn idle_worker(self: &Arc<Self>) -> IdleWorker<E> {
-        self.count_idle(self.bell.listen())
+        self.count_idle(1, self.bell.listen())
     }
 
     /// Counts a worker that is about to wait until `wanted` records are there to be taken.
     pub(crate) fn lingering_worker(self: &Arc<Self>, wanted: u32) -> IdleWorker<E> {
         let listener = self.filled.listen();
         self.fill_level.fetch_min(wanted, SeqCst);
-        self.count_idle(listener)
+        self.count_idle(LINGERING, listener)
     }
 
-    fn count_idle(self: &Arc<Self>, listener: Listener) -> IdleWorker<E> {
-        self.idle_workers.fetch_add(1, SeqCst);
+    fn count_idle(self: &Arc<Self>, one: u64, listener: Listener) -> IdleWorker<E> {
+        self.idle_workers.fetch_add(one, SeqCst);
         // Whatever is done to these words later is done by somebody who sees this worker.
         self.front_len.fetch_add(0, SeqCst);
         self.touch();
         self.ledger.touch_pool();
-        IdleWorker { stage: Arc::clone(self), listener }
+        IdleWorker { stage: Arc::clone(self), one, listener }
     }
 
     /// Takes up to `max` records, if there are any.
@@ -592,12 +599,14 @@ impl<E: Envelope> Gate for StageCore<E> {
 /// A worker that waits: it is counted as long as this lives.
 pub(crate) struct IdleWorker<E: Envelope> {
     stage: Arc<StageCore<E>>,
+    /// What counts it.
+    one: u64,
     pub(crate) listener: Listener,
 }
 
 impl<E: Envelope> Drop for IdleWorker<E> {
     fn drop(&mut self) {
-        self.stage.idle_workers.fetch_sub(1, SeqCst);
+        self.stage.idle_workers.fetch_sub(self.one, SeqCst);
     }
 }
 

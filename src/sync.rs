@@ -83,8 +83,8 @@ pub(crate) fn sleep(time: Duration) -> Sleep {
 }
 
 /// Tries again and again before a thread is put to sleep for it, first at once and then ever more rarely,
-/// for some microseconds: about as long as it takes to wake a thread. `None` when that, or the time up to
-/// that moment, was in vain.
+/// for some microseconds where others leave it the processor: about as long as it takes to wake a thread.
+/// `None` when that, or the time up to that moment, was in vain.
 #[inline]
 pub(crate) fn persist<T>(
     deadline: Option<Instant>,
@@ -124,5 +124,36 @@ pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) ->
             Some(Duration::ZERO) => return None,
             Some(left) => thread::park_timeout(left),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tries_until_it_is_done_or_the_time_is_up() {
+        let mut tries = 0;
+        let third = || {
+            tries += 1;
+            (tries == 3).then_some(tries)
+        };
+        assert_eq!(persist(None, third), Some(3));
+
+        let mut tries = 0;
+        let in_vain = || {
+            tries += 1;
+            None::<()>
+        };
+        assert_eq!(persist(None, in_vain), None);
+        assert!(tries > 3, "{tries} tries");
+
+        let mut tries = 0;
+        let in_vain = || {
+            tries += 1;
+            None::<()>
+        };
+        assert_eq!(persist(Some(Instant::now()), in_vain), None);
+        assert_eq!(tries, 1);
     }
 }

@@ -1,6 +1,6 @@
 //! The work that is timed, for anything that records can be pushed to and taken from.
 //!
-//! All of it uses calls that never wait. What is timed is the buffer, not how a thread is put to
+//! All of it uses calls that never wait; the work of `waits.rs` does not. What is timed is the buffer, not how a thread is put to
 //! sleep; a thread that finds nothing to do backs off in the same way for all contenders.
 
 use std::hint::black_box;

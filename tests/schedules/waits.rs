@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
@@ -81,11 +82,12 @@ fn work(buffer: &Buffer, stage: usize) -> Vec<u64> {
     let (here, mut gone) = (buffer.stage(stage), Vec::new());
     loop {
         let max = 1 + any(4);
-        let taken = if any(2) == 0 {
-            wait(here.recv_batch(max))
-        } else {
+        let taken = match any(4) {
+            0 => wait(here.recv_batch(max)),
+            // It lingers until its batch is full or the buffer is closed.
+            1 => Some(here.recv_batch_within_blocking(max, Duration::MAX)),
             // There is no time under a schedule: it lingers for none.
-            wait(here.recv_batch_within(max, std::time::Duration::ZERO))
+            _ => wait(here.recv_batch_within(max, Duration::ZERO)),
         };
         match taken {
             None => {}

@@ -10,7 +10,7 @@ const PANELS: [(&str, &str); 5] = [
     ("single-104", "One record in and out, one thread"),
     ("batch-104", "100 in and out as one batch, one thread"),
     ("flow-1-1", "Single records in, 100 out, two threads"),
-    ("waits-1-1", "The same by calls that wait"),
+    ("waits-1-1", "The same by calls that wait: the library's workers linger"),
     ("flow-2-2", "Single records in, 100 out, 2 producers and 2 workers"),
 ];
 

@@ -40,7 +40,7 @@ pub const TOKIO: Contender = Contender {
     package: "tokio",
     caps: ALL_CAPS,
     how: "a bounded `mpsc` and two `Semaphore`s; `try_reserve_many` and `recv_many` for batches; \
-          `reserve` under `pollster::block_on` and `blocking_recv_many` to wait",
+          to wait, `reserve` under `pollster::block_on` where it is full, and `blocking_recv_many`",
 };
 pub const CROSSBEAM: Contender = Contender {
     name: "crossbeam-channel",
@@ -288,7 +288,8 @@ fn waiting(all: &mut Vec<Workload>) {
         let mut entries = vec![
             row::<Conveyor<Medium, true>>(CONVEYOR, "", flow),
             row::<Conveyor<Medium>>(CONVEYOR, "as it comes", flow),
-            row::<Locked<Medium>>(MUTEX, "", flow),
+            row::<Locked<Medium, true>>(MUTEX, "lingering", flow),
+            row::<Locked<Medium>>(MUTEX, "as it comes", flow),
             row::<Tokio<Medium>>(TOKIO, "", flow),
             row::<Crossbeam<Medium>>(CROSSBEAM, "", flow),
             row::<Flume<Medium>>(FLUME, "", flow),
@@ -312,8 +313,8 @@ fn waiting(all: &mut Vec<Workload>) {
             about: "Records of 104 bytes through one stage, by calls that put a thread to sleep which \
                     finds the buffer full or empty. The library's workers linger for a full batch, \
                     100 µs at most (`recv_batch_within_blocking`), or take what there is as it comes \
-                    (`recv_batch_blocking`). The others wait for one record, and take what else there \
-                    is with it; none of them has a call to linger.",
+                    (`recv_batch_blocking`), and those of the mutex as well. The others wait for one \
+                    record, and take what else there is with it: they have no call to linger.",
             unit: "record",
             entries,
         });

@@ -181,6 +181,7 @@ mod tests {
         ends::<Conveyor<Medium>>(2, 2);
         ends::<Conveyor<Medium, true>>(2, 2);
         ends::<Locked<Medium>>(2, 2);
+        ends::<Locked<Medium, true>>(2, 2);
         ends::<Tokio<Medium>>(1, 1);
         ends::<Tokio<Medium>>(2, 2);
         ends::<Crossbeam<Medium>>(2, 2);

@@ -11,14 +11,17 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{runs, see_all};
 use crate::common::Sourced;
+use crate::common::conveyor::LINGER;
 use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
 use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
 
-pub struct Locked<R>(Arc<Shared<R>>);
+/// With workers that take what there is, or, in the calls that wait, linger for full batches as the
+/// library's do.
+pub struct Locked<R, const LINGERS: bool = false>(Arc<Shared<R>>);
 
 struct Shared<R> {
     books: Mutex<Books<R>>,
-    /// For workers: there are records.
+    /// For workers: there are as many records as one of them waits for.
     filled: Condvar,
     /// For producers: there is room.
     freed: Condvar,
@@ -26,6 +29,8 @@ struct Shared<R> {
 
 struct Books<R> {
     closed: bool,
+    /// The fewest records that a worker waits for, of the one stage that is waited at.
+    awaited: usize,
     held: usize,
     sources: Vec<usize>,
     stages: Vec<VecDeque<R>>,
@@ -67,20 +72,26 @@ impl<R: Sourced> Books<R> {
     }
 }
 
-impl<R: Sourced> Contender<R> for Locked<R> {
+impl<R: Sourced, const LINGERS: bool> Contender<R> for Locked<R, LINGERS> {
     type Producer = Way<R>;
-    type Worker = Out<R>;
+    type Worker = Out<R, LINGERS>;
 
     fn new(sources: usize, stages: usize, _workers: usize) -> Self {
         let stages = (0..stages).map(|_| VecDeque::new()).collect();
-        let books = Books { closed: false, held: 0, sources: vec![0; sources], stages };
+        let books = Books {
+            closed: false,
+            awaited: usize::MAX,
+            held: 0,
+            sources: vec![0; sources],
+            stages,
+        };
         let books = Mutex::new(books);
         Self(Arc::new(Shared { books, filled: Condvar::new(), freed: Condvar::new() }))
     }
     fn producer(&mut self, source: usize, stage: usize) -> Way<R> {
         Way { shared: Arc::clone(&self.0), source, stage }
     }
-    fn worker(&mut self, stage: usize) -> Out<R> {
+    fn worker(&mut self, stage: usize) -> Out<R, LINGERS> {
         Out { shared: Arc::clone(&self.0), stage, records: Vec::new() }
     }
 }
@@ -110,13 +121,13 @@ impl<R: Sourced> Producer<R> for Way<R> {
     }
 }
 
-pub struct Out<R> {
+pub struct Out<R, const LINGERS: bool> {
     shared: Arc<Shared<R>>,
     stage: usize,
     records: Vec<R>,
 }
 
-impl<R: Sourced> Worker<R> for Out<R> {
+impl<R: Sourced, const LINGERS: bool> Worker<R> for Out<R, LINGERS> {
     fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
         if max == 1 {
             let taken = self.shared.books.lock().take_one(self.stage);
@@ -134,7 +145,7 @@ impl<R: Sourced> Worker<R> for Out<R> {
     }
 }
 
-impl<R: Sourced> Waits<R> for Locked<R> {
+impl<R: Sourced, const LINGERS: bool> Waits<R> for Locked<R, LINGERS> {
     fn close(self) {
         self.0.books.lock().closed = true;
         self.0.filled.notify_all();
@@ -148,17 +159,39 @@ impl<R: Sourced> WaitingProducer<R> for Way<R> {
         self.shared.freed.wait_while(&mut books, full);
         books.admit(self.source, 1);
         books.stages[self.stage].push_back(record);
+        let enough = books.stages[self.stage].len() >= books.awaited;
+        if enough {
+            books.awaited = usize::MAX;
+        }
         drop(books);
-        self.shared.filled.notify_one();
+        if enough {
+            self.shared.filled.notify_all();
+        }
     }
 }
 
-impl<R: Sourced> WaitingWorker<R> for Out<R> {
+impl<R: Sourced, const LINGERS: bool> WaitingWorker<R> for Out<R, LINGERS> {
     fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         let mut books = self.shared.books.lock();
-        let empty = |books: &mut Books<R>| books.stages[self.stage].is_empty() && !books.closed;
-        self.shared.filled.wait_while(&mut books, empty);
-        books.take(self.stage, max, &mut self.records);
+        let too_few = |books: &mut Books<R>, wanted: usize| {
+            let wait = books.stages[self.stage].len() < wanted && !books.closed;
+            if wait {
+                books.awaited = books.awaited.min(wanted);
+            }
+            wait
+        };
+        // While one lingers, others may take all.
+        while self.records.is_empty() {
+            self.shared.filled.wait_while(&mut books, |books| too_few(books, 1));
+            if LINGERS {
+                let wait = |books: &mut Books<R>| too_few(books, max);
+                self.shared.filled.wait_while_for(&mut books, wait, LINGER);
+            }
+            books.take(self.stage, max, &mut self.records);
+            if books.closed {
+                break;
+            }
+        }
         drop(books);
         // Each producer may wait for a cap of its own.
         self.shared.freed.notify_all();

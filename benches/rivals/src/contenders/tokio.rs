@@ -168,6 +168,8 @@ impl<R: Sourced> Waits<R> for Tokio<R> {}
 
 impl<R: Sourced> WaitingProducer<R> for Way<R> {
     fn push_or_wait(&mut self, record: R) {
+        // To wait costs an allocation, though there be room.
+        let Err(record) = self.push(record) else { return };
         pollster::block_on(async {
             let source = self.credits.sources[self.source].acquire().await.expect("it stays open");
             let global = self.credits.global.acquire().await.expect("it stays open");
