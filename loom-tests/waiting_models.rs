@@ -161,12 +161,11 @@ fn workers_that_linger_are_woken_for_few_records_and_for_more() {
         let [few, more] = [1, 2].map(|wanted| {
             let stage = stage.clone();
             thread::spawn(move || {
-                loop {
+                while stage.core().len() < wanted {
                     let mut idle = stage.core().lingering_worker(wanted);
-                    if stage.core().len() >= wanted {
-                        return;
+                    if stage.core().len() < wanted {
+                        block_on(&mut idle.listener);
                     }
-                    block_on(&mut idle.listener);
                 }
             })
         });
