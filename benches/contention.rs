@@ -39,14 +39,7 @@ fn waiting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(format!("1 in, up to {BATCH} out, waiting"));
     group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
     for threads in [1, 2, 4] {
-        let flow = Flow {
-            producers: threads,
-            workers: threads,
-            sources: threads,
-            stages: 1,
-            push: 1,
-            take: BATCH,
-        };
+        let flow = Flow::at_one_stage(threads, threads, 1);
         let mut bench = |how, run: fn(Flow, u64) -> Duration| {
             let threads = format!("{threads} producers, {threads} workers");
             group.bench_function(BenchmarkId::new(how, threads), |bencher| {

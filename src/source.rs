@@ -92,30 +92,30 @@ impl SourceCore {
             return Ok(None);
         }
         let account = self.account();
-        let closed = stage.is_shut() || account.is_closed();
-        if !closed && (stage.room() as usize) < records {
+        if stage.is_shut() || account.is_closed() {
+            return Err(RejectReason::Closed);
+        }
+        if (stage.room() as usize) < records {
             return Ok(None);
         }
         if let Some(age) = self.admit_at_once(stage, records) {
             return Ok(Some(age));
         }
         // A look first: credits that are taken in vain are missed by others for a moment.
-        if !closed && (self.ledger.available(account) as usize) < records {
+        if (self.ledger.available(account) as usize) < records {
             return Ok(None);
         }
         let grant = self.ledger.acquire(account, count(records));
-        let mut closed = grant.shortage == Some(Shortage::Closed);
         if grant.shortage.is_none() {
             let places = stage.admit_all(grant.credits);
             if places.shortage.is_none() {
                 self.ledger.note(account, &grant);
                 return Ok(Some(places.age));
             }
-            closed = places.shortage == Some(NotAdmitted::Closed);
         }
         self.give_credits_back(grant.credits);
         self.ledger.note(account, &grant);
-        if closed { Err(RejectReason::Closed) } else { Ok(None) }
+        Ok(None)
     }
 
     /// Whether so many records can ever be in that stage at once.

@@ -2,12 +2,10 @@
 //! it, and is woken by it.
 
 use std::hint::black_box;
-use std::sync::Barrier;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Sourced;
-use super::work::{Contender, Flow, share};
+use super::work::{Contender, Flow};
 
 /// A buffer that threads wait at.
 pub trait Waits<R: Sourced>:
@@ -38,44 +36,23 @@ impl Flow {
             (0..self.producers).map(|p| contender.producer(p % self.sources, 0)).collect();
         let workers: Vec<_> = (0..self.workers).map(|_| contender.worker(0)).collect();
 
-        let ready = &Barrier::new(self.producers + self.workers + 1);
-        thread::scope(|scope| {
-            let producers: Vec<_> = producers
-                .into_iter()
-                .enumerate()
-                .map(|(p, mut way)| {
-                    let share = share(records, self.producers, p);
-                    let source = (p % self.sources) as u32;
-                    scope.spawn(move || {
-                        ready.wait();
-                        (0..share).for_each(|_| way.push_or_wait(black_box(R::of(source))));
-                    })
-                })
-                .collect();
-            let workers: Vec<_> = workers
-                .into_iter()
-                .map(|mut way| {
-                    scope.spawn(move || {
-                        ready.wait();
-                        let mut taken = 0;
-                        loop {
-                            match way.take_or_wait(self.take, |record| _ = black_box(record)) {
-                                0 => return taken,
-                                now => taken += now as u64,
-                            }
-                        }
-                    })
-                })
-                .collect();
-            ready.wait();
-            let start = Instant::now();
-            producers.into_iter().for_each(|thread| thread.join().expect("a producer"));
-            contender.close();
-            let taken: u64 =
-                workers.into_iter().map(|thread| thread.join().expect("a worker")).sum();
-            let elapsed = start.elapsed();
-            assert_eq!(taken, records, "every record comes out once");
-            elapsed
-        })
+        self.time(
+            records,
+            producers,
+            workers,
+            |mut way, source, share| {
+                (0..share).for_each(|_| way.push_or_wait(black_box(R::of(source))));
+            },
+            |mut way| {
+                let mut taken = 0;
+                loop {
+                    match way.take_or_wait(self.take, |record| _ = black_box(record)) {
+                        0 => return taken,
+                        now => taken += now as u64,
+                    }
+                }
+            },
+            || contender.close(),
+        )
     }
 }

@@ -1,7 +1,8 @@
 //! The work that is timed, for anything that records can be pushed to and taken from.
 //!
-//! All of it uses calls that never wait; the work of `waits.rs` does not. What is timed is the buffer, not how a thread is put to
-//! sleep; a thread that finds nothing to do backs off in the same way for all contenders.
+//! All of it uses calls that never wait: those that do are in `waits.rs`. What is timed is the buffer,
+//! not how a thread is put to sleep; a thread that finds nothing to do backs off in the same way for
+//! all contenders.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -187,6 +188,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Producers with a source each, at one stage whose workers take up to 100 at a time.
+    pub fn at_one_stage(producers: usize, workers: usize, push: usize) -> Self {
+        Self { producers, workers, sources: producers, stages: 1, push, take: BATCH }
+    }
+
     /// Moves so many records through the buffer, and tells how long it took from the start of the
     /// first push to the end of the last batch. Producer `p` pushes for source `p` modulo their
     /// number, to all stages in turn; all workers drain all stages in turn.
@@ -202,50 +208,70 @@ impl Flow {
             .map(|_| (0..self.stages).map(|stage| contender.worker(stage)).collect())
             .collect();
 
-        let ready = Barrier::new(self.producers + self.workers + 1);
-        let pushed = AtomicBool::new(false);
+        let pushed = &AtomicBool::new(false);
+        self.time(
+            records,
+            producers,
+            workers,
+            |ways, source, share| produce(ways, source, share, self.push),
+            |ways| work(ways, self.take, pushed),
+            || pushed.store(true, Ordering::Release),
+        )
+    }
+
+    /// Runs `produce` for each producer, with its source and its share of the records, and `work` for
+    /// each worker, on threads of their own. `end` tells the workers that all is pushed. What the
+    /// producers leave lives until all is taken: a channel may end when its senders are dropped.
+    pub fn time<P: Send, W: Send, L: Send>(
+        self,
+        records: u64,
+        producers: Vec<P>,
+        workers: Vec<W>,
+        produce: impl Fn(P, u32, u64) -> L + Sync,
+        work: impl Fn(W) -> u64 + Sync,
+        end: impl FnOnce(),
+    ) -> Duration {
+        let ready = &Barrier::new(producers.len() + workers.len() + 1);
+        let (produce, work) = (&produce, &work);
         thread::scope(|scope| {
             let producers: Vec<_> = producers
                 .into_iter()
                 .enumerate()
-                .map(|(p, ways)| {
+                .map(|(p, way)| {
                     let share = share(records, self.producers, p);
                     let source = (p % self.sources) as u32;
-                    let ready = &ready;
                     scope.spawn(move || {
                         ready.wait();
-                        produce(ways, source, share, self.push)
+                        produce(way, source, share)
                     })
                 })
                 .collect();
             let workers: Vec<_> = workers
                 .into_iter()
-                .map(|ways| {
-                    let (ready, pushed) = (&ready, &pushed);
+                .map(|way| {
                     scope.spawn(move || {
                         ready.wait();
-                        work(ways, self.take, pushed)
+                        work(way)
                     })
                 })
                 .collect();
             ready.wait();
             let start = Instant::now();
-            // A channel may end when its senders are dropped: they live until all is taken.
-            let senders: Vec<_> =
+            let left: Vec<_> =
                 producers.into_iter().map(|thread| thread.join().expect("a producer")).collect();
-            pushed.store(true, Ordering::Release);
+            end();
             let taken: u64 =
                 workers.into_iter().map(|thread| thread.join().expect("a worker")).sum();
             let elapsed = start.elapsed();
             assert_eq!(taken, records, "every record comes out once");
-            drop(senders);
+            drop(left);
             elapsed
         })
     }
 }
 
 /// The `n`th of so many shares of a whole.
-pub fn share(whole: u64, shares: usize, n: usize) -> u64 {
+fn share(whole: u64, shares: usize, n: usize) -> u64 {
     let (shares, n) = (shares as u64, n as u64);
     whole / shares + u64::from(n < whole % shares)
 }

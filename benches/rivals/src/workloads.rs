@@ -255,14 +255,7 @@ fn threads(all: &mut Vec<Workload>) {
             entries,
         });
     };
-    let flow = |producers, workers, push| Flow {
-        producers,
-        workers,
-        sources: producers,
-        stages: 1,
-        push,
-        take: BATCH,
-    };
+    let flow = Flow::at_one_stage;
     add("flow-1-1", "Single records in, up to 100 out, two threads", flow(1, 1, 1));
     add("flow-2-2", "Single records in, up to 100 out, 2 producers and 2 workers", flow(2, 2, 1));
     add("flow-4-4", "Single records in, up to 100 out, 4 producers and 4 workers", flow(4, 4, 1));
@@ -277,14 +270,7 @@ fn waiting(all: &mut Vec<Workload>) {
     }
 
     let mut add = |id, title: &str, threads| {
-        let flow = Flow {
-            producers: threads,
-            workers: threads,
-            sources: threads,
-            stages: 1,
-            push: 1,
-            take: BATCH,
-        };
+        let flow = Flow::at_one_stage(threads, threads, 1);
         let mut entries = vec![
             row::<Conveyor<Medium, true>>(CONVEYOR, "", flow),
             row::<Conveyor<Medium>>(CONVEYOR, "as it comes", flow),

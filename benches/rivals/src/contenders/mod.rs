@@ -147,9 +147,7 @@ mod tests {
 
     /// Nothing is lost and everybody comes to an end, whoever waits for whom.
     fn ends<C: Waits<Medium>>(producers: usize, workers: usize) {
-        let sources = producers;
-        let flow = Flow { producers, workers, sources, stages: 1, push: 1, take: BATCH };
-        flow.run_waiting::<Medium, C>(30_000);
+        Flow::at_one_stage(producers, workers, 1).run_waiting::<Medium, C>(30_000);
     }
 
     #[test]
