@@ -113,6 +113,22 @@ impl Account {
         Balance::unpack(self.word.fetch_sub(u64::from(credits), SeqCst))
     }
 
+    /// Takes one credit out of use and out of the lease, and tells how many are in use then.
+    pub(crate) fn take_out_leased(&self) -> u32 {
+        let mut balance = self.balance();
+        loop {
+            let used = balance.used - 1;
+            let lease = match balance.lease {
+                Lease::Ahead(leased) => Lease::Ahead(leased - 1),
+                lease => lease,
+            };
+            match self.replace(balance, Balance { lease, used }) {
+                Ok(()) => return used,
+                Err(actual) => balance = actual,
+            }
+        }
+    }
+
     /// Writes to the word, and changes nothing.
     pub(crate) fn touch(&self) {
         self.word.fetch_add(0, SeqCst);

@@ -343,6 +343,9 @@ impl<E: Envelope> Batch<E> {
     pub(crate) fn move_to(mut self, next: &StageCore<E>, mut age: Age) {
         let len = count(self.len());
         let records = self.held.take_records();
+        // The old places first: once a worker of the next stage has settled the records, nothing is left
+        // of them anywhere.
+        self.stage.free_places(len);
         if let [run] = self.held.runs() {
             next.enqueue(Block { account: run.account, age, records });
         } else {
@@ -354,7 +357,7 @@ impl<E: Envelope> Batch<E> {
                 age = age.plus(run.len);
             }
         }
-        self.stage.release_places(len);
+        self.stage.attend();
     }
 
     pub(crate) fn stage(&self) -> &Arc<StageCore<E>> {

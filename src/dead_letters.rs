@@ -127,11 +127,10 @@ impl<E: Envelope> DeadLetterQueue<E> {
 
     /// Keeps a letter that found no place, together with what its record still holds.
     pub(crate) fn park(&self, letter: DeadLetter<E>, stage: &Arc<StageCore<E>>, account: u32) {
+        self.ledger.begin_parking();
         self.parked.push(Parked { letter, stage: Arc::downgrade(stage), account });
-        // After the push: whoever learns from the count that all is drained finds the letter. Should
-        // it be received before it is counted, the count is below zero for a moment, which is equal to
-        // no number of credits.
-        self.ledger.park();
+        // After the push: whoever learns that all is drained finds the letter.
+        self.ledger.end_parking();
         // A place may have become free in between.
         self.promote();
     }
@@ -158,11 +157,10 @@ impl<E: Envelope> DeadLetterQueue<E> {
     }
 
     fn release(&self, stage: &Weak<StageCore<E>>, account: u32) {
-        self.ledger.unpark();
         match stage.upgrade() {
-            Some(stage) => stage.release_one(account),
+            Some(stage) => stage.release_parked(account),
             None => {
-                self.ledger.release(self.ledger.account(account), 1);
+                self.ledger.release_parked(self.ledger.account(account));
                 self.ledger.attend(Freed { gate: None, account: Some(account) });
             }
         }

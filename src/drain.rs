@@ -92,7 +92,14 @@ impl<E: Envelope> BufferManager<E> {
     }
 }
 
+/// Waits until the ledger is settled, and then lets its signal follow: whoever settled the last record
+/// may not have come to that.
 async fn drain(ledger: &Ledger) {
+    settled(ledger).await;
+    ledger.note_pool();
+}
+
+async fn settled(ledger: &Ledger) {
     struct Attention<'a>(&'a Ledger);
 
     impl Drop for Attention<'_> {

@@ -49,9 +49,12 @@ pub(crate) struct Ledger {
     ahead: AtomicSetting,
     accounts: Arena<Account>,
     register: Mutex<Register>,
+    /// No push is accepted any more. Set before the accounts are closed.
     closed: AtomicBool,
-    /// Credits of records that will not come to a stage again, but could not give them back yet.
-    parked: AtomicU64,
+    /// Every account is closed, so that the pool's level can only fall.
+    sealed: AtomicBool,
+    /// Credits of parked dead letters. They count against the cap, and are not in the pool's word.
+    parked: AtomicU32,
     controller: BackpressureController,
     /// How many want to be told when something is given back: those in the waiting room, those who
     /// wait for all records to be settled, and a buffer that is closed.
@@ -76,8 +79,8 @@ struct Register {
 /// | bits | meaning |
 /// | --- | --- |
 /// | 63 | every account is exact or closed |
-/// | 62..32 | epoch: how often an account has turned from exact to ahead |
-/// | 31..0 | credits leased |
+/// | 62..32 | epoch: how often an account has turned from exact to ahead, or a letter was parked |
+/// | 31..0 | credits leased, without those of parked dead letters |
 #[derive(Clone, Copy)]
 struct Pool(u64);
 
@@ -104,6 +107,11 @@ impl Pool {
 
     fn with_next_epoch(self) -> Self {
         Self(self.0 & !SWEPT & !EPOCH_MASK | self.0.wrapping_add(EPOCH_ONE) & EPOCH_MASK)
+    }
+
+    /// One credit fewer, and the next epoch.
+    fn with_one_parked(self) -> Self {
+        Self(self.0 & SWEPT | self.with_next_epoch().0 - 1)
     }
 }
 
@@ -141,7 +149,8 @@ impl Ledger {
             accounts: Arena::new(),
             register: Mutex::new(Register { open: 0, shares: 1, vacant: Vec::new() }),
             closed: AtomicBool::new(false),
-            parked: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            parked: AtomicU32::new(0),
             controller,
             attention: AtomicU32::new(0),
             room: Mutex::new(WaitingRoom::default()),
@@ -352,11 +361,13 @@ impl Ledger {
             };
             match account.replace(balance, Balance { lease, used }) {
                 Ok(()) => {
-                    if balance.lease == Lease::Exact && lease != Lease::Exact {
-                        self.announce();
-                    }
                     let surplus = have - credits - keep;
                     self.give_back(surplus);
+                    if balance.lease == Lease::Exact && lease != Lease::Exact {
+                        self.announce();
+                        // A drain that this did not see looks for idle credits after the announcement.
+                        swept |= !self.is_calm() && self.sweep();
+                    }
                     let shortage =
                         (credits < wanted).then(|| self.shortage(used, capacity, want - credits));
                     return Grant {
@@ -421,49 +432,52 @@ impl Ledger {
     /// Gives `credits` back for records of that account that are gone.
     #[inline]
     pub(crate) fn release(&self, account: &Account, credits: u32) {
-        let (used, pool_moved) = self.take_back(account, credits);
-        account.note(used);
-        if pool_moved {
+        let before = account.take_out(credits);
+        // The pool comes last: a pool that is empty means that all else is settled.
+        account.note(before.used - credits);
+        if self.return_lease(account, before, credits) {
             self.note_pool();
         }
     }
 
     /// The same, but the signals do not follow yet.
     pub(crate) fn release_quietly(&self, account: &Account, credits: u32) {
-        self.take_back(account, credits);
+        let before = account.take_out(credits);
+        self.return_lease(account, before, credits);
     }
 
-    /// Takes credits back from an account. Tells how many are in use then, and whether the pool's
-    /// level was moved.
+    /// Gives credits back to the pool that were taken out of use, as far as the account does not keep
+    /// them idle. Tells whether the pool's level was moved.
     #[inline]
-    fn take_back(&self, account: &Account, credits: u32) -> (u32, bool) {
-        let before = account.take_out(credits);
+    fn return_lease(&self, account: &Account, before: Balance, credits: u32) -> bool {
         debug_assert!(before.used >= credits, "more credits given back than were in use");
-        let used = before.used - credits;
-        let pool_moved = match before.lease {
+        match before.lease {
             Lease::Exact | Lease::Closed => {
                 self.give_back(credits);
                 true
             }
             Lease::Ahead(leased) => {
-                leased - used > self.ahead.load(SeqCst).saturating_mul(2) && self.trim(account)
+                let idle = leased - (before.used - credits);
+                idle > self.ahead.load(SeqCst).saturating_mul(2) && self.trim(account)
             }
-        };
-        (used, pool_moved)
+        }
     }
 
     /// Leases `missing` credits from the pool, `ahead` more while it is far from its cap, and what
     /// there is where there are fewer.
     fn lease(&self, missing: u32, ahead: u32) -> u32 {
-        let capacity = self.capacity();
-        let plenty = capacity - capacity / 8;
+        let plenty = self.capacity() - self.capacity() / 8;
         let mut pool = Pool(self.pool.load(SeqCst));
         loop {
+            // After the pool's word: whoever parks a letter counts it here first and then changes that
+            // word, so that the swap below fails if this is outdated.
+            let capacity = self.capacity() - self.parked.load(SeqCst);
+            let plenty = plenty.min(capacity);
             let generous = missing.saturating_add(ahead);
             let credits = if pool.leased().saturating_add(generous) <= plenty {
                 generous
             } else {
-                missing.min(capacity - pool.leased())
+                missing.min(capacity.saturating_sub(pool.leased()))
             };
             if credits == 0 {
                 return 0;
@@ -486,9 +500,9 @@ impl Ledger {
     /// Lets the whole buffer's signal follow its level.
     #[inline]
     pub(crate) fn note_pool(&self) {
-        let level = || Pool(self.pool.load(SeqCst)).leased();
-        self.controller.cell().follow(self.marks.zone(level()), || {
-            self.marks.zone(Pool(self.pool.fetch_add(0, SeqCst)).leased())
+        self.controller.cell().follow(self.marks.zone(self.leased()), || {
+            self.touch_pool();
+            self.marks.zone(self.leased())
         });
     }
 
@@ -529,16 +543,19 @@ impl Ledger {
         }
     }
 
-    /// Closes every account. What is in use stays so until it is released. The caller sees to it
-    /// that no account is opened meanwhile or later, and that this is called once.
+    /// Closes the buffer for everybody at the moment at which it says so, and then every account. What
+    /// is in use stays so until it is released. The caller sees to it that no account is opened
+    /// meanwhile or later. Each of several callers does all of it, so that none returns early.
     pub(crate) fn close(&self) {
+        if !self.closed.swap(true, SeqCst) {
+            // From now on every release looks whether it was the last.
+            self.attention.fetch_add(1, SeqCst);
+        }
         for (_, account) in self.accounts.iter() {
             self.give_back(account.end_lease(Lease::Closed).unwrap_or(0));
         }
-        self.closed.store(true, SeqCst);
+        self.sealed.store(true, SeqCst);
         self.note_pool();
-        // From now on every release looks whether it was the last.
-        self.attention.fetch_add(1, SeqCst);
         self.with_room(|room, ledger| room.close(ledger, |request| request.account.is_some()));
         self.touch_pool();
         self.attend(Freed::default());
@@ -550,25 +567,33 @@ impl Ledger {
         self.closed.load(SeqCst)
     }
 
-    /// Notes that a record has left the stages for good, though it keeps its credit.
-    pub(crate) fn park(&self) {
+    /// Counts a credit as parked: its record leaves the stages for good, and keeps it. Until
+    /// [`end_parking`](Self::end_parking) it counts twice.
+    pub(crate) fn begin_parking(&self) {
         self.parked.fetch_add(1, SeqCst);
+    }
+
+    /// Takes a credit that was counted as parked out of the pool's word.
+    pub(crate) fn end_parking(&self) {
+        self.update_pool(|pool| Some(pool.with_one_parked()));
         self.attend(Freed::default());
     }
 
-    /// Notes that such a record is about to give its credit back.
-    pub(crate) fn unpark(&self) {
+    /// Gives the credit of a parked letter back.
+    pub(crate) fn release_parked(&self, account: &Account) {
+        account.note(account.take_out_leased());
         self.parked.fetch_sub(1, SeqCst);
+        // Whoever waits for credits has written to this word before it looked for the last time.
+        self.touch_pool();
+        self.note_pool();
     }
 
     /// Whether it is closed and no record is left that could come to a stage.
     ///
     /// A push that is under way has its credits before it is accepted, and none is accepted that has
-    /// no credits when its account is closed: once this is true, it stays true. The pool is read
-    /// before the parked credits, and a credit leaves the parked ones before it leaves the pool: so
-    /// whatever happens in between, the two are equal only if no other record was left at the start.
+    /// no credits when its account is closed: once this is true, it stays true.
     pub(crate) fn is_drained(&self) -> bool {
-        self.is_closed() && u64::from(self.leased()) == self.parked.load(SeqCst)
+        self.sealed.load(SeqCst) && self.is_settled()
     }
 
     /// Serves those who wait, if anybody does. Whoever has given credits or places back calls this.
@@ -656,10 +681,13 @@ impl Ledger {
         gates.push(gate);
     }
 
-    /// Whether no record is left that has not been settled: acknowledged, handed out or given up.
+    /// Whether no record is left that has not been settled: acknowledged, handed out or given up. Where
+    /// an account leases ahead its idle credits count as such: see [`bring_home`](Self::bring_home).
+    ///
+    /// This is one load: records, permits and parked letters that come and go meanwhile cannot make it
+    /// true while one is left.
     pub(crate) fn is_settled(&self) -> bool {
-        let parked = self.parked.load(SeqCst);
-        u64::from(self.leased()) == parked || u64::from(self.used()) == parked
+        Pool(self.pool.load(SeqCst)).leased() == 0
     }
 
     /// Rings when every record is settled, as long as somebody has raised the attention.
@@ -667,9 +695,14 @@ impl Ledger {
         &self.settled
     }
 
-    /// Credits leased, idle ones and those in transit included.
+    /// Credits leased, idle ones, those in transit and those of parked letters included. A letter that
+    /// is being parked may count twice.
     pub(crate) fn leased(&self) -> u32 {
-        Pool(self.pool.load(SeqCst)).leased()
+        self.with_parked(Pool(self.pool.load(SeqCst)))
+    }
+
+    fn with_parked(&self, pool: Pool) -> u32 {
+        pool.leased().saturating_add(self.parked.load(SeqCst)).min(self.capacity())
     }
 
     /// Credits in use, exactly where no other thread is running. Where no account leases ahead that
@@ -678,7 +711,7 @@ impl Ledger {
     pub(crate) fn used(&self) -> u32 {
         let pool = Pool(self.pool.load(SeqCst));
         if pool.swept() {
-            return pool.leased();
+            return self.with_parked(pool);
         }
         let sum: u64 = self.accounts.iter().map(|(_, account)| u64::from(account.used())).sum();
         // While others are running, a record's credit may be seen in two accounts.

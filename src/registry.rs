@@ -410,10 +410,8 @@ impl<E: Envelope> Registry<E> {
 
     /// Refuses new names and new records.
     pub(crate) fn close(&self) {
-        let was_closed = std::mem::replace(&mut self.census.lock().closed, true);
-        if !was_closed {
-            self.ledger.close();
-        }
+        self.census.lock().closed = true;
+        self.ledger.close();
     }
 }
 

@@ -204,6 +204,9 @@ impl SourceCore {
             let stage_id = Arc::clone(stage.id());
             return Admission::refused(RejectReason::ForeignStage { stage_id });
         }
+        if self.ledger.is_closed() {
+            return Admission::refused(RejectReason::Closed);
+        }
         if let Some(age) = self.admit_exactly(stage, wanted) {
             return Admission { records: count(wanted), age, refusal: None };
         }
@@ -230,7 +233,7 @@ impl SourceCore {
     /// pool: the usual case.
     #[inline]
     fn admit_at_once<E: Envelope>(&self, stage: &StageCore<E>, wanted: usize) -> Option<Age> {
-        if !Arc::ptr_eq(&self.ledger, stage.ledger()) {
+        if !Arc::ptr_eq(&self.ledger, stage.ledger()) || self.ledger.is_closed() {
             return None;
         }
         let wanted = u32::try_from(wanted).ok()?;

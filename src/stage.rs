@@ -435,6 +435,13 @@ impl<E: Envelope> StageCore<E> {
         self.release_some(account, 1);
     }
 
+    /// Gives back the place and the credit of a parked dead letter that was received.
+    pub(crate) fn release_parked(&self, account: u32) {
+        self.free_places(1);
+        self.ledger.release_parked(self.ledger.account(account));
+        self.ledger.attend(self.freed(Some(account)));
+    }
+
     /// Gives back places and credits of one account.
     pub(crate) fn release_some(&self, account: u32, records: u32) {
         self.release_run(Run { account, age: Age::default(), len: records });
@@ -488,14 +495,13 @@ impl<E: Envelope> StageCore<E> {
         Freed { gate: Some(std::ptr::from_ref(self).cast::<()>() as usize), account }
     }
 
-    /// Gives back places only: the records live on elsewhere.
-    pub(crate) fn release_places(&self, records: u32) {
-        self.free_places(records);
+    /// Serves those who wait for places here.
+    pub(crate) fn attend(&self) {
         self.ledger.attend(self.freed(None));
     }
 
     #[inline]
-    fn free_places(&self, records: u32) {
+    pub(crate) fn free_places(&self, records: u32) {
         if self.give_places_back(records) {
             self.wake_workers();
         }
