@@ -6,73 +6,40 @@
 
 mod sync;
 
-// The library's modules, of which the models use a part.
-#[allow(dead_code)]
-#[path = "../src/account.rs"]
-mod account;
-#[allow(dead_code)]
+// The library's modules, of which these tests use a part.
+#[allow(dead_code, unused_imports)]
+#[path = "../src/admission/mod.rs"]
+mod admission;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/backpressure.rs"]
 mod backpressure;
-#[allow(dead_code)]
-#[path = "../src/batch.rs"]
-mod batch;
-#[allow(dead_code)]
-#[path = "../src/block.rs"]
-mod block;
-#[allow(dead_code)]
-#[path = "../src/builder.rs"]
-mod builder;
-#[allow(dead_code)]
-#[path = "../src/dead_letters.rs"]
-mod dead_letters;
-#[allow(dead_code)]
-#[path = "../src/drain.rs"]
-mod drain;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
+#[path = "../src/caps/mod.rs"]
+mod caps;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/error.rs"]
 mod error;
-#[allow(dead_code)]
-#[path = "../src/forward.rs"]
-mod forward;
-#[allow(dead_code)]
-#[path = "../src/ledger.rs"]
-mod ledger;
-#[allow(dead_code)]
-#[path = "../src/manager.rs"]
+#[allow(dead_code, unused_imports)]
+#[path = "../src/event.rs"]
+mod event;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/handle/mod.rs"]
+mod handle;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/manager/mod.rs"]
 mod manager;
-#[allow(dead_code)]
-#[path = "../src/occupancy.rs"]
-mod occupancy;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../src/record.rs"]
 mod record;
-#[allow(dead_code)]
-#[path = "../src/recv.rs"]
-mod recv;
-#[allow(dead_code)]
-#[path = "../src/registry.rs"]
-mod registry;
-#[allow(dead_code)]
-#[path = "../src/send.rs"]
-mod send;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../src/settings.rs"]
 mod settings;
-#[allow(dead_code)]
-#[path = "../src/signals.rs"]
-mod signals;
-#[allow(dead_code)]
-#[path = "../src/source.rs"]
-mod source;
-#[allow(dead_code)]
-#[path = "../src/spare.rs"]
-mod spare;
-#[allow(dead_code)]
-#[path = "../src/stage.rs"]
-mod stage;
-#[allow(dead_code)]
-#[path = "../src/waiting.rs"]
-mod waiting;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/store/mod.rs"]
+mod store;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/unwind.rs"]
+mod unwind;
 
 mod harness;
 mod idle_models;

@@ -101,7 +101,7 @@ fn a_worker_that_lingers_is_woken_by_the_push_that_fills_its_batch() {
             let (stage, source) = (stage.clone(), source.clone());
             thread::spawn(move || source.try_send(&stage, item("a", id)).unwrap())
         });
-        let batch = stage.recv_batch_within_blocking(3, FOR_EVER).unwrap();
+        let batch = stage.recv_batch_linger_blocking(3, FOR_EVER).unwrap();
         assert_eq!(batch.len(), 3);
         batch.ack();
         others.into_iter().for_each(|other| other.join().unwrap());
@@ -123,7 +123,7 @@ fn a_worker_that_lingers_is_woken_by_a_block_and_by_a_return() {
                 source.try_send_batch(&stage, items("a", 2..4)).unwrap();
             }
         });
-        let batch = stage.recv_batch_within_blocking(4, FOR_EVER).unwrap();
+        let batch = stage.recv_batch_linger_blocking(4, FOR_EVER).unwrap();
         assert_eq!(batch.len(), 4);
         batch.ack();
         other.join().unwrap();
@@ -139,7 +139,7 @@ fn a_worker_that_lingers_is_woken_though_another_took_what_it_was_to_have() {
         source.try_send(&stage, item("a", 0)).unwrap();
         let other = thread::spawn({
             let stage = stage.clone();
-            move || stage.recv_batch_within_blocking(3, FOR_EVER).unwrap().into_records().len()
+            move || stage.recv_batch_linger_blocking(3, FOR_EVER).unwrap().into_records().len()
         });
         source.try_send_batch(&stage, items("a", 1..3)).unwrap();
         if let Some(batch) = take(&stage, 1) {
@@ -186,7 +186,7 @@ fn a_worker_that_lingers_and_one_that_does_not_get_their_records() {
         let [first, second] = [(); 2].map(|()| take(&stage, 1).unwrap());
         let other = thread::spawn({
             let stage = stage.clone();
-            move || stage.recv_batch_within_blocking(2, FOR_EVER).unwrap().into_records().len()
+            move || stage.recv_batch_linger_blocking(2, FOR_EVER).unwrap().into_records().len()
         });
         let pusher = thread::spawn({
             let stage = stage.clone();
@@ -214,7 +214,7 @@ fn a_close_ends_the_lingering(
             let stage = stage.clone();
             move || close(&manager, &stage)
         });
-        let batch = stage.recv_batch_within_blocking(2, FOR_EVER).unwrap();
+        let batch = stage.recv_batch_linger_blocking(2, FOR_EVER).unwrap();
         assert_eq!(ids(&batch), [0]);
         batch.ack();
         other.join().unwrap();

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::settings::{DEFAULT_THRESHOLD, SettingsError};
-use crate::signals::SignalReceiver;
-use crate::sync::{AtomicU8, Event, Listener, SeqCst};
+use crate::event::{Event, Listener};
+use crate::settings::{SettingsError, nearest_threshold};
+use crate::sync::{AtomicU8, SeqCst};
 
 /// The low watermark that goes with a high one when only the high one is given: three quarters of
 /// it. In hundredths, so that 0.8 gives 0.6 and not the number after it.
@@ -158,7 +158,7 @@ const SIGNAL_MASK: u8 = 0b11;
 impl SignalCell {
     pub(crate) fn new() -> Self {
         let word = AtomicU8::new(pack(BackpressureSignal::Resume, Zone::Low));
-        Self { word, changes: Event::new() }
+        Self { word, changes: Event::default() }
     }
 
     pub(crate) fn signal(&self) -> BackpressureSignal {
@@ -394,20 +394,6 @@ impl BackpressureController {
         self.inner.cell.observe(self.inner.watermarks.zone(utilization))
     }
 
-    /// A receiver that follows this controller's signal from now on.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// let controller = BackpressureController::new(0.8);
-    /// let mut signals = controller.subscribe();
-    /// controller.signal(BackpressureSignal::Pause);
-    /// assert_eq!(signals.changed_blocking(), BackpressureSignal::Pause);
-    /// ```
-    pub fn subscribe(&self) -> SignalReceiver {
-        SignalReceiver::of_controller(self.clone())
-    }
-
     /// The utilization above which the controller asks sources to slow down.
     ///
     /// ```
@@ -437,11 +423,6 @@ impl fmt::Debug for BackpressureController {
             .field("current", &self.current())
             .finish()
     }
-}
-
-/// The valid threshold nearest to `threshold`; the default where none is near.
-pub(crate) fn nearest_threshold(threshold: f64) -> f64 {
-    if threshold > 0.0 { threshold.min(1.0) } else { DEFAULT_THRESHOLD }
 }
 
 #[cfg(test)]

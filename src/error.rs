@@ -79,6 +79,23 @@ pub enum RejectReason {
         /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
         limit: String,
     },
+    /// A cap is reached, and parked dead letters hold a part of it until they are received: see
+    /// [`DeadLetters`](crate::DeadLetters).
+    ParkedLetters {
+        /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
+        limit: String,
+        /// Records held when the push was refused, those of parked letters included.
+        held: usize,
+        /// The cap.
+        capacity: usize,
+        /// How many of them parked letters hold.
+        parked: usize,
+    },
+    /// There is room, but not beyond what is reserved for requests that have waited longer.
+    OthersFirst {
+        /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
+        limit: String,
+    },
     /// A record that was handed out has used up its retries, and the dead letters are full.
     DeadLettersFull {
         /// The most dead letters there may be.
@@ -102,6 +119,8 @@ impl RejectReason {
             Self::GlobalFull { .. }
                 | Self::StageFull { .. }
                 | Self::SourceFull { .. }
+                | Self::ParkedLetters { .. }
+                | Self::OthersFirst { .. }
                 | Self::DeadLettersFull { .. }
         )
     }
@@ -143,6 +162,13 @@ impl fmt::Display for RejectReason {
             }
             Self::ForeignStage { stage_id } => {
                 write!(f, "foreign stage: {stage_id} belongs to another buffer than the source")
+            }
+            Self::ParkedLetters { limit, held, capacity, parked } => write!(
+                f,
+                "full: {limit} holds {held} of {capacity} records, {parked} of them parked dead letters"
+            ),
+            Self::OthersFirst { limit } => {
+                write!(f, "others first: what {limit} has left is reserved for those who wait")
             }
             Self::DeadLettersFull { capacity } => {
                 write!(f, "dead letters full: {capacity} wait to be received")

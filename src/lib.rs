@@ -121,7 +121,7 @@
 //!     let stage = stage.clone();
 //!     move || {
 //!         let mut sum = 0;
-//!         while let Ok(batch) = stage.recv_batch_within_blocking(10, Duration::from_millis(5)) {
+//!         while let Ok(batch) = stage.recv_batch_linger_blocking(10, Duration::from_millis(5)) {
 //!             sum += batch.iter().map(|record: &BufferedRecord<u64>| record.record).sum::<u64>();
 //!             batch.ack();
 //!         }
@@ -168,49 +168,31 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
 
-mod account;
-#[cfg(feature = "futures")]
-mod adapters;
+mod admission;
 mod backpressure;
-mod batch;
-mod block;
-mod builder;
-mod dead_letters;
-mod drain;
+mod caps;
 mod error;
-mod forward;
-mod ledger;
+mod event;
+mod handle;
 mod manager;
-mod occupancy;
 mod record;
-mod recv;
-mod registry;
-mod send;
 mod settings;
-mod signals;
-mod source;
-mod spare;
-mod stage;
+mod store;
 mod sync;
-mod waiting;
+mod timer;
+mod unwind;
 
-#[cfg(feature = "futures")]
-pub use adapters::{Batches, RecordSink};
 pub use backpressure::{BackpressureController, BackpressureSignal};
-pub use batch::{Batch, Outcome};
-pub use builder::Builder;
-pub use dead_letters::{DeadLetter, DeadLetters};
-pub use drain::Remaining;
 pub use error::{
     Closed, RecvTimeoutError, RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError,
 };
-pub use manager::BufferManager;
+pub use handle::{Batch, DeadLetters, Outcome, Permit, SignalReceiver, Source, Stage};
+#[cfg(feature = "futures")]
+pub use handle::{Batches, RecordSink};
+pub use manager::{BufferManager, Builder, Remaining};
 pub use record::{BufferedRecord, Envelope};
-pub use send::Permit;
 pub use settings::{BufferSettings, SettingsError};
-pub use signals::SignalReceiver;
-pub use source::Source;
-pub use stage::Stage;
+pub use store::DeadLetter;
 
 /// The README's example, as a test.
 #[cfg(doctest)]

@@ -3,8 +3,6 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::backpressure::nearest_threshold;
-
 /// The backpressure threshold of [`BufferSettings::default`].
 pub(crate) const DEFAULT_THRESHOLD: f64 = 0.8;
 
@@ -91,6 +89,11 @@ impl BufferSettings {
             backpressure_threshold: nearest_threshold(self.backpressure_threshold),
         }
     }
+}
+
+/// The valid threshold nearest to `threshold`; the default where none is near.
+pub(crate) fn nearest_threshold(threshold: f64) -> f64 {
+    if threshold > 0.0 { threshold.min(1.0) } else { DEFAULT_THRESHOLD }
 }
 
 /// Checks one cap, and gives it back in the width that the counters have.

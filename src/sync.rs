@@ -1,92 +1,133 @@
-//! The only file that names atomics, locks, queues, events, timers, the arena and the map.
+//! The only file that names atomics, locks, queues, the arena, the map, and time.
 //!
-//! The models in `loom-tests/` bring a `sync` module of their own with the same names, whose
-//! atomics and locks are loom's and whose queues, arena and map are stand-ins. Everything else in
-//! `src/` is compiled there unchanged.
+//! `loom-tests/`, `tests/shuttle` and `tests/simulation` bring a `sync` module of their own with the
+//! same names: atomics and locks of a model checker, stand-ins for the queues, the arena and the map,
+//! and a clock that is turned by hand. Everything else in `src/` is compiled there unchanged.
 //!
 //! Every atomic access of this crate is `SeqCst`. On x86-64 that costs nothing over a weaker order,
-//! for no hot path has a plain store: each writes by one read-modify-write instruction. It also
+//! because no hot path has a plain store: each writes by one read-modify-write instruction. It also
 //! keeps the reasoning about invariants a reasoning about interleavings. loom checks the same code
 //! under acquire and release only, so that no step depends on more than that.
 
-use std::borrow::Borrow;
 use std::future::Future;
-use std::hash::Hash;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 /// A number that is written under a lock before it matters, or of which any value is right: the
 /// models do not explore the order of its reads.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+pub(crate) use std::time::Instant;
 
 pub(crate) use boxcar::Vec as Arena;
 pub(crate) use crossbeam_queue::{ArrayQueue, SegQueue};
 use crossbeam_utils::Backoff;
 pub(crate) use crossbeam_utils::CachePadded;
-use event_listener::IntoNotification;
-use papaya::Guard;
+use papaya::{Guard, HashMapRef, LocalGuard, OwnedGuard};
 pub(crate) use parking_lot::Mutex;
 
-/// Names and what they stand for. Its hasher is a fast one with random keys, against names that were
-/// chosen to collide; how many may exist is bounded besides.
-pub(crate) type Map<K, V> = papaya::HashMap<K, V, foldhash::fast::RandomState>;
+pub(crate) use crate::timer::{Sleep, sleep_until};
 
-/// Removes an entry from a map, and drops it as soon as no look-up holds it any more. Without the
-/// flush, the map would keep some removed entries until there are more.
-pub(crate) fn remove<K: Borrow<str> + Hash + Eq, V>(map: &Map<K, V>, key: &str) {
-    let guard = map.guard();
-    map.remove(key, &guard);
-    guard.flush();
+/// The time now.
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
-/// Wakes the tasks and threads that listen.
-pub(crate) struct Event(event_listener::Event);
+/// Names and what they stand for. A look-up takes no lock. The hasher is a fast one with random keys,
+/// against names that were chosen to collide; how many names may exist is bounded besides.
+pub(crate) struct Map<V>(papaya::HashMap<Arc<str>, V, Hasher>);
 
-/// One who listens: a future that resolves when it was notified. Dropped before it is polled to its
-/// end, it passes the notification on.
-pub(crate) use event_listener::EventListener as Listener;
+type Hasher = foldhash::fast::RandomState;
 
-impl Event {
-    pub(crate) fn new() -> Self {
-        Self(event_listener::Event::new())
-    }
+/// A view of a map. What was removed after it was made is dropped after it is.
+pub(crate) enum Pinned<'a, V> {
+    Local(HashMapRef<'a, Arc<str>, V, Hasher, LocalGuard<'a>>),
+    Owned(HashMapRef<'a, Arc<str>, V, Hasher, OwnedGuard<'a>>),
+}
 
-    pub(crate) fn listen(&self) -> Listener {
-        self.0.listen()
-    }
+thread_local! {
+    /// Registered before the map's own thread-local, and so destroyed after it.
+    static END_OF_THREAD: EndOfThread = const { EndOfThread };
+}
 
-    /// Whether anybody listens.
-    pub(crate) fn is_listened_to(&self) -> bool {
-        self.0.total_listeners() > 0
-    }
+struct EndOfThread;
 
-    /// Notifies one more listener.
-    pub(crate) fn notify_one(&self) {
-        self.0.notify(1.additional());
-    }
+impl Drop for EndOfThread {
+    fn drop(&mut self) {}
+}
 
-    pub(crate) fn notify_all(&self) {
-        self.0.notify(usize::MAX);
+impl<V> Default for Map<V> {
+    fn default() -> Self {
+        Self(papaya::HashMap::default())
     }
 }
 
-/// A time that passes.
-pub(crate) use futures_timer::Delay as Sleep;
+impl<V> Map<V> {
+    /// A view of the map. In the destructor of a thread-local the map's own thread-local may be gone:
+    /// then the view has a guard that needs none.
+    #[inline]
+    pub(crate) fn pin(&self) -> Pinned<'_, V> {
+        if END_OF_THREAD.try_with(|_| ()).is_ok() {
+            Pinned::Local(self.0.pin())
+        } else {
+            Pinned::Owned(self.0.pin_owned())
+        }
+    }
 
-/// Resolves after that time.
-pub(crate) fn sleep(time: Duration) -> Sleep {
-    Sleep::new(time)
+    /// Removes a name. Its value is dropped as soon as no look-up holds it any more: without the flush,
+    /// the map would keep some removed values until there are more.
+    pub(crate) fn remove(&self, key: &str) {
+        let guard = self.0.owned_guard();
+        self.0.remove(key, &guard);
+        guard.flush();
+    }
 }
 
-/// Tries again and again before a thread is put to sleep for it, first at once and then ever more rarely,
-/// for some microseconds where others leave it the processor: about as long as it takes to wake a thread.
-/// `None` when that, or the time up to that moment, was in vain.
+impl<V> Pinned<'_, V> {
+    #[inline]
+    pub(crate) fn get(&self, key: &str) -> Option<&V> {
+        match self {
+            Self::Local(map) => map.get(key),
+            Self::Owned(map) => map.get(key),
+        }
+    }
+
+    pub(crate) fn insert(&self, key: Arc<str>, value: V) {
+        match self {
+            Self::Local(map) => map.insert(key, value),
+            Self::Owned(map) => map.insert(key, value),
+        };
+    }
+
+    /// Everything that has a name now.
+    pub(crate) fn values(&self) -> Vec<V>
+    where
+        V: Clone,
+    {
+        match self {
+            Self::Local(map) => map.values().cloned().collect(),
+            Self::Owned(map) => map.values().cloned().collect(),
+        }
+    }
+}
+
+/// Calls code of others, such as a waker. If it panics, the panic ends here: the panic hook has
+/// reported it, and what the caller still has to do is done.
+pub(crate) fn isolate(call: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
+        // To drop it might panic again.
+        mem::forget(payload);
+    }
+}
+
+/// Spins with exponential backoff for some microseconds before a thread is parked, about as long as it
+/// takes to wake one. `None` when that, or the time up to the deadline, was in vain.
 #[inline]
-pub(crate) fn persist<T>(
+pub(crate) fn spin_until<T>(
     deadline: Option<Instant>,
     mut attempt: impl FnMut() -> Option<T>,
 ) -> Option<T> {
@@ -101,8 +142,18 @@ pub(crate) fn persist<T>(
     }
 }
 
-/// Runs a future on this thread, which sleeps between polls, up to that moment: then `None`, and the
-/// future is dropped.
+/// Waits for a step that another thread is in the middle of.
+#[derive(Default)]
+pub(crate) struct Spin(Backoff);
+
+impl Spin {
+    pub(crate) fn wait(&self) {
+        self.0.snooze();
+    }
+}
+
+/// Runs a future on this thread, which is parked between polls, until the deadline: then `None`, and
+/// the future is dropped.
 pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     struct Unpark(Thread);
 
@@ -116,13 +167,17 @@ pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) ->
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+        let (polled, timer) = crate::timer::poll_on_this_thread(|| future.as_mut().poll(&mut context));
+        if let Poll::Ready(output) = polled {
             return Some(output);
         }
-        match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return None;
+        }
+        match deadline.into_iter().chain(timer).min() {
             None => thread::park(),
-            Some(Duration::ZERO) => return None,
-            Some(left) => thread::park_timeout(left),
+            Some(wake_up) => thread::park_timeout(wake_up.saturating_duration_since(now)),
         }
     }
 }
@@ -132,20 +187,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_tries_until_it_is_done_or_the_time_is_up() {
+    fn it_spins_until_it_is_done_or_the_time_is_up() {
         let mut tries = 0;
         let third = || {
             tries += 1;
             (tries == 3).then_some(tries)
         };
-        assert_eq!(persist(None, third), Some(3));
+        assert_eq!(spin_until(None, third), Some(3));
 
         let mut tries = 0;
         let in_vain = || {
             tries += 1;
             None::<()>
         };
-        assert_eq!(persist(None, in_vain), None);
+        assert_eq!(spin_until(None, in_vain), None);
         assert!(tries > 3, "{tries} tries");
 
         let mut tries = 0;
@@ -153,7 +208,7 @@ mod tests {
             tries += 1;
             None::<()>
         };
-        assert_eq!(persist(Some(Instant::now()), in_vain), None);
+        assert_eq!(spin_until(Some(Instant::now()), in_vain), None);
         assert_eq!(tries, 1);
     }
 }

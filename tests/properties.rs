@@ -1,12 +1,12 @@
 //! Any sequence of calls gives the answers and readings of a plain sequential model.
 
-mod model;
+mod reference_model;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-use model::{Operation, Pair, Setup};
+use reference_model::{Operation, Pair, Setup};
 
 fn config() -> ProptestConfig {
     // The default place is found for tests inside the library only.

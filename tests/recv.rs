@@ -26,7 +26,7 @@ fn a_worker_that_lingers_takes_what_is_returned_and_nothing_is_counted_twice() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
     source.try_send_batch(&stage, rows("a", 0..3)).unwrap();
     let returned = take(&stage, 2);
-    let mut worker = waiting(stage.recv_batch_within(3, FOR_EVER));
+    let mut worker = waiting(stage.recv_batch_linger(3, FOR_EVER));
     assert_eq!(stage.len(), 0);
     returned.return_to_buffer();
     let batch = worker.woken().unwrap();
@@ -55,8 +55,8 @@ fn a_batch_of_none_is_a_batch_of_one() {
     let mut worker = waiting(stage.recv_batch(0));
     source.try_send_batch(&stage, rows("a", 0..3)).unwrap();
     assert_eq!(worker.woken().unwrap().len(), 1);
-    assert_eq!(at_once(stage.recv_batch_within(0, FOR_EVER)).unwrap().len(), 1);
-    assert_eq!(stage.recv_batch_within_blocking(0, FOR_EVER).unwrap().len(), 1);
+    assert_eq!(at_once(stage.recv_batch_linger(0, FOR_EVER)).unwrap().len(), 1);
+    assert_eq!(stage.recv_batch_linger_blocking(0, FOR_EVER).unwrap().len(), 1);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_thread_waits_as_a_task_does() {
             let timed =
                 scope.spawn(|| stage.recv_batch_timeout(1, FOR_EVER).unwrap().into_records());
             let full = scope
-                .spawn(|| stage.recv_batch_within_blocking(3, FOR_EVER).unwrap().into_records());
+                .spawn(|| stage.recv_batch_linger_blocking(3, FOR_EVER).unwrap().into_records());
             let mut seen = Vec::new();
             for id in 0..5 {
                 source.send_blocking(&stage, row("a", id)).unwrap();
@@ -99,7 +99,7 @@ fn a_worker_whose_time_is_up_is_told_so_and_takes_nothing() {
 #[test]
 fn a_worker_that_lingers_fills_its_batch() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
-    let mut worker = waiting(stage.recv_batch_within(4, FOR_EVER));
+    let mut worker = waiting(stage.recv_batch_linger(4, FOR_EVER));
     source.try_send(&stage, row("a", 0)).unwrap();
     worker.waits();
     assert_eq!((stage.len(), stage.in_flight()), (0, 1));
@@ -115,7 +115,7 @@ fn a_worker_that_lingers_fills_its_batch() {
 fn a_worker_that_lingers_is_woken_once_for_its_batch() {
     let (_manager, stage, source) = one_of_each(99, 99, 99);
     source.try_send(&stage, row("a", 0)).unwrap();
-    let mut workers = [20, 10].map(|max| waiting(stage.recv_batch_within(max, FOR_EVER)));
+    let mut workers = [20, 10].map(|max| waiting(stage.recv_batch_linger(max, FOR_EVER)));
     assert_eq!(stage.in_flight(), 1, "the first lingers, the second waits for a record");
     source.try_send(&stage, row("a", 1)).unwrap();
     assert!(workers[1].take_wake());
@@ -149,7 +149,7 @@ fn the_worker_that_lacks_fewest_is_woken_whoever_came_first() {
         let mut workers = Vec::new();
         for max in wanted {
             source.try_send(&stage, row("a", 0)).unwrap();
-            workers.push((max, waiting(stage.recv_batch_within(max, FOR_EVER))));
+            workers.push((max, waiting(stage.recv_batch_linger(max, FOR_EVER))));
         }
         source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
         let (_, worker) = workers.iter_mut().find(|(max, _)| *max == 3).unwrap();
@@ -161,7 +161,7 @@ fn the_worker_that_lacks_fewest_is_woken_whoever_came_first() {
 fn what_came_until_the_time_is_up_is_in_the_batch() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
     source.try_send(&stage, row("a", 0)).unwrap();
-    let mut worker = waiting(stage.recv_batch_within(4, Duration::from_millis(20)));
+    let mut worker = waiting(stage.recv_batch_linger(4, Duration::from_millis(20)));
     source.try_send(&stage, row("a", 1)).unwrap();
     let batch = loop {
         match worker.poll() {
@@ -176,7 +176,7 @@ fn what_came_until_the_time_is_up_is_in_the_batch() {
 fn records_that_one_worker_lingers_for_are_there_for_others() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
     source.try_send(&stage, row("a", 0)).unwrap();
-    let mut worker = waiting(stage.recv_batch_within(4, FOR_EVER));
+    let mut worker = waiting(stage.recv_batch_linger(4, FOR_EVER));
     source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
     worker.waits();
     take(&stage, 1).ack();
@@ -189,7 +189,7 @@ fn a_batch_that_holds_all_that_its_stage_can_hold_is_full() {
     for (total, per_stage) in [(9, 3), (3, 9)] {
         let (_manager, stage, source) = one_of_each(total, per_stage, 9);
         source.try_send(&stage, row("a", 0)).unwrap();
-        let mut worker = waiting(stage.recv_batch_within(100, FOR_EVER));
+        let mut worker = waiting(stage.recv_batch_linger(100, FOR_EVER));
         source.try_send_batch(&stage, rows("a", 1..3)).unwrap();
         assert_eq!(ids(&worker.woken().unwrap()), [0, 1, 2]);
     }
@@ -200,10 +200,10 @@ fn a_worker_that_lingers_goes_when_the_time_is_up() {
     let (_manager, stage, source) = one_of_each(9, 9, 9);
     source.try_send_batch(&stage, rows("a", 0..2)).unwrap();
     for linger in [Duration::ZERO, Duration::from_millis(2)] {
-        let batch = block_on(stage.recv_batch_within(4, linger)).unwrap();
+        let batch = block_on(stage.recv_batch_linger(4, linger)).unwrap();
         assert_eq!(ids(&batch), [0, 1]);
         batch.settle(|_| conveyor_buffer::Outcome::Return);
-        let batch = stage.recv_batch_within_blocking(4, linger).unwrap();
+        let batch = stage.recv_batch_linger_blocking(4, linger).unwrap();
         assert_eq!(ids(&batch), [0, 1]);
         drop(batch);
     }
@@ -271,7 +271,7 @@ fn give_up<T>(start: impl for<'a> Fn(&'a Stage<Row>) -> Manual<'a, T>) {
 
 #[test]
 fn a_worker_that_gives_up_at_any_poll_loses_no_record_and_no_wake_up() {
-    give_up(|stage| Manual::new(async move { drop(stage.recv_batch_within(5, FOR_EVER).await) }));
+    give_up(|stage| Manual::new(async move { drop(stage.recv_batch_linger(5, FOR_EVER).await) }));
     // This one is never polled after its record came.
     for polls in 0..3 {
         let (_manager, stage, source) = one_of_each(9, 9, 9);
@@ -292,7 +292,7 @@ fn gathered_records_go_back_before_newer_ones_in_order_and_with_no_retry_counted
     a.try_send_batch(&stage, rows("a", 0..2)).unwrap();
     b.try_send_batch(&stage, rows("b", 2..4)).unwrap();
     a.try_send(&stage, row("a", 4)).unwrap();
-    let fickle = waiting(stage.recv_batch_within(9, FOR_EVER));
+    let fickle = waiting(stage.recv_batch_linger(9, FOR_EVER));
     b.try_send(&stage, row("b", 5)).unwrap();
     assert_eq!((stage.len(), stage.in_flight()), (1, 5));
     drop(fickle);
@@ -320,7 +320,7 @@ fn workers_of_a_closed_buffer_drain_the_rest_and_then_see_the_close() {
     last.ack();
     assert!(own.woken().is_err());
     assert!(workers.iter_mut().all(|worker| worker.woken().is_err()));
-    assert!(at_once(stage.recv_batch_within(9, FOR_EVER)).is_err());
+    assert!(at_once(stage.recv_batch_linger(9, FOR_EVER)).is_err());
     assert!(stage.recv_batch_blocking(1).is_err());
 }
 
@@ -347,7 +347,7 @@ fn workers_of_a_closed_stage_are_told_when_the_last_of_its_records_is_settled() 
 fn a_worker_that_waits_at_an_idle_stage_is_told_when_it_is_removed() {
     let (manager, stage, _) = one_of_each(9, 9, 9);
     let mut workers: Vec<_> = (0..3).map(|_| waiting(stage.recv_batch(1))).collect();
-    let mut lingering = waiting(stage.recv_batch_within(5, FOR_EVER));
+    let mut lingering = waiting(stage.recv_batch_linger(5, FOR_EVER));
     manager.remove_stage("stage").unwrap();
     assert!(workers.iter_mut().all(|worker| worker.woken().is_err()));
     assert!(lingering.woken().is_err());
@@ -360,7 +360,7 @@ fn a_close_ends_the_lingering() {
     for close in closers {
         let (manager, stage, source) = one_of_each(9, 9, 9);
         source.try_send_batch(&stage, rows("a", 0..2)).unwrap();
-        let mut worker = waiting(stage.recv_batch_within(5, FOR_EVER));
+        let mut worker = waiting(stage.recv_batch_linger(5, FOR_EVER));
         close(&manager, &stage);
         assert_eq!(ids(&worker.woken().unwrap()), [0, 1]);
         source.try_send(&stage, row("a", 2)).unwrap_err();

@@ -20,7 +20,7 @@ fn futures_can_be_sent_to_other_threads() {
     is_send(source.send_batch(&stage, Vec::new()));
     is_send(source.reserve(&stage, 1));
     is_send(stage.recv_batch(1));
-    is_send(stage.recv_batch_within(1, Duration::ZERO));
+    is_send(stage.recv_batch_linger(1, Duration::ZERO));
     is_send(take(&stage, 1).forward(&stage));
     is_send(manager.drain());
     is_send(source.signals().changed());
@@ -55,7 +55,7 @@ fn records_go_through_a_pipeline_of_tiny_stages_in_order() {
             });
             let loader = runtime.spawn(async move {
                 let mut seen = Vec::new();
-                while let Ok(batch) = load.recv_batch_within(2, Duration::from_millis(1)).await {
+                while let Ok(batch) = load.recv_batch_linger(2, Duration::from_millis(1)).await {
                     seen.extend(batch.iter().cloned());
                     batch.ack();
                 }

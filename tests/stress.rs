@@ -52,12 +52,12 @@ fn relay(stage: &Stage<Row>, next: &Stage<Row>, seed: u64, returns: bool) {
     loop {
         let max = 1 + rng.below(3);
         if rng.one_in(4) {
-            drop(Manual::new(stage.recv_batch_within(max, FOR_EVER)).poll());
+            drop(Manual::new(stage.recv_batch_linger(max, FOR_EVER)).poll());
         }
         let batch = match rng.below(3) {
             0 => stage.recv_batch_blocking(max),
             1 => block_on(stage.recv_batch(max)),
-            _ => stage.recv_batch_within_blocking(max, Duration::from_micros(50)),
+            _ => stage.recv_batch_linger_blocking(max, Duration::from_micros(50)),
         };
         let Ok(batch) = batch else { return };
         assert!((1..=max).contains(&batch.len()));

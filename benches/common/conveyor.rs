@@ -100,7 +100,7 @@ impl<R: Sourced> WaitingProducer<R> for Way<R> {
 impl<R: Sourced, const LINGERS: bool> WaitingWorker<R> for Out<R, LINGERS> {
     fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         let batch = if LINGERS {
-            self.0.recv_batch_within_blocking(max, LINGER)
+            self.0.recv_batch_linger_blocking(max, LINGER)
         } else {
             self.0.recv_batch_blocking(max)
         };

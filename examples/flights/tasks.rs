@@ -99,7 +99,7 @@ async fn enrich(pipeline: Arc<Pipeline>) {
 /// A worker of the last stage.
 async fn load(pipeline: Arc<Pipeline>) {
     let stage = &pipeline.load.handle;
-    while let Ok(batch) = stage.recv_batch_within(pipeline.batch, LINGER).await {
+    while let Ok(batch) = stage.recv_batch_linger(pipeline.batch, LINGER).await {
         block_in_place(|| pipeline.load(batch));
     }
 }

@@ -79,7 +79,7 @@ fn enrich(pipeline: &Pipeline) {
 /// A worker of the last stage.
 fn load(pipeline: &Pipeline) {
     let stage = &pipeline.load.handle;
-    while let Ok(batch) = stage.recv_batch_within_blocking(pipeline.batch, LINGER) {
+    while let Ok(batch) = stage.recv_batch_linger_blocking(pipeline.batch, LINGER) {
         pipeline.load(batch);
     }
 }

@@ -5,12 +5,12 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-#[path = "../../tests/model/mod.rs"]
-mod model;
+#[path = "../../tests/reference_model/mod.rs"]
+mod reference_model;
 
 use libfuzzer_sys::fuzz_target;
 
-use model::{Operation, Pair, Setup};
+use reference_model::{Operation, Pair, Setup};
 
 /// A longer input finds nothing that a shorter one does not, only slower.
 const MOST_OPERATIONS: usize = 200;

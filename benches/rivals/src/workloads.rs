@@ -20,7 +20,7 @@ pub const CONVEYOR: Contender = Contender {
     package: "conveyor-buffer",
     caps: ALL_CAPS,
     how: "by handle: `try_send`, `try_send_batch`, `try_recv_batch`, `ack`, `into_records`; \
-          `send_blocking`, `recv_batch_within_blocking`",
+          `send_blocking`, `recv_batch_linger_blocking`",
 };
 pub const RING: Contender = Contender {
     name: "raw ArrayQueue",
@@ -298,7 +298,7 @@ fn waiting(all: &mut Vec<Workload>) {
             title: title.to_owned(),
             about: "Records of 104 bytes through one stage, by calls that put a thread to sleep which \
                     finds the buffer full or empty. The library's workers linger for a full batch, \
-                    100 µs at most (`recv_batch_within_blocking`), or take what there is as it comes \
+                    100 µs at most (`recv_batch_linger_blocking`), or take what there is as it comes \
                     (`recv_batch_blocking`), and those of the mutex as well. The others wait for one \
                     record, and take what else there is with it: they have no call to linger.",
             unit: "record",

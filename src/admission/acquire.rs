@@ -1,0 +1,69 @@
+//! The future of a request that waits for credits and places.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::admission::Admission;
+use super::wait_queue::{Request, Ticket};
+use crate::caps::{Denied, Sequence};
+
+/// A request in the queue. Resolves to the sequence of its first record when it holds credits and
+/// places for all of them. Dropped before, it leaves the queue and gives back what it was granted.
+pub(crate) struct Acquire {
+    admission: Arc<Admission>,
+    ticket: Option<Ticket>,
+}
+
+impl Acquire {
+    pub(crate) fn new(admission: &Arc<Admission>, request: Request) -> Self {
+        admission.add_waiter();
+        let ticket = admission
+            .with_queue(|queue, deferred| queue.enter(admission, request, deferred));
+        Self { admission: Arc::clone(admission), ticket: Some(ticket) }
+    }
+
+    /// Ends the request with a last attempt.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way.
+    pub(crate) fn give_up(mut self) -> Result<Sequence, Denied> {
+        let Some(ticket) = self.ticket.take() else { return Err(Denied::Closed) };
+        let outcome = self.admission.with_queue(|queue, deferred| {
+            queue.give_up(&self.admission, ticket, deferred)
+        });
+        self.admission.serve();
+        outcome
+    }
+}
+
+impl Future for Acquire {
+    type Output = Result<Sequence, Denied>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ticket = self.ticket.expect("polled after it was ready");
+        let waker = context.waker().clone();
+        let outcome =
+            self.admission.with_queue(|queue, deferred| queue.poll(ticket, waker, deferred));
+        match outcome {
+            Some(outcome) => {
+                self.ticket = None;
+                Poll::Ready(outcome)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.admission.with_queue(|queue, deferred| {
+                queue.leave(&self.admission, ticket, deferred);
+            });
+            self.admission.serve();
+        }
+    }
+}

@@ -1,0 +1,612 @@
+//! The one door: credits, then places, or both are given back and those who wait are notified.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Wake, Waker};
+
+use super::StageState;
+use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
+use crate::backpressure::BackpressureController;
+use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
+use crate::event::{Event, Listener};
+use crate::sync::{AtomicBool, AtomicU32, Instant, Mutex, SeqCst, Sleep, sleep_until};
+
+/// Who may bring records into the buffer, who waits for that, and when all is drained.
+pub(crate) struct Admission {
+    ledger: Ledger,
+    controller: BackpressureController,
+    /// No push is accepted any more. Set before the accounts are closed.
+    closed: AtomicBool,
+    /// How many requests wait: while there are some, each release notifies them, and accounts lease
+    /// exactly.
+    waiters: AtomicU32,
+    /// How many wait until all is settled; a closed buffer counts as one. While there are some, the
+    /// release that empties the pool notifies them, and accounts lease exactly.
+    drainers: AtomicU32,
+    queue: Mutex<WaitQueue>,
+    /// Notified when all is settled.
+    settled: Event,
+    /// Every stage that draws on these credits, to wake its workers when all is drained.
+    stages: Mutex<Vec<Weak<dyn StageState>>>,
+    /// Fires when a reservation of the queue may have stood for too long.
+    timer: Mutex<Option<Sleep>>,
+    this: Weak<Self>,
+}
+
+/// What a push was given: records, the sequence of the first, and why they are not more.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(crate) struct Admitted {
+    pub(crate) records: u32,
+    pub(crate) first: Sequence,
+    pub(crate) denied: Option<Denied>,
+}
+
+/// Credits in hand that were not brought into use by a place yet. Dropped, it gives them back and
+/// notifies those who wait.
+struct Credits<'a> {
+    admission: &'a Admission,
+    account: u32,
+    records: u32,
+}
+
+impl Drop for Credits<'_> {
+    fn drop(&mut self) {
+        if self.records > 0 {
+            self.admission.release_credits(self.account, self.records, None);
+        }
+    }
+}
+
+/// One who waits until all is settled.
+pub(crate) struct Drainer<'a>(&'a Admission);
+
+impl Drop for Drainer<'_> {
+    fn drop(&mut self) {
+        self.0.drainers.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(
+        capacity: u32,
+        idle_budget: u32,
+        controller: BackpressureController,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            ledger: Ledger::new(capacity, idle_budget, controller.watermarks()),
+            controller,
+            closed: AtomicBool::new(false),
+            waiters: AtomicU32::new(0),
+            drainers: AtomicU32::new(0),
+            queue: Mutex::new(WaitQueue::default()),
+            settled: Event::default(),
+            stages: Mutex::new(Vec::new()),
+            timer: Mutex::new(None),
+            this: Weak::clone(this),
+        })
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(crate) fn controller(&self) -> &BackpressureController {
+        &self.controller
+    }
+
+    #[inline]
+    pub(crate) fn account(&self, index: u32) -> &Account {
+        self.ledger.account(index)
+    }
+
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// Takes credits and places for `wanted` records, if the first attempt succeeds and the account has
+    /// the credits already: the usual case, and two compare-and-swaps.
+    #[inline]
+    pub(crate) fn try_acquire_fast(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+    ) -> Option<Sequence> {
+        if self.is_closed() {
+            return None;
+        }
+        let credits = self.ledger.acquire_idle(self.account(account), wanted)?;
+        self.acquire_places_fast(account, places, wanted, credits)
+    }
+
+    /// The same where every credit comes from the pool: none that the stage has no place for.
+    #[inline]
+    pub(crate) fn try_acquire_exact(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+    ) -> Option<Sequence> {
+        if self.is_closed() || places.free(0) < wanted {
+            return None;
+        }
+        match self.ledger.acquire_exact(self.account(account), wanted) {
+            Ok(used) => {
+                let first = self.acquire_places_fast(account, places, wanted, used)?;
+                self.update_signal();
+                Some(first)
+            }
+            Err(gave_back) => {
+                if gave_back {
+                    self.notify(Freed::pool());
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes places for credits in hand, which brought the account to `used`, or gives them back.
+    #[inline]
+    fn acquire_places_fast(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+        used: u32,
+    ) -> Option<Sequence> {
+        let first = places.acquire_fast(wanted);
+        if first.is_some() {
+            self.account(account).update_signal(used);
+        } else {
+            self.release_credits(account, wanted, None);
+        }
+        first
+    }
+
+    /// Takes credits and places for records that are pushed without waiting: `wanted`, or as many as
+    /// there are.
+    pub(crate) fn try_acquire(&self, account: u32, places: &Places, wanted: u32) -> Admitted {
+        // One more than the stage has places for: enough to learn which limit is the tightest, and not
+        // so many that a long batch takes credits from others for a moment only to give them back.
+        let asked = wanted.min(places.free(0).saturating_add(1));
+        let admitted = self.acquire(account, places, 1, asked, 0);
+        if matches!(admitted.denied, Some(Denied::Reserved { .. })) && self.expire_reservation() {
+            return self.acquire(account, places, 1, asked, 0);
+        }
+        admitted
+    }
+
+    /// Takes credits and places for `wanted` records: all, unless something denies them. It looks first,
+    /// because credits that are taken in vain are missed by others for a moment.
+    pub(crate) fn try_acquire_all(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+    ) -> Result<Sequence, Denied> {
+        if let Some(first) = self.try_acquire_fast(account, places, wanted) {
+            return Ok(first);
+        }
+        let limits = Limits { account: Some(account), places, own: 0 };
+        self.check(&limits, wanted)?;
+        let admitted = self.acquire(account, places, wanted, wanted, 0);
+        admitted.denied.map_or(Ok(admitted.first), Err)
+    }
+
+    /// Takes `wanted` places for records that have their credits.
+    pub(crate) fn try_acquire_places(
+        &self,
+        places: &Places,
+        wanted: u32,
+    ) -> Result<Sequence, Denied> {
+        let (mut taken, mut first) = places.acquire(wanted, wanted, 0);
+        if matches!(taken.denied, Some(Denied::Reserved { .. })) && self.expire_reservation() {
+            (taken, first) = places.acquire(wanted, wanted, 0);
+        }
+        taken.denied.map_or(Ok(first), Err)
+    }
+
+    /// What keeps a request from being granted now, found without taking anything.
+    fn check(&self, limits: &Limits<'_>, wanted: u32) -> Result<(), Denied> {
+        let Limits { account, places, own } = *limits;
+        if places.is_closed() {
+            return Err(Denied::Closed);
+        }
+        if let Some(account) = account {
+            if self.is_closed() {
+                return Err(Denied::Closed);
+            }
+            self.ledger.check(self.account(account), wanted, own)?;
+        }
+        places.check(wanted, own)
+    }
+
+    /// Credits, then places, or the credits are given back.
+    fn acquire(
+        &self,
+        account: u32,
+        places: &Places,
+        least: u32,
+        wanted: u32,
+        own: u32,
+    ) -> Admitted {
+        if self.is_closed() {
+            return Admitted::none(Denied::Closed);
+        }
+        let grant = self.ledger.acquire(account, least, wanted, own, self.may_lease_ahead());
+        let mut credits = Credits { admission: self, account, records: grant.taken.records };
+        let (taken, first) = match credits.records {
+            0 => (grant.taken, Sequence::default()),
+            records => places.acquire(least, records, own),
+        };
+        credits.records -= taken.records;
+        drop(credits);
+        self.account(account).update_signal(self.account(account).used());
+        if grant.pool_moved {
+            self.update_signal();
+        }
+        // One who waits or drains, and was not seen, has looked for idle credits after they were announced.
+        let swept = grant.turned_ahead && !self.may_lease_ahead() && self.ledger.sweep();
+        if grant.left_some || swept {
+            self.notify(Freed::pool());
+            self.notify_if_drained();
+        }
+        Admitted { records: taken.records, first, denied: taken.denied.or(grant.taken.denied) }
+    }
+
+    /// The same on behalf of a request in the queue, whose lock is held: nobody is notified, and what is
+    /// to be done later is deferred.
+    pub(super) fn acquire_deferred(
+        &self,
+        account: Option<u32>,
+        places: &Places,
+        wanted: u32,
+        own: u32,
+        deferred: &mut Deferred,
+    ) -> Result<Sequence, Denied> {
+        self.check(&Limits { account, places, own }, wanted)?;
+        if let Some(account) = account {
+            let grant = self.ledger.acquire(account, wanted, wanted, own, false);
+            deferred.accounts.push(account);
+            if let Some(denied) = grant.taken.denied {
+                return Err(denied);
+            }
+        }
+        let (taken, first) = places.acquire(wanted, wanted, own);
+        let Some(denied) = taken.denied else { return Ok(first) };
+        if let Some(account) = account {
+            self.release_deferred(account, wanted, deferred);
+        }
+        Err(denied)
+    }
+
+    /// Gives credits back under the lock of the queue.
+    pub(super) fn release_deferred(&self, account: u32, credits: u32, deferred: &mut Deferred) {
+        let ledger = &self.ledger;
+        let (_, unreturned) = ledger.release(self.account(account), credits);
+        let released = ledger.return_lease(self.account(account), unreturned);
+        deferred.accounts.push(account);
+        deferred.pool_empty |= released.pool_empty;
+    }
+
+    /// Accounts lease exactly while anything waits for credits, or for all to be settled.
+    fn may_lease_ahead(&self) -> bool {
+        !self.has_waiters() && !self.has_drainers()
+    }
+
+    #[inline]
+    fn has_drainers(&self) -> bool {
+        self.drainers.load(SeqCst) > 0
+    }
+
+    /// Gives places and credits of one account back for records that are gone: the places first,
+    /// because they were taken last.
+    #[inline]
+    pub(crate) fn release<S: StageState + ?Sized>(&self, stage: &S, account: u32, records: u32) {
+        self.release_places(stage, records);
+        self.release_credits(account, records, Some(stage_key(stage)));
+    }
+
+    /// Gives credits back, and notifies those who wait for them or for a place in that stage.
+    #[inline]
+    pub(crate) fn release_credits(
+        &self,
+        index: u32,
+        credits: u32,
+        stage: Option<StageKey>,
+    ) {
+        let account = self.account(index);
+        let (used, unreturned) = self.ledger.release(account, credits);
+        // The pool comes last: a pool that is empty means that all else is settled.
+        account.update_signal(used);
+        let Released { pool_moved, pool_empty } = self.ledger.return_lease(account, unreturned);
+        if pool_moved {
+            self.update_signal();
+        }
+        if pool_empty && self.has_drainers() {
+            self.notify_if_drained();
+        }
+        if self.has_waiters() {
+            self.notify(Freed { account: Some(index), stage, pool: true });
+        }
+    }
+
+    /// Gives places back, and notifies nobody but the workers of a closed stage that is empty now.
+    #[inline]
+    pub(crate) fn release_places<S: StageState + ?Sized>(&self, stage: &S, records: u32) {
+        if stage.places().release(records) {
+            stage.receivers().notify_all();
+        }
+    }
+
+    /// Notifies those who wait for places in that stage, which were given back.
+    pub(crate) fn notify_places<S: StageState + ?Sized>(&self, stage: &S) {
+        self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: false });
+    }
+
+    /// Counts the credit and the place of a record as parked: its record leaves the stage, and keeps
+    /// both. `store` puts the letter where it is received, before a drain can end.
+    pub(crate) fn park(&self, stage: &dyn StageState, account: u32, store: impl FnOnce()) {
+        stage.places().begin_parking();
+        self.ledger.begin_parking(self.account(account));
+        store();
+        if stage.places().end_parking() {
+            stage.receivers().notify_all();
+        }
+        if self.ledger.end_parking() {
+            self.notify_if_drained();
+        }
+    }
+
+    /// Gives back what a parked letter holds. Its stage may be gone.
+    pub(crate) fn release_parked(&self, stage: Option<&dyn StageState>, account: u32) {
+        if let Some(stage) = stage {
+            stage.places().release_parked();
+        }
+        let used = self.ledger.release_parked(self.account(account));
+        self.account(account).update_signal(used);
+        self.update_signal();
+        self.notify(Freed { account: Some(account), stage: stage.map(stage_key), pool: true });
+    }
+
+    /// Lets the whole buffer's signal follow its level.
+    #[inline]
+    pub(crate) fn update_signal(&self) {
+        let marks = self.ledger.marks();
+        self.controller.cell().follow(marks.zone(self.ledger.leased()), || {
+            marks.zone(self.ledger.leased_after_fence())
+        });
+    }
+
+    /// Opens an account of at most `capacity` credits, and gives its index.
+    pub(crate) fn open_account(&self, capacity: u32) -> u32 {
+        let (index, moved) = self.ledger.open_account(capacity);
+        if moved {
+            self.update_signal();
+            self.notify(Freed::pool());
+        }
+        index
+    }
+
+    /// Closes an account that holds nothing, and rejects the requests that wait for its credits.
+    ///
+    /// # Errors
+    ///
+    /// The number of records that it holds.
+    pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
+        let released = self.ledger.try_close_empty(index)?;
+        self.after_close(released);
+        Ok(())
+    }
+
+    /// Closes an account whatever it holds, and rejects the requests that wait for its credits.
+    pub(crate) fn close_account(&self, index: u32) {
+        let released = self.ledger.close_account(index);
+        self.after_close(released);
+        self.reject_waiters(|queue, deferred| queue.reject_account(self, index, deferred));
+    }
+
+    fn after_close(&self, released: Released) {
+        if released.pool_moved {
+            self.update_signal();
+            self.notify(Freed::pool());
+        }
+        if released.pool_empty {
+            self.notify_if_drained();
+        }
+    }
+
+    /// Rejects the requests that wait for credits of a closed account.
+    pub(crate) fn reject_account(&self, index: u32) {
+        self.reject_waiters(|queue, deferred| queue.reject_account(self, index, deferred));
+    }
+
+    /// Rejects the requests that wait for places of a closed stage, and wakes its workers.
+    pub(crate) fn reject_stage(&self, stage: &dyn StageState) {
+        let key = stage_key(stage);
+        self.reject_waiters(|queue, deferred| queue.reject_stage(self, key, deferred));
+        stage.receivers().notify_all();
+    }
+
+    /// Closes the buffer for everybody at the moment at which it says so, and then every account. What
+    /// is in use stays so until it is released. The caller sees to it that no account is opened
+    /// meanwhile or later. Each of several callers does all of it, so that none returns early.
+    pub(crate) fn close(&self) {
+        if !self.closed.swap(true, SeqCst) {
+            self.drainers.fetch_add(1, SeqCst);
+        }
+        self.ledger.close();
+        self.update_signal();
+        self.reject_waiters(|queue, deferred| queue.reject_pushes(self, deferred));
+        self.ledger.fence();
+        self.notify_if_drained();
+        // Those that linger with records in hand stop doing so.
+        self.wake_receivers();
+    }
+
+    /// Whether the buffer was closed and no record is left that could come to a stage.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.ledger.is_drained()
+    }
+
+    /// Waits until all is settled.
+    pub(crate) async fn drain(&self) {
+        while let Some((listener, _drainer)) = self.wait_for_settled() {
+            listener.await;
+        }
+        // Whoever settled the last record may not have come to that.
+        self.update_signal();
+    }
+
+    /// `None` if all is settled now.
+    fn wait_for_settled(&self) -> Option<(Listener, Drainer<'_>)> {
+        if self.ledger.is_settled() {
+            return None;
+        }
+        let listener = self.settled.listen();
+        self.drainers.fetch_add(1, SeqCst);
+        let drainer = Drainer(self);
+        // A release after this sees the drainer.
+        self.ledger.fence();
+        if self.ledger.sweep() {
+            self.update_signal();
+            self.notify(Freed::pool());
+        }
+        (!self.ledger.is_settled()).then_some((listener, drainer))
+    }
+
+    /// Notifies those who wait for it if all is settled.
+    #[cold]
+    fn notify_if_drained(&self) {
+        if !self.has_drainers() || !self.ledger.is_settled() {
+            return;
+        }
+        self.settled.notify_all();
+        if self.is_drained() {
+            self.wake_receivers();
+        }
+    }
+
+    fn wake_receivers(&self) {
+        let stages: Vec<_> = self.stages.lock().iter().filter_map(Weak::upgrade).collect();
+        stages.iter().for_each(|stage| stage.receivers().notify_all());
+    }
+
+    /// Makes a stage known that draws on these credits.
+    pub(crate) fn add_stage(&self, stage: Weak<dyn StageState>) {
+        let mut stages = self.stages.lock();
+        stages.retain(|stage| stage.strong_count() > 0);
+        stages.push(stage);
+    }
+
+    /// Whether requests wait.
+    #[inline]
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiters.load(SeqCst) > 0
+    }
+
+    pub(super) fn add_waiter(&self) {
+        self.waiters.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn remove_waiter(&self) {
+        self.waiters.fetch_sub(1, SeqCst);
+    }
+
+    /// Grants the requests that fit now that something was given back, if any wait.
+    #[cold]
+    fn notify(&self, freed: Freed) {
+        if self.has_waiters() {
+            self.with_queue(|queue, deferred| queue.note_freed(self, freed, deferred));
+            self.serve();
+        }
+    }
+
+    /// Grants the requests that fit, in portions, so that the lock of the queue is held for a short time
+    /// only.
+    pub(super) fn serve(&self) {
+        while self.with_queue(|queue, deferred| queue.serve(self, deferred)) {}
+    }
+
+    /// Rejects waiting requests in portions.
+    fn reject_waiters(&self, reject: impl Fn(&mut WaitQueue, &mut Deferred) -> bool) {
+        while self.with_queue(|queue, deferred| reject(queue, deferred)) {}
+        self.serve();
+    }
+
+    /// Ends a reservation that has stood for too long without a release. Tells whether it did.
+    fn expire_reservation(&self) -> bool {
+        let expired = self.with_queue(|queue, deferred| queue.expire(self, deferred));
+        if expired {
+            self.serve();
+        }
+        expired
+    }
+
+    /// Looks at the reservation at that moment, whether or not its request is polled.
+    fn set_timer(&self, at: Instant) {
+        let waker = Waker::from(Arc::new(ReservationTimer(Weak::clone(&self.this))));
+        let mut timer = sleep_until(Some(at));
+        // Where no timer can be had, the next release or refusal looks.
+        let _ = timer.poll(&Context::from_waker(&waker));
+        let before = self.timer.lock().replace(timer);
+        drop(before);
+    }
+
+    /// Works on the queue, and does after the lock is released what the work has deferred.
+    pub(super) fn with_queue<T>(
+        &self,
+        work: impl FnOnce(&mut WaitQueue, &mut Deferred) -> T,
+    ) -> T {
+        let mut deferred = Deferred::default();
+        let done = work(&mut self.queue.lock(), &mut deferred);
+        deferred.accounts.sort_unstable();
+        deferred.accounts.dedup();
+        if !deferred.accounts.is_empty() {
+            for &index in &deferred.accounts {
+                let account = self.account(index);
+                account.update_signal(account.used());
+            }
+            self.update_signal();
+        }
+        for stage in &deferred.emptied {
+            stage.receivers().notify_all();
+        }
+        if deferred.pool_empty {
+            self.notify_if_drained();
+        }
+        if let Some(at) = deferred.expires {
+            self.set_timer(at);
+        }
+        deferred.wake();
+        done
+    }
+}
+
+struct ReservationTimer(Weak<Admission>);
+
+impl Wake for ReservationTimer {
+    fn wake(self: Arc<Self>) {
+        if let Some(admission) = self.0.upgrade() {
+            admission.expire_reservation();
+        }
+    }
+}
+
+/// What a request must fit under.
+struct Limits<'a> {
+    account: Option<u32>,
+    places: &'a Places,
+    /// Whether, and how much, it may have of what is reserved.
+    own: u32,
+}
+
+impl Admitted {
+    pub(crate) fn none(denied: Denied) -> Self {
+        Self { records: 0, first: Sequence::default(), denied: Some(denied) }
+    }
+}
+
+/// A stage that is shared.
+pub(crate) type SharedStage = Arc<dyn StageState>;

@@ -1,0 +1,95 @@
+//! Workers that wait for records of a stage.
+
+use crate::event::{Event, Listener};
+use crate::sync::{AtomicU32, AtomicU64, SeqCst};
+
+/// The workers that wait at a stage.
+pub(crate) struct Receivers {
+    /// How many wait for any record, and in the upper half how many linger.
+    waiting: AtomicU64,
+    /// Notified when a record came.
+    not_empty: Event,
+    /// Notified when as many records are there as the least of those that linger wants.
+    batch_ready: Event,
+    least_wanted: AtomicU32,
+}
+
+/// One worker that lingers, where those that wait are counted.
+const LINGERING: u64 = 1 << 32;
+
+/// A worker that waits: it is counted as long as this lives. It does so before it looks for records
+/// once more; see [`Receivers::notify`].
+pub(crate) struct Receiver<R: AsRef<Receivers>> {
+    stage: R,
+    /// What counts it.
+    one: u64,
+    pub(crate) listener: Listener,
+}
+
+impl Receivers {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: AtomicU64::new(0),
+            not_empty: Event::default(),
+            batch_ready: Event::default(),
+            least_wanted: AtomicU32::new(u32::MAX),
+        }
+    }
+
+    /// Notifies one of the workers that wait for any record, and those that linger if there are records
+    /// enough for one of them; `len` counts those that can be taken.
+    ///
+    /// The caller has added to a queue by a read-modify-write, and a worker that begins to wait has
+    /// counted itself by one before it looks into the queues: so one of the two sees the other.
+    #[inline]
+    pub(crate) fn notify(&self, len: impl FnOnce() -> u32) {
+        let waiting = self.waiting.load(SeqCst);
+        if waiting > 0 {
+            self.notify_some(waiting, len);
+        }
+    }
+
+    #[cold]
+    fn notify_some(&self, waiting: u64, len: impl FnOnce() -> u32) {
+        if waiting as u32 > 0 {
+            self.not_empty.notify_one();
+        }
+        if waiting >= LINGERING && self.least_wanted.load(SeqCst) <= len() {
+            // All who have set the level are notified: they listened before they did.
+            self.least_wanted.swap(u32::MAX, SeqCst);
+            self.batch_ready.notify_all();
+        }
+    }
+
+    /// Notifies every worker that waits.
+    pub(crate) fn notify_all(&self) {
+        self.not_empty.notify_all();
+        self.batch_ready.notify_all();
+    }
+
+    /// Registers a worker that is about to wait for a record.
+    pub(crate) fn wait_for_any<R: AsRef<Self>>(stage: R) -> Receiver<R> {
+        let listener = stage.as_ref().not_empty.listen();
+        Receiver::new(stage, 1, listener)
+    }
+
+    /// Registers a worker that is about to wait until `wanted` records can be taken.
+    pub(crate) fn wait_for_batch<R: AsRef<Self>>(stage: R, wanted: u32) -> Receiver<R> {
+        let listener = stage.as_ref().batch_ready.listen();
+        stage.as_ref().least_wanted.fetch_min(wanted, SeqCst);
+        Receiver::new(stage, LINGERING, listener)
+    }
+}
+
+impl<R: AsRef<Receivers>> Receiver<R> {
+    fn new(stage: R, one: u64, listener: Listener) -> Self {
+        stage.as_ref().waiting.fetch_add(one, SeqCst);
+        Self { stage, one, listener }
+    }
+}
+
+impl<R: AsRef<Receivers>> Drop for Receiver<R> {
+    fn drop(&mut self) {
+        self.stage.as_ref().waiting.fetch_sub(self.one, SeqCst);
+    }
+}

@@ -1,0 +1,680 @@
+//! The credit ledger: who holds how many records, and who may hold one more.
+//!
+//! Every source has an account, and all accounts draw on one pool. An account is one word that packs
+//! the credits it has leased from the pool with those in use, so that a push is one compare-and-swap
+//! while it stays within the lease. The pool's word, which all threads share, is written only to
+//! lease more credits or to give some back.
+//!
+//! The ledger counts and wakes nobody: its calls say what they have moved. `docs::internals` explains
+//! exact and ahead leases, sweeps and their epoch, and why a refusal is honest and cheap.
+
+use super::account::{Account, Balance, Lease, MAX_LEASE};
+use super::packed::{Packed, Word};
+use super::{Denied, Limit, Taken};
+use crate::backpressure::{Marks, Watermarks};
+use crate::sync::{Arena, AtomicBool, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex, SeqCst};
+
+/// The pool of credits and the accounts that draw on it.
+pub(crate) struct Ledger {
+    pool: CachePadded<Packed<Pool>>,
+    /// The capacity without the credits of parked dead letters and without those that are reserved for
+    /// a request that waits. Below zero while more are reserved than there are.
+    limit: AtomicI64,
+    /// Credits of parked dead letters.
+    parked: AtomicU32,
+    marks: Marks,
+    watermarks: Watermarks,
+    /// Credits that may lie idle over all accounts.
+    idle_budget: u32,
+    /// Credits that an account leases ahead of need; 0 keeps all accounts exact.
+    ahead: AtomicSetting,
+    accounts: Arena<Account>,
+    /// The head of the list of accounts that lease ahead, as their index plus one; 0 ends it.
+    first_ahead: AtomicU32,
+    /// Every account is closed, so that the pool's level can only fall.
+    sealed: AtomicBool,
+    register: Mutex<Register>,
+}
+
+/// Which accounts are in use. Only opening and closing an account takes this lock.
+struct Register {
+    open: u32,
+    /// Among how many accounts the idle budget is divided: a power of two, at least `open`.
+    shares: u32,
+    vacant: Vec<u32>,
+}
+
+/// The pool's word.
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 63 | every account is exact or closed |
+/// | 62..32 | epoch: how often an account has turned from exact to ahead, or a letter was parked |
+/// | 31..0 | credits leased, without those of parked dead letters |
+#[derive(Clone, Copy)]
+struct Pool(u64);
+
+const SWEPT: u64 = 1 << 63;
+const EPOCH_ONE: u64 = 1 << 32;
+const EPOCH_MASK: u64 = SWEPT - EPOCH_ONE;
+
+impl Word for Pool {
+    #[inline]
+    fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    #[inline]
+    fn into_bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl Pool {
+    #[inline]
+    fn leased(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn is_swept(self) -> bool {
+        self.0 & SWEPT != 0
+    }
+
+    fn epoch(self) -> u64 {
+        self.0 & EPOCH_MASK
+    }
+
+    fn with_swept(self) -> Self {
+        Self(self.0 | SWEPT)
+    }
+
+    fn with_next_epoch(self) -> Self {
+        Self(self.0 & !EPOCH_MASK | self.0.wrapping_add(EPOCH_ONE) & EPOCH_MASK)
+    }
+
+    /// An account has turned to ahead.
+    fn with_one_ahead(self) -> Self {
+        Self(self.with_next_epoch().0 & !SWEPT)
+    }
+
+    /// A letter was parked.
+    fn with_one_parked(self) -> Self {
+        Self(self.with_next_epoch().0 - 1)
+    }
+}
+
+/// What a push has taken, and what it has moved on the way.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) taken: Taken,
+    /// Credits in use then.
+    pub(crate) used: u32,
+    /// Whether the pool's level was moved.
+    pub(crate) pool_moved: bool,
+    /// Whether credits that were on their way, and so in no word, lie where others may have them now:
+    /// in the pool, or idle in the account.
+    pub(crate) left_some: bool,
+    /// Whether the account has turned from exact to ahead.
+    pub(crate) turned_ahead: bool,
+}
+
+/// What a settling has moved.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Released {
+    /// Whether the pool's level was moved.
+    pub(crate) pool_moved: bool,
+    /// Whether no credit is leased now: all is settled.
+    pub(crate) pool_empty: bool,
+}
+
+impl Ledger {
+    /// A ledger of `capacity` credits, of which about `idle_budget` may lie idle in accounts.
+    pub(crate) fn new(capacity: u32, idle_budget: u32, watermarks: Watermarks) -> Self {
+        Self {
+            pool: CachePadded::new(Packed::new(Pool(0).with_swept())),
+            limit: AtomicI64::new(i64::from(capacity)),
+            parked: AtomicU32::new(0),
+            marks: watermarks.of(capacity),
+            watermarks,
+            idle_budget,
+            ahead: AtomicSetting::new(idle_budget / 2),
+            accounts: Arena::new(),
+            first_ahead: AtomicU32::new(0),
+            sealed: AtomicBool::new(false),
+            register: Mutex::new(Register { open: 0, shares: 1, vacant: Vec::new() }),
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.marks.capacity
+    }
+
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// The account of that index, which [`open_account`](Self::open_account) gave.
+    #[inline]
+    pub(crate) fn account(&self, index: u32) -> &Account {
+        self.accounts.get(index as usize).expect("an account is opened before it is named")
+    }
+
+    /// Opens an account of at most `capacity` credits. Gives its index, and whether the pool's level was
+    /// moved.
+    pub(crate) fn open_account(&self, capacity: u32) -> (u32, bool) {
+        let mut register = self.register.lock();
+        let index =
+            register.vacant.pop().unwrap_or_else(|| self.accounts.push(Account::new()) as u32);
+        self.account(index).open(self.watermarks.of(capacity));
+        register.open += 1;
+        let moved = self.share_idle_budget(&mut register);
+        (index, moved)
+    }
+
+    /// Closes an account that holds nothing. Its index stays taken until [`vacate`](Self::vacate).
+    ///
+    /// # Errors
+    ///
+    /// The number of records that it holds.
+    pub(crate) fn try_close_empty(&self, index: u32) -> Result<Released, u32> {
+        let close = |balance: Balance| {
+            let open = balance.used == 0 && balance.lease != Lease::Closed;
+            open.then_some(Balance { lease: Lease::Closed, used: 0 })
+        };
+        match self.account(index).update(close) {
+            Ok(before) => {
+                self.discount();
+                Ok(self.give_back(before.idle()))
+            }
+            Err(balance) if balance.used > 0 => Err(balance.used),
+            Err(_) => Ok(self.give_back(0)),
+        }
+    }
+
+    /// Closes an account whatever it holds: it gets no further credit, and what is in use stays so
+    /// until it is released.
+    pub(crate) fn close_account(&self, index: u32) -> Released {
+        match self.account(index).end_lease(Lease::Closed) {
+            Some(idle) => {
+                self.discount();
+                self.give_back(idle)
+            }
+            None => self.give_back(0),
+        }
+    }
+
+    /// Closes every account. The caller sees to it that none is opened meanwhile or later.
+    pub(crate) fn close(&self) {
+        for (_, account) in self.accounts.iter() {
+            let _ = self.give_back(account.end_lease(Lease::Closed).unwrap_or(0));
+        }
+        self.sealed.store(true, SeqCst);
+    }
+
+    /// Counts an account as closed.
+    fn discount(&self) {
+        let mut register = self.register.lock();
+        register.open -= 1;
+        // A larger share for each moves nothing.
+        self.share_idle_budget(&mut register);
+    }
+
+    /// Frees the index of a closed account, when nothing can name it any more.
+    pub(crate) fn vacate(&self, index: u32) {
+        let closed = Balance { lease: Lease::Closed, used: 0 };
+        if self.account(index).balance() == closed {
+            self.register.lock().vacant.push(index);
+        }
+    }
+
+    /// Divides the idle budget among the open accounts. Each may keep twice what it leases ahead. The
+    /// share shrinks when `open` passes a power of two, and grows when no more than a quarter of the
+    /// shares are in use. Tells whether the pool's level was moved.
+    fn share_idle_budget(&self, register: &mut Register) -> bool {
+        let Register { open, shares, .. } = *register;
+        register.shares = if open > shares {
+            open.next_power_of_two()
+        } else if open <= shares / 4 {
+            (shares / 2).max(1)
+        } else {
+            shares
+        };
+        let ahead = self.idle_budget / register.shares / 2;
+        let shrinks = ahead < self.ahead.swap(ahead, SeqCst);
+        // Accounts that have more than the smaller share lease anew when they need to.
+        shrinks && self.sweep()
+    }
+
+    /// Gives back the idle credits that an account has above twice its share, down to its share.
+    fn trim(&self, account: &Account) -> Option<Released> {
+        let ahead = self.ahead.load(SeqCst);
+        let trim = |balance: Balance| {
+            let lease =
+                if ahead == 0 { Lease::Exact } else { Lease::Ahead(balance.used + ahead) };
+            (balance.idle() > ahead.saturating_mul(2)).then_some(Balance { lease, ..balance })
+        };
+        let before = account.update(trim).ok()?;
+        Some(self.give_back(before.idle() - ahead))
+    }
+
+    /// Takes credits for records of that account: `wanted`, or as many as the caps allow if they are at
+    /// least `least`. `own` of the reserved credits are for this request. Leases more than it needs
+    /// where `may_lease_ahead` says so.
+    pub(crate) fn acquire(
+        &self,
+        index: u32,
+        least: u32,
+        wanted: u32,
+        own: u32,
+        may_lease_ahead: bool,
+    ) -> Grant {
+        let account = self.account(index);
+        // Credits leased from the pool that are not in the account yet.
+        let mut in_hand = 0_u32;
+        let mut leased_ahead = false;
+        let mut swept = false;
+        let mut exhausted = false;
+        let mut balance = account.balance();
+        loop {
+            let capacity = account.capacity();
+            // The account's own cap may be lower than what it uses, where credits are reserved.
+            let room = account.limit(own).saturating_sub(balance.used);
+            let want = if room < least { 0 } else { wanted.min(room) };
+            // Saturating: the balance may be outdated, and the swap below will tell.
+            let have = balance.idle().saturating_add(in_hand);
+            let closed = balance.lease == Lease::Closed;
+            if want > have && !exhausted && !closed {
+                let missing = want - have;
+                let ahead =
+                    if may_lease_ahead { self.ahead.load(SeqCst).min(room - want) } else { 0 };
+                let leased = self.lease(missing, ahead, own);
+                in_hand += leased;
+                leased_ahead |= leased > missing;
+                if leased < missing {
+                    // Once is enough: if others take what the sweep frees, it was not idle.
+                    if !swept && self.sweep() {
+                        swept = true;
+                    } else {
+                        exhausted = true;
+                    }
+                    balance = account.balance();
+                }
+                continue;
+            }
+            let credits = if closed || want.min(have) < least { 0 } else { want.min(have) };
+            if credits == 0 && (closed || in_hand == 0 || least > 1) {
+                let moved = in_hand > 0 || swept;
+                let _ = self.give_back(in_hand);
+                let denied = if closed {
+                    Denied::Closed
+                } else {
+                    self.shortage(balance.used, capacity, want, least)
+                };
+                return Grant {
+                    taken: Taken::none(denied),
+                    used: balance.used,
+                    pool_moved: moved,
+                    left_some: moved,
+                    turned_ahead: false,
+                };
+            }
+            let used = balance.used + credits;
+            // Idle credits that stay with the account, at most twice its share; an exact one keeps none
+            // by accident.
+            let keep = match balance.lease {
+                Lease::Exact if !leased_ahead => 0,
+                _ => (have - credits)
+                    .min(room - credits)
+                    .min(self.ahead.load(SeqCst).saturating_mul(2))
+                    .min(MAX_LEASE.saturating_sub(used)),
+            };
+            let lease = match balance.lease {
+                Lease::Exact if keep == 0 => Lease::Exact,
+                _ if used > MAX_LEASE => Lease::Exact,
+                _ => Lease::Ahead(used + keep),
+            };
+            match account.replace(balance, Balance { lease, used }) {
+                Ok(()) => {
+                    let turned_ahead = balance.lease == Lease::Exact && lease != Lease::Exact;
+                    if turned_ahead {
+                        self.announce_ahead(index, account);
+                    }
+                    let surplus = have - credits - keep;
+                    let _ = self.give_back(surplus);
+                    let denied =
+                        (credits < wanted).then(|| self.shortage(used, capacity, want - credits, 1));
+                    return Grant {
+                        taken: Taken { records: credits, denied },
+                        used,
+                        pool_moved: in_hand > 0 || surplus > 0 || swept,
+                        left_some: leased_ahead && keep > 0 || surplus > 0 || swept,
+                        turned_ahead,
+                    };
+                }
+                Err(actual) => balance = actual,
+            }
+        }
+    }
+
+    /// Takes `wanted` credits if so many lie idle in the account's own lease: the usual case far from
+    /// the global cap. Gives how many are in use then.
+    #[inline]
+    pub(crate) fn acquire_idle(&self, account: &Account, wanted: u32) -> Option<u32> {
+        account.take_idle(wanted)
+    }
+
+    /// Takes `wanted` credits from the pool if all accounts lease exactly and the first attempt
+    /// succeeds: the usual case there. Gives how many are in use then.
+    ///
+    /// # Errors
+    ///
+    /// Whether credits were taken and given back, which others may have missed.
+    #[inline]
+    pub(crate) fn acquire_exact(&self, account: &Account, wanted: u32) -> Result<u32, bool> {
+        let balance = account.balance();
+        if balance.lease != Lease::Exact
+            || account.limit(0).saturating_sub(balance.used) < wanted
+            || self.ahead.load(SeqCst) > 0
+        {
+            return Err(false);
+        }
+        let leased = self.lease(wanted, 0, 0);
+        let used = balance.used + wanted;
+        if leased == wanted && account.replace(balance, balance.with_used(used)).is_ok() {
+            return Ok(used);
+        }
+        let _ = self.give_back(leased);
+        Err(leased > 0)
+    }
+
+    /// Which limit a push of at least `least` records ran into that could use `unmet` more credits under
+    /// its own cap.
+    fn shortage(&self, used: u32, capacity: u32, unmet: u32, least: u32) -> Denied {
+        if unmet == 0 {
+            return if capacity.saturating_sub(used) < least {
+                Denied::Full { limit: Limit::Source, held: used, capacity }
+            } else {
+                Denied::Reserved { limit: Limit::Source }
+            };
+        }
+        let capacity = self.capacity();
+        let held = self.leased();
+        let reserved = i64::from(capacity - self.parked()) > self.limit.load(SeqCst);
+        if reserved && capacity - held >= least {
+            Denied::Reserved { limit: Limit::Global }
+        } else if least == 1 {
+            // A lease that fails has found every credit leased.
+            Denied::Full { limit: Limit::Global, held: capacity, capacity }
+        } else {
+            Denied::Full { limit: Limit::Global, held, capacity }
+        }
+    }
+
+    /// What keeps a request for `wanted` credits from being granted now, found without taking any.
+    pub(crate) fn check(&self, account: &Account, wanted: u32, own: u32) -> Result<(), Denied> {
+        let balance = account.balance();
+        if balance.lease == Lease::Closed {
+            return Err(Denied::Closed);
+        }
+        let capacity = account.capacity();
+        if capacity.saturating_sub(balance.used) < wanted {
+            return Err(Denied::Full { limit: Limit::Source, held: balance.used, capacity });
+        }
+        if account.limit(own).saturating_sub(balance.used) < wanted {
+            return Err(Denied::Reserved { limit: Limit::Source });
+        }
+        let idle = i64::from(balance.idle());
+        let free = self.limit.load(SeqCst) + i64::from(own);
+        if free - i64::from(self.pool.load().leased()) + idle >= i64::from(wanted) {
+            return Ok(());
+        }
+        // The idle credits of others count, because a sweep would free them.
+        let used = self.used() - self.parked.load(SeqCst).min(self.used());
+        if free - i64::from(used) >= i64::from(wanted) {
+            return Ok(());
+        }
+        let held = self.used();
+        if self.capacity() - held >= wanted {
+            return Err(Denied::Reserved { limit: Limit::Global });
+        }
+        Err(Denied::Full { limit: Limit::Global, held, capacity: self.capacity() })
+    }
+
+    /// Takes credits out of use for records of that account that are gone. Gives how many are in use
+    /// then, and what [`return_lease`](Self::return_lease) needs.
+    #[inline]
+    pub(crate) fn release(&self, account: &Account, credits: u32) -> (u32, Unreturned) {
+        let before = account.release(credits);
+        debug_assert!(before.used >= credits, "more credits given back than were in use");
+        let used = before.used - credits;
+        let unreturned = match before.lease {
+            Lease::Exact | Lease::Closed => Unreturned::Exact(credits),
+            Lease::Ahead(leased) => Unreturned::Idle(leased - used),
+        };
+        (used, unreturned)
+    }
+
+    /// Gives credits that were taken out of use back to the pool, as far as the account does not keep
+    /// them idle. This comes last: a pool that is empty means that all else is settled.
+    #[inline]
+    pub(crate) fn return_lease(&self, account: &Account, unreturned: Unreturned) -> Released {
+        match unreturned {
+            Unreturned::Exact(credits) => self.give_back(credits),
+            Unreturned::Idle(idle) if idle > self.ahead.load(SeqCst).saturating_mul(2) => {
+                self.trim(account).unwrap_or(Released { pool_moved: false, pool_empty: false })
+            }
+            Unreturned::Idle(_) => Released { pool_moved: false, pool_empty: false },
+        }
+    }
+
+    /// Leases `missing` credits from the pool, `ahead` more while it is far from its cap, and what
+    /// there is where there are fewer. `own` of the reserved credits are for this request.
+    #[inline]
+    fn lease(&self, missing: u32, ahead: u32, own: u32) -> u32 {
+        let plenty = i64::from(self.capacity() - self.capacity() / 8);
+        let mut credits = 0;
+        let lease = |pool: Pool| {
+            // After the pool's word: who parks a letter lowers the limit first and then changes that
+            // word, so that the swap fails where the limit is outdated.
+            let limit = self.limit.load(SeqCst) + i64::from(own);
+            let leased = i64::from(pool.leased());
+            let generous = missing.saturating_add(ahead);
+            credits = if leased + i64::from(generous) <= plenty.min(limit) {
+                generous
+            } else {
+                missing.min(u32::try_from(limit - leased).unwrap_or(0))
+            };
+            (credits > 0).then(|| Pool(pool.0 + u64::from(credits)))
+        };
+        let _ = self.pool.update(lease);
+        credits
+    }
+
+    /// Puts credits back into the pool.
+    #[inline]
+    fn give_back(&self, credits: u32) -> Released {
+        if credits == 0 {
+            return Released { pool_moved: false, pool_empty: false };
+        }
+        let before = self.pool.subtract(u64::from(credits));
+        Released { pool_moved: true, pool_empty: before.leased() == credits }
+    }
+
+    /// Tells sweeps that an account has turned from exact to ahead: first the list, and then the epoch.
+    fn announce_ahead(&self, index: u32, account: &Account) {
+        if !account.listed.swap(true, SeqCst) {
+            let mut head = self.first_ahead.load(SeqCst);
+            loop {
+                account.next_ahead.store(head, SeqCst);
+                match self.first_ahead.compare_exchange(head, index + 1, SeqCst, SeqCst) {
+                    Ok(_) => break,
+                    Err(actual) => head = actual,
+                }
+            }
+        }
+        let _ = self.pool.update(|pool| Some(pool.with_one_ahead()));
+    }
+
+    /// Makes every account exact, so that the idle credits are in the pool. `false` if there was nothing
+    /// to do, because all accounts are exact already.
+    pub(crate) fn sweep(&self) -> bool {
+        let before = self.pool.load();
+        if before.is_swept() {
+            return false;
+        }
+        let mut next = self.first_ahead.swap(0, SeqCst);
+        while let Some(index) = next.checked_sub(1) {
+            let account = self.account(index);
+            next = account.next_ahead.load(SeqCst);
+            // Before the lease ends: an account that turns ahead after that is listed anew.
+            account.listed.store(false, SeqCst);
+            let _ = self.give_back(account.end_lease(Lease::Exact).unwrap_or(0));
+        }
+        let mark = |pool: Pool| (pool.epoch() == before.epoch()).then(|| pool.with_swept());
+        let _ = self.pool.update(mark);
+        true
+    }
+
+    /// A read-modify-write of the pool's word: see [`Packed::fence`].
+    pub(crate) fn fence(&self) {
+        self.pool.fence();
+    }
+
+    /// Reads and writes the words that could let a request of that account in: see [`Packed::fence`].
+    pub(crate) fn fence_all(&self, account: &Account) {
+        account.fence();
+        self.pool.fence();
+    }
+
+    /// Reserves credits for a request that waits.
+    pub(crate) fn reserve(&self, credits: u32) {
+        self.limit.fetch_sub(i64::from(credits), SeqCst);
+    }
+
+    /// Ends a reservation.
+    pub(crate) fn unreserve(&self, credits: u32) {
+        self.limit.fetch_add(i64::from(credits), SeqCst);
+    }
+
+    /// Counts a credit of that account as one that a parked dead letter keeps. Until
+    /// [`end_parking`](Self::end_parking) it counts twice.
+    pub(crate) fn begin_parking(&self, account: &Account) {
+        account.park();
+        self.parked.fetch_add(1, SeqCst);
+        self.limit.fetch_sub(1, SeqCst);
+    }
+
+    /// Takes such a credit out of the pool's word. Tells whether all is settled now.
+    pub(crate) fn end_parking(&self) -> bool {
+        let before = self.pool.update(|pool| Some(pool.with_one_parked()));
+        before.is_ok_and(|before| before.leased() == 1)
+    }
+
+    /// Gives the credit of a parked letter back. Gives how many the account uses then.
+    pub(crate) fn release_parked(&self, account: &Account) -> u32 {
+        let used = account.release_leased();
+        account.unpark();
+        self.parked.fetch_sub(1, SeqCst);
+        self.limit.fetch_add(1, SeqCst);
+        // A request that waits for a credit has done so too before it looked for the last time.
+        self.fence();
+        used
+    }
+
+    /// Credits of parked dead letters.
+    pub(crate) fn parked(&self) -> u32 {
+        self.parked.load(SeqCst)
+    }
+
+    /// Whether no record is left that has not been settled: acknowledged, handed out or given up. Where
+    /// an account leases ahead its idle credits count as such: [`sweep`](Self::sweep) first.
+    ///
+    /// This is one load: records, permits and parked letters that come and go meanwhile cannot make it
+    /// true while one is left.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pool.load().leased() == 0
+    }
+
+    /// Whether every account is closed and no record is left that could come to a stage. It stays so: a
+    /// push that is under way has its credits before it is accepted, and a closed account gives none.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.sealed.load(SeqCst) && self.is_settled()
+    }
+
+    /// Credits leased, idle ones, those in transit and those of parked letters included.
+    pub(crate) fn leased(&self) -> u32 {
+        self.with_parked(self.pool.load())
+    }
+
+    /// The same by a read-modify-write.
+    pub(crate) fn leased_after_fence(&self) -> u32 {
+        self.with_parked(self.pool.fence())
+    }
+
+    /// A letter that is being parked counts twice for a moment.
+    fn with_parked(&self, pool: Pool) -> u32 {
+        pool.leased().saturating_add(self.parked.load(SeqCst)).min(self.capacity())
+    }
+
+    /// Credits in use, exactly where no other thread is running. Where no account leases ahead that is
+    /// two loads; otherwise a walk over those that do, at most one for 200 credits of the cap.
+    pub(crate) fn used(&self) -> u32 {
+        let pool = self.pool.load();
+        let leased = self.with_parked(pool);
+        if pool.is_swept() {
+            return leased;
+        }
+        let mut idle = 0_u32;
+        let mut next = self.first_ahead.load(SeqCst);
+        // While others are running the list may change under the walk: no more steps than accounts.
+        let mut steps = self.accounts.count();
+        while let Some(index) = next.checked_sub(1)
+            && steps > 0
+        {
+            let account = self.account(index);
+            idle = idle.saturating_add(account.balance().idle());
+            next = account.next_ahead.load(SeqCst);
+            steps -= 1;
+        }
+        leased.saturating_sub(idle)
+    }
+
+    /// What an account's own cap leaves, without what is reserved.
+    pub(crate) fn room(&self, account: &Account) -> u32 {
+        account.limit(0).saturating_sub(account.used())
+    }
+
+    /// How many more credits an account could have now: idle ones of other accounts count, because a
+    /// sweep would free them; those that are reserved for a request that waits do not.
+    pub(crate) fn available(&self, account: &Account) -> u32 {
+        let balance = account.balance();
+        if balance.lease == Lease::Closed {
+            return 0;
+        }
+        let own = account.limit(0).saturating_sub(balance.used).min(self.capacity());
+        let free = self.limit.load(SeqCst) - i64::from(self.pool.load().leased());
+        // Without a walk: what is certainly there covers what the account may have.
+        if free + i64::from(balance.idle()) >= i64::from(own) { own } else { self.free().min(own) }
+    }
+
+    /// Credits that are neither in use nor reserved.
+    pub(crate) fn free(&self) -> u32 {
+        let reserved = i64::from(self.capacity())
+            - i64::from(self.parked.load(SeqCst))
+            - self.limit.load(SeqCst);
+        let free = i64::from(self.capacity() - self.used()) - reserved.max(0);
+        u32::try_from(free).unwrap_or(0)
+    }
+}
+
+/// Credits that are out of use and not back in the pool yet.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreturned {
+    /// So many go back to the pool.
+    Exact(u32),
+    /// The account has so many idle ones now.
+    Idle(u32),
+}

@@ -1,0 +1,45 @@
+//! Counting: the words that hold the caps, and their arithmetic. Nothing here knows a record's type,
+//! waits or wakes.
+
+mod account;
+mod ledger;
+mod packed;
+mod places;
+
+pub(crate) use account::Account;
+pub(crate) use ledger::{Ledger, Released};
+pub(crate) use places::{Places, Sequence};
+
+/// A cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Limit {
+    Source,
+    Global,
+    Stage,
+}
+
+/// Why there are no more credits or places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// A cap is reached: `held` records of `capacity`.
+    Full { limit: Limit, held: u32, capacity: u32 },
+    /// What is left under a cap is reserved for a request that waits.
+    Reserved { limit: Limit },
+    /// The source, the stage or the whole buffer was closed.
+    Closed,
+}
+
+/// What was taken of what was asked for.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) records: u32,
+    /// Why it is not more, where it is not.
+    pub(crate) denied: Option<Denied>,
+}
+
+impl Taken {
+    pub(crate) fn none(denied: Denied) -> Self {
+        Self { records: 0, denied: Some(denied) }
+    }
+}

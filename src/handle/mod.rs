@@ -1,0 +1,25 @@
+//! Using: the public handles and calls.
+
+#[cfg(feature = "futures")]
+mod adapters;
+mod batch;
+mod dead_letters;
+mod forward;
+mod permit;
+mod recv;
+mod send;
+mod settle;
+mod signals;
+mod source;
+mod stage;
+
+#[cfg(feature = "futures")]
+pub use adapters::{Batches, RecordSink};
+pub use batch::{Batch, Outcome};
+pub use dead_letters::DeadLetters;
+pub use permit::Permit;
+pub(crate) use settle::is_exhausted;
+pub use signals::SignalReceiver;
+pub use source::Source;
+pub(crate) use source::SourceCore;
+pub use stage::Stage;

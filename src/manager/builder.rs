@@ -1,0 +1,342 @@
+//! Building a manager with more than the four settings.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::manager::BufferManager;
+use super::registry::{Limits, Registry, fits_in_memory};
+use crate::admission::Admission;
+use crate::backpressure::{BackpressureController, Watermarks};
+use crate::record::Envelope;
+use crate::settings::{BufferSettings, SettingsError, cap};
+use crate::store::DeadLetterQueue;
+
+/// How many stages may exist unless the builder says otherwise.
+const MAX_STAGES: usize = 1 << 10;
+/// How many sources may exist unless the builder says otherwise.
+const MAX_SOURCES: usize = 1 << 17;
+/// How many dead letters are held unless the builder says otherwise.
+const DEAD_LETTER_CAPACITY: usize = 1 << 10;
+/// The share of the global cap that may lie idle in accounts: one part in so many.
+const IDLE_SHARE: u32 = 100;
+
+/// Builds a [`BufferManager`], with everything that can be set. [`build`](Self::build) checks all of
+/// it.
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
+/// let manager = BufferManager::<BufferedRecord<String>>::builder(BufferSettings::default())
+///     .watermarks(0.9, 0.5)
+///     .max_retries(3)
+///     .stage_capacity("load", 50_000)
+///     .source_capacity("bulk", 100)
+///     .build()?;
+/// assert_eq!(manager.stage("load")?.capacity(), 50_000);
+/// assert_eq!(manager.source("bulk")?.capacity(), 100);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a builder does nothing until build is called"]
+pub struct Builder<E: Envelope> {
+    settings: BufferSettings,
+    watermarks: Option<(f64, f64)>,
+    max_retries: Option<u32>,
+    max_stages: usize,
+    max_sources: usize,
+    dead_letter_capacity: usize,
+    stage_capacities: HashMap<String, usize>,
+    source_capacities: HashMap<String, usize>,
+    records: PhantomData<fn(E)>,
+}
+
+impl<E: Envelope> BufferManager<E> {
+    /// Makes a buffer.
+    ///
+    /// # Panics
+    ///
+    /// If the settings are not valid, with the message that [`try_new`](Self::try_new) returns.
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// assert_eq!(manager.stage("filter")?.capacity(), 10_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn new(settings: BufferSettings) -> Self {
+        Self::try_new(settings).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Makes a buffer.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is out of its range.
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 0, ..BufferSettings::default() };
+    /// let error = BufferManager::<BufferedRecord<u8>>::try_new(settings).unwrap_err();
+    /// assert_eq!(error.to_string(), "max_per_source must be at least 1");
+    /// ```
+    pub fn try_new(settings: BufferSettings) -> Result<Self, SettingsError> {
+        Self::builder(settings).build()
+    }
+
+    /// Makes a buffer from the four settings alone. It never fails: settings that are out of their
+    /// range count as the [nearest valid](BufferSettings::nearest_valid) ones.
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferedRecord};
+    ///
+    /// let manager = BufferManager::<BufferedRecord<u8>>::with_limits(100, 50, 25, 0.8);
+    /// assert_eq!(manager.source("a")?.capacity(), 25);
+    /// let least = BufferManager::<BufferedRecord<u8>>::with_limits(0, 0, 0, f64::NAN);
+    /// assert_eq!(least.source("a")?.capacity(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_limits(
+        max_total_records: usize,
+        max_per_stage: usize,
+        max_per_source: usize,
+        backpressure_threshold: f64,
+    ) -> Self {
+        let settings = BufferSettings {
+            max_total_records,
+            max_per_stage,
+            max_per_source,
+            backpressure_threshold,
+        };
+        Self::new(settings.nearest_valid())
+    }
+
+    /// Begins a buffer with more than the four settings.
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .max_retries(3)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder(settings: BufferSettings) -> Builder<E> {
+        Builder::new(settings)
+    }
+}
+
+/// A manager with the default settings.
+impl<E: Envelope> Default for BufferManager<E> {
+    fn default() -> Self {
+        Self::new(BufferSettings::default())
+    }
+}
+
+impl<E: Envelope> Builder<E> {
+    pub(crate) fn new(settings: BufferSettings) -> Self {
+        Self {
+            settings,
+            watermarks: None,
+            max_retries: None,
+            max_stages: MAX_STAGES,
+            max_sources: MAX_SOURCES,
+            dead_letter_capacity: DEAD_LETTER_CAPACITY,
+            stage_capacities: HashMap::new(),
+            source_capacities: HashMap::new(),
+            records: PhantomData,
+        }
+    }
+
+    /// Sets both watermarks, as utilizations with `0.0 < low <= high <= 1.0`. The high one takes the
+    /// place of `backpressure_threshold`. Unless set, the low one is three quarters of the threshold.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .watermarks(0.9, 0.5)
+    ///     .build()?;
+    /// assert_eq!(manager.controller().low_watermark(), 0.5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn watermarks(mut self, high: f64, low: f64) -> Self {
+        self.watermarks = Some((high, low));
+        self
+    }
+
+    /// Sets how often a record may be returned; once more, and it goes to the dead letters. Unless
+    /// set, there is no limit. With 0 the first return is already one too many.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::builder(BufferSettings::default()).max_retries(1).build()?;
+    /// let (stage, source) = (manager.stage("parse")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("NA", "a", "p", "parse"))?;
+    /// stage.try_recv_batch(1)?.return_to_buffer();
+    /// assert!(manager.dead_letters().is_empty());
+    /// stage.try_recv_batch(1)?.return_to_buffer();
+    /// assert_eq!(manager.dead_letters().try_recv().unwrap().retry_count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = Some(retries);
+        self
+    }
+
+    /// Sets how many stages may exist at once, at least 1. Unless set, 1,024.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RegistryError};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .max_stages(1)
+    ///     .build()?;
+    /// manager.stage("parse")?;
+    /// assert_eq!(manager.stage("load").unwrap_err(), RegistryError::TooManyStages { max: 1 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_stages(mut self, n: usize) -> Self {
+        self.max_stages = n;
+        self
+    }
+
+    /// Sets how many sources may exist at once, at least 1. Unless set, 131,072.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RegistryError};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .max_sources(1)
+    ///     .build()?;
+    /// manager.source("EWR")?;
+    /// assert_eq!(manager.source("JFK").unwrap_err(), RegistryError::TooManySources { max: 1 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_sources(mut self, n: usize) -> Self {
+        self.max_sources = n;
+        self
+    }
+
+    /// Sets how many dead letters are held without credits, in records, at least 1; see
+    /// [`DeadLetters`](crate::DeadLetters) for what happens to more. Unless set, 1,024.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .dead_letter_capacity(10)
+    ///     .build()?;
+    /// assert_eq!(manager.dead_letters().capacity(), 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dead_letter_capacity(mut self, records: usize) -> Self {
+        self.dead_letter_capacity = records;
+        self
+    }
+
+    /// Sets the capacity of one stage, in records, in place of `max_per_stage`.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .stage_capacity("load", 10)
+    ///     .build()?;
+    /// assert_eq!(manager.stage("load")?.capacity(), 10);
+    /// assert_eq!(manager.stage("parse")?.capacity(), 10_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stage_capacity(mut self, id: &str, records: usize) -> Self {
+        self.stage_capacities.insert(id.to_owned(), records);
+        self
+    }
+
+    /// Sets the capacity of one source, in records, in place of `max_per_source`.
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .source_capacity("bulk", 10)
+    ///     .build()?;
+    /// assert_eq!(manager.source("bulk")?.available_credits(), 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn source_capacity(mut self, id: &str, records: usize) -> Self {
+        self.source_capacities.insert(id.to_owned(), records);
+        self
+    }
+
+    /// Checks everything and builds the manager.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, naming the setting: see [`SettingsError`].
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let error = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+    ///     .stage_capacity("load", 0)
+    ///     .build()
+    ///     .unwrap_err();
+    /// assert_eq!(error.to_string(), "stage_capacity must be at least 1");
+    /// ```
+    pub fn build(self) -> Result<BufferManager<E>, SettingsError> {
+        self.settings.validate()?;
+        let watermarks = match self.watermarks {
+            Some((high, low)) => Watermarks::new(high, low)?,
+            None => Watermarks::from_threshold(self.settings.backpressure_threshold)?,
+        };
+        let capacity = cap("max_total_records", self.settings.max_total_records)?;
+        let dead_letter_capacity = cap("dead_letter_capacity", self.dead_letter_capacity)?;
+        let limits = Limits {
+            max_stages: cap("max_stages", self.max_stages)? as usize,
+            max_sources: cap("max_sources", self.max_sources)? as usize,
+            per_stage: cap("max_per_stage", self.settings.max_per_stage)?,
+            per_source: cap("max_per_source", self.settings.max_per_source)?,
+            stage_capacities: capacities("stage_capacity", self.stage_capacities)?,
+            source_capacities: capacities("source_capacity", self.source_capacities)?,
+            retry_limit: self.max_retries,
+        };
+        if !fits_in_memory(DeadLetterQueue::<E>::footprint(dead_letter_capacity)) {
+            return Err(SettingsError::OutOfMemory {
+                field: "dead_letter_capacity",
+                records: self.dead_letter_capacity,
+            });
+        }
+        let controller = BackpressureController::from_watermarks(watermarks);
+        // Idle credits count as leased: they must not keep an empty buffer above its low watermark.
+        let idle_budget = (capacity / IDLE_SHARE).min(watermarks.of(capacity).low / 2);
+        let admission = Admission::new(capacity, idle_budget, controller);
+        let dead_letters =
+            Arc::new(DeadLetterQueue::new(dead_letter_capacity, Arc::clone(&admission)));
+        Ok(BufferManager::from_registry(Registry::new(limits, admission, dead_letters)))
+    }
+}
+
+fn capacities(
+    field: &'static str,
+    given: HashMap<String, usize>,
+) -> Result<HashMap<String, u32>, SettingsError> {
+    let check = |(id, records): (String, usize)| {
+        if id.is_empty() {
+            return Err(SettingsError::EmptyName { field });
+        }
+        Ok((id, cap(field, records)?))
+    };
+    given.into_iter().map(check).collect()
+}
+
+impl<E: Envelope> fmt::Debug for Builder<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("settings", &self.settings)
+            .field("watermarks", &self.watermarks)
+            .field("max_retries", &self.max_retries)
+            .field("max_stages", &self.max_stages)
+            .field("max_sources", &self.max_sources)
+            .field("dead_letter_capacity", &self.dead_letter_capacity)
+            .field("stage_capacities", &self.stage_capacities)
+            .field("source_capacities", &self.source_capacities)
+            .finish()
+    }
+}

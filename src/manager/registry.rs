@@ -1,0 +1,321 @@
+//! Names: which stages and sources exist, how many may, and how one is made or removed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use super::drain::Remaining;
+use crate::admission::Admission;
+use crate::error::{RegistryError, RejectReason};
+use crate::handle::SourceCore;
+use crate::record::Envelope;
+use crate::store::{DeadLetterQueue, StageCore};
+use crate::sync::{Map, Mutex, Pinned};
+
+/// All stages and sources of a buffer, by name.
+///
+/// Looking a name up takes no lock. Making and removing one does.
+pub(crate) struct Registry<E: Envelope> {
+    stages: Map<Arc<StageCore<E>>>,
+    sources: Map<Arc<SourceCore>>,
+    counts: Mutex<Counts>,
+    limits: Limits,
+    admission: Arc<Admission>,
+    dead_letters: Arc<DeadLetterQueue<E>>,
+}
+
+/// What making and removing must agree on.
+#[derive(Default)]
+struct Counts {
+    stages: usize,
+    sources: usize,
+    closed: bool,
+}
+
+/// How many stages and sources may exist, and with which caps.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) max_stages: usize,
+    pub(crate) max_sources: usize,
+    pub(crate) per_stage: u32,
+    pub(crate) per_source: u32,
+    pub(crate) stage_capacities: HashMap<String, u32>,
+    pub(crate) source_capacities: HashMap<String, u32>,
+    pub(crate) retry_limit: Option<u32>,
+}
+
+impl Limits {
+    /// The cap of the source of that name, whether it exists or not.
+    pub(super) fn source_capacity(&self, id: &str) -> u32 {
+        self.source_capacities.get(id).copied().unwrap_or(self.per_source)
+    }
+
+    fn stage_capacity(&self, id: &str) -> u32 {
+        self.stage_capacities.get(id).copied().unwrap_or(self.per_stage)
+    }
+}
+
+impl<E: Envelope> Registry<E> {
+    pub(crate) fn new(
+        limits: Limits,
+        admission: Arc<Admission>,
+        dead_letters: Arc<DeadLetterQueue<E>>,
+    ) -> Self {
+        Self {
+            stages: Map::default(),
+            sources: Map::default(),
+            counts: Mutex::new(Counts::default()),
+            limits,
+            admission,
+            dead_letters,
+        }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    pub(super) fn dead_letters(&self) -> &Arc<DeadLetterQueue<E>> {
+        &self.dead_letters
+    }
+
+    pub(super) fn stages(&self) -> Pinned<'_, Arc<StageCore<E>>> {
+        self.stages.pin()
+    }
+
+    pub(super) fn sources(&self) -> Pinned<'_, Arc<SourceCore>> {
+        self.sources.pin()
+    }
+
+    /// The stage of that name, if it exists.
+    pub(super) fn find_stage(&self, id: &str) -> Option<Arc<StageCore<E>>> {
+        self.stages.pin().get(id).cloned()
+    }
+
+    /// The source of that name, if it exists.
+    pub(super) fn find_source(&self, id: &str) -> Option<Arc<SourceCore>> {
+        self.sources.pin().get(id).cloned()
+    }
+
+    /// The stage of that name, which is made if need be.
+    pub(super) fn stage(&self, id: &str) -> Result<Arc<StageCore<E>>, RegistryError> {
+        loop {
+            if let Some(stage) = self.find_stage(id) {
+                return Ok(stage);
+            }
+            // Without the lock, because it may take long: other names do not wait for it.
+            self.check_stage(&self.counts.lock(), id)?;
+            let stage = self.make_stage(id)?;
+            if let Some(stage) = self.register_stage(&mut self.counts.lock(), stage)? {
+                return Ok(stage);
+            }
+        }
+    }
+
+    /// The source of that name, which is made if need be.
+    pub(super) fn source(&self, id: &str) -> Result<Arc<SourceCore>, RegistryError> {
+        match self.find_source(id) {
+            Some(source) => Ok(source),
+            None => self.register_source(&mut self.counts.lock(), id),
+        }
+    }
+
+    /// The names of the stages with records that wait to be taken, in order.
+    pub(super) fn stages_with_data(&self) -> Vec<String> {
+        let stages = self.stages.pin().values();
+        let with_data = stages.iter().filter(|stage| stage.len() > 0);
+        let mut names: Vec<String> = with_data.map(|stage| stage.id().to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The stages and the sources that hold unsettled records, in order.
+    pub(super) fn remaining(&self) -> Remaining {
+        let some = |id: &Arc<str>, held: u32| (held > 0).then(|| (id.to_string(), held as usize));
+        let (stages, sources) = (self.stages.pin().values(), self.sources.pin().values());
+        let in_stages = stages.iter().filter_map(|s| some(s.id(), s.places().occupied()));
+        let unsettled = |source: &SourceCore| {
+            let account = source.account();
+            account.used().saturating_sub(account.parked())
+        };
+        let of_sources = sources.iter().filter_map(|s| some(s.id(), unsettled(s)));
+        let mut remaining =
+            Remaining { stages: in_stages.collect(), sources: of_sources.collect() };
+        remaining.stages.sort_unstable();
+        remaining.sources.sort_unstable();
+        remaining
+    }
+
+    /// Whether a push was refused because its stage or source was removed after it was looked up. Then
+    /// the names can be made anew. Waits for a removal that is under way.
+    pub(super) fn was_removed(
+        &self,
+        reason: &RejectReason,
+        stage: &Arc<StageCore<E>>,
+        source: &Arc<SourceCore>,
+    ) -> bool {
+        if !reason.is_closed() || self.admission.is_closed() {
+            return false;
+        }
+        let _counts = self.counts.lock();
+        let same_stage = self.find_stage(stage.id()).is_some_and(|now| Arc::ptr_eq(&now, stage));
+        let same_source =
+            self.find_source(source.id()).is_some_and(|now| Arc::ptr_eq(&now, source));
+        !(same_stage && same_source)
+    }
+
+    /// Sees to it that both names exist, or makes neither. Waits for a removal that is under way.
+    pub(super) fn register(&self, stage_id: &str, source_id: &str) -> Result<(), RegistryError> {
+        let made = {
+            let counts = self.counts.lock();
+            self.check_source(&counts, source_id)?;
+            match self.find_stage(stage_id) {
+                Some(_) => None,
+                None => Some(self.check_stage(&counts, stage_id)?),
+            }
+        };
+        let made = made.map(|()| self.make_stage(stage_id)).transpose()?;
+        let mut counts = self.counts.lock();
+        self.check_source(&counts, source_id)?;
+        if let Some(stage) = made {
+            self.register_stage(&mut counts, stage)?;
+        }
+        self.register_source(&mut counts, source_id)?;
+        Ok(())
+    }
+
+    /// Whether a stage of that name may be made.
+    fn check_stage(&self, counts: &Counts, id: &str) -> Result<(), RegistryError> {
+        counts.check(id, "stage")?;
+        if counts.stages >= self.limits.max_stages {
+            return Err(RegistryError::TooManyStages { max: self.limits.max_stages });
+        }
+        Ok(())
+    }
+
+    fn make_stage(&self, id: &str) -> Result<Arc<StageCore<E>>, RegistryError> {
+        let id: Arc<str> = id.into();
+        let capacity = self.limits.stage_capacity(&id);
+        if !fits_in_memory(StageCore::<E>::footprint(capacity, &self.admission)) {
+            return Err(RegistryError::OutOfMemory { stage_id: id, records: capacity as usize });
+        }
+        Ok(Arc::new(StageCore::new(
+            id,
+            capacity,
+            self.limits.retry_limit,
+            Arc::clone(&self.admission),
+            Arc::clone(&self.dead_letters),
+        )))
+    }
+
+    /// Registers a stage under its name, unless another thread has registered one meanwhile.
+    fn register_stage(
+        &self,
+        counts: &mut Counts,
+        stage: Arc<StageCore<E>>,
+    ) -> Result<Option<Arc<StageCore<E>>>, RegistryError> {
+        let id = stage.id();
+        if self.find_stage(id).is_some() {
+            return Ok(None);
+        }
+        self.check_stage(counts, id)?;
+        let state: Weak<StageCore<E>> = Arc::downgrade(&stage);
+        self.admission.add_stage(state);
+        self.stages.pin().insert(Arc::clone(id), Arc::clone(&stage));
+        counts.stages += 1;
+        Ok(Some(stage))
+    }
+
+    /// The source of that name, or `None` if it can be made.
+    fn check_source(
+        &self,
+        counts: &Counts,
+        id: &str,
+    ) -> Result<Option<Arc<SourceCore>>, RegistryError> {
+        if let Some(source) = self.find_source(id) {
+            return Ok(Some(source));
+        }
+        counts.check(id, "source")?;
+        if counts.sources >= self.limits.max_sources {
+            return Err(RegistryError::TooManySources { max: self.limits.max_sources });
+        }
+        Ok(None)
+    }
+
+    fn register_source(
+        &self,
+        counts: &mut Counts,
+        id: &str,
+    ) -> Result<Arc<SourceCore>, RegistryError> {
+        if let Some(source) = self.check_source(counts, id)? {
+            return Ok(source);
+        }
+        let id: Arc<str> = id.into();
+        let capacity = self.limits.source_capacity(&id);
+        let source = Arc::new(SourceCore::new(Arc::clone(&id), capacity, Arc::clone(&self.admission)));
+        self.sources.pin().insert(id, Arc::clone(&source));
+        counts.sources += 1;
+        Ok(source)
+    }
+
+    pub(super) fn remove_stage(&self, id: &str) -> Result<(), RegistryError> {
+        let mut counts = self.counts.lock();
+        let stage_id = || Arc::from(id);
+        let stage = self
+            .find_stage(id)
+            .ok_or_else(|| RegistryError::UnknownStage { stage_id: stage_id() })?;
+        stage.places().try_close_empty().map_err(|held| RegistryError::StageInUse {
+            stage_id: stage_id(),
+            held: held as usize,
+        })?;
+        self.stages.remove(id);
+        counts.stages -= 1;
+        drop(counts);
+        stage.reject_waiters();
+        Ok(())
+    }
+
+    pub(super) fn remove_source(&self, id: &str) -> Result<(), RegistryError> {
+        let mut counts = self.counts.lock();
+        let source_id = || Arc::from(id);
+        let source = self
+            .find_source(id)
+            .ok_or_else(|| RegistryError::UnknownSource { source_id: source_id() })?;
+        source.try_close_empty().map_err(|held| RegistryError::SourceInUse {
+            source_id: source_id(),
+            held: held as usize,
+        })?;
+        self.sources.remove(id);
+        counts.sources -= 1;
+        drop(counts);
+        source.reject_waiters();
+        Ok(())
+    }
+
+    /// Refuses new names and new records.
+    pub(super) fn close(&self) {
+        self.counts.lock().closed = true;
+        self.admission.close();
+    }
+}
+
+impl Counts {
+    /// Whether a name may be made at all.
+    fn check(&self, id: &str, kind: &'static str) -> Result<(), RegistryError> {
+        if self.closed {
+            Err(RegistryError::Closed)
+        } else if id.is_empty() {
+            Err(RegistryError::EmptyName { kind })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Whether so many bytes can be had, as far as the allocator tells.
+pub(super) fn fits_in_memory(bytes: Option<usize>) -> bool {
+    bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+}

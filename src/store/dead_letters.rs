@@ -1,0 +1,153 @@
+//! Dead letters: records that used up their retries or were given up.
+
+use std::sync::{Arc, Weak};
+
+use super::stage_core::StageCore;
+use crate::admission::{Admission, StageState};
+use crate::record::Envelope;
+use crate::sync::{ArrayQueue, SegQueue};
+
+/// A record that the pipeline gave up, with where it failed.
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Outcome};
+///
+/// let manager = BufferManager::new(BufferSettings::default());
+/// let (stage, source) = (manager.stage("parse")?, manager.source("EWR")?);
+/// source.try_send(&stage, BufferedRecord::new("NA", "EWR", "flights", "parse"))?;
+/// stage.try_recv_batch(1)?.settle(|_| Outcome::DeadLetter);
+///
+/// let letter = manager.dead_letters().try_recv().unwrap();
+/// assert_eq!((letter.stage_id.as_str(), letter.source_id.as_str()), ("parse", "EWR"));
+/// assert_eq!((letter.record.record, letter.retry_count), ("NA", 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter<E> {
+    /// The record.
+    pub record: E,
+    /// The stage in which it failed.
+    pub stage_id: String,
+    /// The source that it came from, as the record has it.
+    pub source_id: String,
+    /// How often it had been returned.
+    pub retry_count: u32,
+}
+
+/// What a dead letter says that only the record's own code knows.
+pub(crate) struct LetterMeta {
+    source_id: String,
+    retry_count: u32,
+}
+
+impl LetterMeta {
+    pub(crate) fn new<E: Envelope>(record: &E) -> Self {
+        Self { source_id: record.source_id().to_owned(), retry_count: record.retry_count() }
+    }
+}
+
+impl<E> DeadLetter<E> {
+    pub(crate) fn new(record: E, meta: LetterMeta, stage_id: &str) -> Self {
+        let LetterMeta { source_id, retry_count } = meta;
+        Self { record, stage_id: stage_id.to_owned(), source_id, retry_count }
+    }
+}
+
+/// The dead letters of one buffer.
+pub(crate) struct DeadLetterQueue<E: Envelope> {
+    letters: ArrayQueue<DeadLetter<E>>,
+    /// Bounded by the credits that its letters hold.
+    parked: SegQueue<Parked<E>>,
+    admission: Arc<Admission>,
+}
+
+/// A letter that waits for a place, with what it still holds.
+struct Parked<E: Envelope> {
+    letter: DeadLetter<E>,
+    /// Weak, because the stage holds the queue.
+    stage: Weak<StageCore<E>>,
+    account: u32,
+}
+
+impl<E: Envelope> DeadLetterQueue<E> {
+    pub(crate) fn new(capacity: u32, admission: Arc<Admission>) -> Self {
+        let letters = ArrayQueue::new(capacity as usize);
+        Self { letters, parked: SegQueue::new(), admission }
+    }
+
+    /// How many bytes the queue takes.
+    pub(crate) fn footprint(capacity: u32) -> Option<usize> {
+        (capacity as usize).checked_mul(size_of::<DeadLetter<E>>() + size_of::<u64>())
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.letters.capacity()
+    }
+
+    /// Letters that hold no credits.
+    pub(crate) fn len(&self) -> usize {
+        self.letters.len()
+    }
+
+    /// Letters that hold credits still.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Queues a letter that holds no credits.
+    ///
+    /// # Errors
+    ///
+    /// The letter, if there is no place for it.
+    pub(crate) fn push(&self, letter: DeadLetter<E>) -> Result<(), DeadLetter<E>> {
+        self.letters.push(letter)
+    }
+
+    /// Queues a record that holds a place and a credit, and gives both back; or keeps it together with
+    /// them until there is a place for it.
+    pub(super) fn push_or_park(
+        &self,
+        record: E,
+        meta: LetterMeta,
+        stage: &Arc<StageCore<E>>,
+        account: u32,
+    ) {
+        match self.letters.push(DeadLetter::new(record, meta, stage.id())) {
+            Ok(()) => stage.release_some(account, 1),
+            Err(letter) => {
+                let parked = Parked { letter, stage: Arc::downgrade(stage), account };
+                self.admission.park(&**stage, account, || self.parked.push(parked));
+                // A place may have become free in between.
+                self.promote();
+            }
+        }
+    }
+
+    /// Moves parked letters to free places.
+    fn promote(&self) {
+        while self.letters.len() < self.letters.capacity() {
+            let Some(Parked { letter, stage, account }) = self.parked.pop() else { return };
+            match self.letters.push(letter) {
+                Ok(()) => self.release(&stage, account),
+                Err(letter) => self.parked.push(Parked { letter, stage, account }),
+            }
+        }
+    }
+
+    /// Takes the oldest letter.
+    pub(crate) fn pop(&self) -> Option<DeadLetter<E>> {
+        if let Some(letter) = self.letters.pop() {
+            self.promote();
+            return Some(letter);
+        }
+        let Parked { letter, stage, account } = self.parked.pop()?;
+        self.release(&stage, account);
+        Some(letter)
+    }
+
+    fn release(&self, stage: &Weak<StageCore<E>>, account: u32) {
+        let stage = stage.upgrade();
+        let state = stage.as_deref().map(|stage| stage as &dyn StageState);
+        self.admission.release_parked(state, account);
+    }
+}

@@ -1,0 +1,221 @@
+//! The order of a stage's records: a ring of blocks, and before it the records that come first.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::block::{Block, Records, to_u32};
+use super::contents::BatchContents;
+use crate::caps::{Places, Sequence};
+use crate::sync::{ArrayQueue, AtomicU64, Mutex, SeqCst, Spin};
+
+/// The records of one stage that wait to be taken.
+pub(crate) struct Lanes<E> {
+    ring: ArrayQueue<Block<E>>,
+    /// How many records are in the map. Changed under its lock.
+    returned_len: AtomicU64,
+    /// Returned records, and the rest of blocks that a worker's limit cut in two.
+    returned: Mutex<Returned<E>>,
+}
+
+/// Fragments of former blocks, the oldest first.
+struct Returned<E> {
+    fragments: BTreeMap<Position, Fragment<E>>,
+    /// The count of [`Sequence`]s, without its modulus, and the sequence that it belongs to.
+    count: u64,
+    sequence: Sequence,
+    arrivals: u64,
+}
+
+/// The order in which fragments are taken: what was handed out and came back, then by sequence, then by
+/// arrival.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position {
+    never_left: bool,
+    count: u64,
+    arrival: u64,
+}
+
+/// What is left of a run of records.
+struct Fragment<E> {
+    account: u32,
+    first: Sequence,
+    records: VecDeque<E>,
+}
+
+impl<E> Lanes<E> {
+    pub(crate) fn new(slots: usize) -> Self {
+        let returned = Returned {
+            fragments: BTreeMap::new(),
+            // Far from zero, so that what is older than all has a count as well.
+            count: 1 << 32,
+            sequence: Sequence::default(),
+            arrivals: 0,
+        };
+        Self {
+            ring: ArrayQueue::new(slots),
+            returned_len: AtomicU64::new(0),
+            returned: Mutex::new(returned),
+        }
+    }
+
+    /// How many bytes each slot of the ring takes: a stamp of 8 bytes and a block.
+    pub(crate) const SLOT: usize = size_of::<Block<E>>() + size_of::<u64>();
+
+    pub(crate) fn slots(&self) -> usize {
+        self.ring.capacity()
+    }
+
+    /// Records that wait to be taken. More than there are while a push or a cut is under way.
+    pub(crate) fn len(&self, places: &Places) -> u64 {
+        self.ring.len() as u64 + places.surplus.load(SeqCst) + self.returned_len.load(SeqCst)
+    }
+
+    /// Queues records that hold places.
+    #[inline]
+    pub(crate) fn push(&self, places: &Places, block: Block<E>) {
+        // Before the push: see `take_slow`.
+        let surplus = block.records.len() as u64 - 1;
+        if surplus > 0 {
+            places.surplus.fetch_add(surplus, SeqCst);
+        }
+        let pushed = self.ring.push(block);
+        assert!(pushed.is_ok(), "a ring has a slot for each record that has a place");
+    }
+
+    /// Puts records that hold places before all newer ones.
+    pub(crate) fn push_returned(&self, places: &Places, mut contents: BatchContents<E>) {
+        let len = contents.len() as u64;
+        let mut records = VecDeque::from(contents.take_records().into_vec());
+        let mut returned = self.returned.lock();
+        for run in contents.runs() {
+            let rest = records.split_off(run.len as usize);
+            let records = std::mem::replace(&mut records, rest);
+            let fragment = Fragment { account: run.account, first: run.first, records };
+            returned.insert(fragment, places);
+        }
+        self.returned_len.fetch_add(len, SeqCst);
+    }
+
+    /// A read-modify-write of the word that counts returned records: see `Packed::fence`.
+    pub(crate) fn fence(&self) {
+        self.returned_len.fetch_add(0, SeqCst);
+    }
+
+    /// Adds what waits to be taken to a batch that is to hold at most `max` records: returned records
+    /// first, then from the ring.
+    #[inline]
+    pub(crate) fn take(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
+        if self.returned_len.load(SeqCst) > 0
+            && contents.len() < max
+            // Another worker is at it: the ring has records as well.
+            && let Some(mut returned) = self.returned.try_lock()
+        {
+            self.take_returned(&mut returned, contents, max);
+        }
+        while contents.len() < max && self.take_block(places, contents, max) {}
+        if contents.is_empty() && max > 0 {
+            self.take_slow(places, contents, max);
+        }
+    }
+
+    /// The same, and not empty-handed while a record waits: one that is nowhere to be found at this moment
+    /// is in a block that another worker is cutting, or that is being pushed. Both count in the surplus
+    /// until they are done.
+    fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
+        let spin = Spin::default();
+        loop {
+            // In this order: a cut ends with the rest among the returned records.
+            let under_way = places.surplus.load(SeqCst) > 0;
+            if self.returned_len.load(SeqCst) > 0 {
+                self.take_returned(&mut self.returned.lock(), contents, max);
+            }
+            while contents.len() < max && self.take_block(places, contents, max) {}
+            if !contents.is_empty() || !under_way {
+                return;
+            }
+            spin.wait();
+        }
+    }
+
+    /// Adds the next block of the ring to a batch that is to hold at most `max` records, cut in two if
+    /// need be. `false` if there is none.
+    fn take_block(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) -> bool {
+        match self.ring.pop() {
+            None => return false,
+            Some(Block { account, first, records: Records::One(record) }) => {
+                contents.push_one(account, first, record, max - contents.len());
+            }
+            Some(Block { account, first, records: Records::Many(records) }) => {
+                let (len, wanted) = (records.len(), max - contents.len());
+                if len <= wanted {
+                    contents.push_many(account, first, records);
+                } else {
+                    self.cut(places, account, first, records, wanted, contents);
+                }
+                // After the rest of a cut block can be taken: see `take_slow`.
+                places.surplus.fetch_sub(len as u64 - 1, SeqCst);
+            }
+        }
+        true
+    }
+
+    /// Adds the first records of a block, and puts the rest before all newer ones.
+    #[cold]
+    fn cut(
+        &self,
+        places: &Places,
+        account: u32,
+        first: Sequence,
+        records: Vec<E>,
+        wanted: usize,
+        contents: &mut BatchContents<E>,
+    ) {
+        let mut records = VecDeque::from(records);
+        contents.take_front(account, first, &mut records, wanted);
+        let len = records.len() as u64;
+        let first = first.plus(to_u32(wanted));
+        let mut returned = self.returned.lock();
+        returned.insert(Fragment { account, first, records }, places);
+        self.returned_len.fetch_add(len, SeqCst);
+    }
+
+    fn take_returned(
+        &self,
+        returned: &mut Returned<E>,
+        contents: &mut BatchContents<E>,
+        max: usize,
+    ) {
+        let before = contents.len();
+        while contents.len() < max
+            && let Some((mut position, mut fragment)) = returned.fragments.pop_first()
+        {
+            let len = fragment.records.len().min(max - contents.len());
+            contents.take_front(fragment.account, fragment.first, &mut fragment.records, len);
+            if fragment.records.is_empty() {
+                continue;
+            }
+            // What was taken may come back, and comes before the rest then.
+            position.count += len as u64;
+            fragment.first = fragment.first.plus(to_u32(len));
+            if fragment.records.len() < fragment.records.capacity() / 2 {
+                fragment.records.shrink_to_fit();
+            }
+            returned.fragments.insert(position, fragment);
+        }
+        self.returned_len.fetch_sub((contents.len() - before) as u64, SeqCst);
+    }
+}
+
+impl<E> Returned<E> {
+    fn insert(&mut self, fragment: Fragment<E>, places: &Places) {
+        let now = places.next();
+        self.count += u64::from(self.sequence.distance(now));
+        self.sequence = now;
+        self.arrivals += 1;
+        let position = Position {
+            never_left: !fragment.first.is_returned(),
+            count: self.count - u64::from(fragment.first.distance(now)),
+            arrival: self.arrivals,
+        };
+        self.fragments.insert(position, fragment);
+    }
+}

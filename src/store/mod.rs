@@ -1,0 +1,15 @@
+//! Storing: the records of one stage, in blocks on the way in and in batches on the way out, and the
+//! dead letters.
+
+mod block;
+mod contents;
+mod dead_letters;
+mod lanes;
+mod recycle;
+mod stage_core;
+
+pub(crate) use block::{Block, Records, shrink_if_sparse, to_u32};
+pub(crate) use contents::BatchContents;
+pub(crate) use dead_letters::{DeadLetterQueue, LetterMeta};
+pub use dead_letters::DeadLetter;
+pub(crate) use stage_core::{StageCore, WaitingAt};

@@ -1,0 +1,259 @@
+//! What all handles to a stage share: its places, its workers that wait, its records.
+
+use std::sync::Arc;
+
+use super::block::{Block, Records};
+use super::contents::{BatchContents, Run};
+use super::dead_letters::{DeadLetterQueue, LetterMeta};
+use super::lanes::Lanes;
+use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
+use crate::caps::{Places, Sequence};
+use crate::record::Envelope;
+use crate::sync::CachePadded;
+use crate::unwind::Panics;
+
+/// What all handles to a stage share.
+pub(crate) struct StageCore<E: Envelope> {
+    id: Arc<str>,
+    places: CachePadded<Places>,
+    receivers: Receivers,
+    lanes: Lanes<E>,
+    admission: Arc<Admission>,
+    retry_limit: Option<u32>,
+    dead_letters: Arc<DeadLetterQueue<E>>,
+}
+
+impl<E: Envelope> StageState for StageCore<E> {
+    fn places(&self) -> &Places {
+        &self.places
+    }
+
+    fn receivers(&self) -> &Receivers {
+        &self.receivers
+    }
+}
+
+/// A hold on a stage by a worker that waits there.
+pub(crate) struct WaitingAt<E: Envelope>(Arc<StageCore<E>>);
+
+impl<E: Envelope> AsRef<Receivers> for WaitingAt<E> {
+    fn as_ref(&self) -> &Receivers {
+        &self.0.receivers
+    }
+}
+
+impl<E: Envelope> StageCore<E> {
+    pub(crate) fn new(
+        id: Arc<str>,
+        capacity: u32,
+        retry_limit: Option<u32>,
+        admission: Arc<Admission>,
+        dead_letters: Arc<DeadLetterQueue<E>>,
+    ) -> Self {
+        Self {
+            id,
+            places: CachePadded::new(Places::new(capacity)),
+            receivers: Receivers::new(),
+            lanes: Lanes::new(Self::slots_for(capacity, &admission)),
+            admission,
+            retry_limit,
+            dead_letters,
+        }
+    }
+
+    /// How many slots the ring needs. Every block holds at least one record, and every record holds a
+    /// place of the stage and a global credit: so a ring of that many slots is never full for one who
+    /// holds both.
+    fn slots_for(capacity: u32, admission: &Admission) -> usize {
+        capacity.min(admission.ledger().capacity()) as usize
+    }
+
+    /// How many bytes the ring of such a stage takes.
+    pub(crate) fn footprint(capacity: u32, admission: &Admission) -> Option<usize> {
+        Self::slots_for(capacity, admission).checked_mul(Lanes::<E>::SLOT)
+    }
+
+    /// The most records that it can hold under its own cap and the global one.
+    pub(crate) fn slots(&self) -> usize {
+        self.lanes.slots()
+    }
+
+    pub(crate) fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    #[inline]
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    #[inline]
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    pub(crate) fn retry_limit(&self) -> Option<u32> {
+        self.retry_limit
+    }
+
+    /// Records that wait to be taken. While others are running, at most what is occupied.
+    pub(crate) fn len(&self) -> u32 {
+        self.lanes.len(&self.places).min(u64::from(self.places.occupied())) as u32
+    }
+
+    /// Records in unsettled batches, those of parked dead letters included.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let queued = self.len();
+        self.places.held().saturating_sub(queued)
+    }
+
+    /// Queues one record that holds a place here and a credit of that account.
+    #[inline]
+    pub(crate) fn store_one(&self, account: u32, first: Sequence, record: E) {
+        self.push(Block { account, first, records: Records::One(record) });
+    }
+
+    /// Queues records that hold places here and credits of that account, as one block.
+    #[inline]
+    pub(crate) fn store_many(&self, account: u32, first: Sequence, records: Vec<E>) {
+        self.push(Block { account, first, records: Records::from_vec(records) });
+    }
+
+    #[inline]
+    pub(crate) fn push(&self, block: Block<E>) {
+        self.lanes.push(&self.places, block);
+        self.receivers.notify(|| self.len());
+    }
+
+    /// Puts records that hold places here before all newer ones.
+    pub(crate) fn push_returned(&self, contents: BatchContents<E>) {
+        if !contents.is_empty() {
+            self.lanes.push_returned(&self.places, contents);
+            self.receivers.notify(|| self.len());
+        }
+    }
+
+    /// Takes up to `max` records, if there are any.
+    #[inline]
+    pub(crate) fn take(&self, max: usize) -> Option<BatchContents<E>> {
+        let mut contents = BatchContents::default();
+        self.lanes.take(&self.places, &mut contents, max);
+        (!contents.is_empty()).then_some(contents)
+    }
+
+    /// Adds what waits to be taken to a batch that is to hold at most `max` records.
+    pub(crate) fn add_to(&self, contents: &mut BatchContents<E>, max: usize) {
+        self.lanes.take(&self.places, contents, max);
+    }
+
+    /// Takes up to `max` records for good, and gives back what they held.
+    pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
+        let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
+        self.add_to(&mut contents, max);
+        self.release(contents.runs());
+        contents.into_vec()
+    }
+
+    /// Registers a worker that is about to wait for a record. It looks once more then: a record that was
+    /// pushed before it was registered produced no notification.
+    pub(crate) fn wait_for_any(self: &Arc<Self>) -> Receiver<WaitingAt<E>> {
+        let receiver = Receivers::wait_for_any(WaitingAt(Arc::clone(self)));
+        self.fence();
+        receiver
+    }
+
+    /// Registers a worker that is about to wait until `wanted` records can be taken.
+    pub(crate) fn wait_for_batch(self: &Arc<Self>, wanted: u32) -> Receiver<WaitingAt<E>> {
+        let receiver = Receivers::wait_for_batch(WaitingAt(Arc::clone(self)), wanted);
+        self.fence();
+        receiver
+    }
+
+    /// What is done to these words later is done by one who sees the worker.
+    fn fence(&self) {
+        self.lanes.fence();
+        self.places.fence();
+        self.admission.ledger().fence();
+    }
+
+    /// Moves records to the dead letters. Those that find no room there keep what they hold here until
+    /// they are received.
+    pub(crate) fn dead_letter(self: &Arc<Self>, mut contents: BatchContents<E>, meta: Vec<LetterMeta>) {
+        let mut letters = contents.take_records().into_vec().into_iter().zip(meta);
+        for run in contents.runs() {
+            for (record, meta) in letters.by_ref().take(run.len as usize) {
+                self.dead_letters.push_or_park(record, meta, self, run.account);
+            }
+        }
+    }
+
+    /// Gives back places and credits of one account.
+    #[inline]
+    pub(crate) fn release_some(&self, account: u32, records: u32) {
+        self.admission.release(self, account, records);
+    }
+
+    /// Gives back the places and the credits of records that are gone: the credits of each account
+    /// together, so that a batch of several sources writes to each account once.
+    #[inline]
+    pub(crate) fn release(&self, runs: &[Run]) {
+        match runs {
+            [run] => self.release_some(run.account, run.len),
+            _ => self.release_runs(runs),
+        }
+    }
+
+    fn release_runs(&self, runs: &[Run]) {
+        self.admission.release_places(self, runs.iter().map(|run| run.len).sum());
+        // Of the first few accounts: what else there is follows run by run.
+        let mut sums = [(0, 0); 8];
+        let mut accounts = 0;
+        for run in runs {
+            let (known, vacant) = sums.split_at_mut(accounts);
+            if let Some((_, sum)) = known.iter_mut().find(|(account, _)| *account == run.account) {
+                *sum += run.len;
+            } else if let Some(sum) = vacant.first_mut() {
+                *sum = (run.account, run.len);
+                accounts += 1;
+            } else {
+                self.admission.release_credits(run.account, run.len, Some(self.key()));
+            }
+        }
+        for &(account, records) in &sums[..accounts] {
+            self.admission.release_credits(account, records, Some(self.key()));
+        }
+    }
+
+    fn key(&self) -> usize {
+        stage_key(self)
+    }
+
+    /// Closes the stage whatever it holds: no more places are given.
+    pub(crate) fn close(&self) {
+        self.places.close();
+        self.reject_waiters();
+    }
+
+    /// Rejects the requests that wait at a closed stage, and wakes its workers.
+    pub(crate) fn reject_waiters(&self) {
+        self.admission.reject_stage(self);
+    }
+
+    /// Whether no record will ever come here again.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.places.is_drained() || self.admission.is_drained()
+    }
+}
+
+/// Records that no handle can reach any more give their credits back for those that still have one,
+/// even if the drop of one of them panics.
+impl<E: Envelope> Drop for StageCore<E> {
+    fn drop(&mut self) {
+        let mut panics = Panics::default();
+        while let Some(mut contents) = self.take(usize::MAX) {
+            panics.catch(|| contents.drop_records());
+            self.release(contents.runs());
+        }
+        panics.resume();
+    }
+}

@@ -1,0 +1,47 @@
+//! The library under random schedules: more threads and more calls than a model of every interleaving
+//! could have. The library's own files are compiled here against shuttle's atomics: see `sync.rs`.
+//! `loom-tests/README.md` says how to run more, and how to replay a failure.
+
+#![forbid(unsafe_code)]
+
+mod sync;
+
+// The library's modules, of which these tests use a part.
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/admission/mod.rs"]
+mod admission;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/backpressure.rs"]
+mod backpressure;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/caps/mod.rs"]
+mod caps;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/error.rs"]
+mod error;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/event.rs"]
+mod event;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/handle/mod.rs"]
+mod handle;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/manager/mod.rs"]
+mod manager;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/record.rs"]
+mod record;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/settings.rs"]
+mod settings;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/store/mod.rs"]
+mod store;
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/unwind.rs"]
+mod unwind;
+
+mod buffer;
+mod explore;
+mod schedules;
+mod waits;

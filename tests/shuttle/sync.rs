@@ -1,0 +1,209 @@
+//! The library's `sync` module once more, for random schedules: shuttle's atomics and lock, each access
+//! of which is a point where another thread may go on. The queues, the arena and the map are the real
+//! ones. They never wait for a thread that is not running, so that a call of theirs is one step here;
+//! a point before and one after it let others come in between.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
+pub(crate) use std::time::Instant;
+
+pub(crate) use boxcar::Vec as Arena;
+pub(crate) use crossbeam_utils::CachePadded;
+use papaya::{Guard, HashMapRef, LocalGuard};
+pub(crate) use shuttle::sync::atomic::AtomicU32 as AtomicSetting;
+pub(crate) use shuttle::sync::atomic::Ordering::SeqCst;
+pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
+use shuttle::sync::{Mutex as ShuttleMutex, MutexGuard, TryLockError};
+
+/// A lock that answers as `parking_lot`'s does.
+pub(crate) struct Mutex<T>(ShuttleMutex<T>);
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(ShuttleMutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+/// Where another thread may go on. An access, and not a yield: a yield would tell the scheduler that
+/// this thread waits for others.
+struct Point(AtomicBool);
+
+impl Point {
+    fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    fn around<T>(&self, step: impl FnOnce() -> T) -> T {
+        self.0.load(SeqCst);
+        let done = step();
+        self.0.load(SeqCst);
+        done
+    }
+}
+
+/// The real ring, with points around each call.
+pub(crate) struct ArrayQueue<T> {
+    queue: crossbeam_queue::ArrayQueue<T>,
+    point: Point,
+}
+
+impl<T> ArrayQueue<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { queue: crossbeam_queue::ArrayQueue::new(capacity), point: Point::new() }
+    }
+
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        self.point.around(|| self.queue.push(value))
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.point.around(|| self.queue.pop())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.point.around(|| self.queue.len())
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+}
+
+/// The real unbounded queue, with points around each call.
+pub(crate) struct SegQueue<T> {
+    queue: crossbeam_queue::SegQueue<T>,
+    point: Point,
+}
+
+impl<T> SegQueue<T> {
+    pub(crate) fn new() -> Self {
+        Self { queue: crossbeam_queue::SegQueue::new(), point: Point::new() }
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.point.around(|| self.queue.push(value));
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.point.around(|| self.queue.pop())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.point.around(|| self.queue.len())
+    }
+}
+
+/// The real map.
+pub(crate) struct Map<V>(papaya::HashMap<Arc<str>, V>);
+
+pub(crate) struct Pinned<'a, V>(HashMapRef<'a, Arc<str>, V, std::hash::RandomState, LocalGuard<'a>>);
+
+impl<V> Default for Map<V> {
+    fn default() -> Self {
+        Self(papaya::HashMap::new())
+    }
+}
+
+impl<V> Map<V> {
+    pub(crate) fn pin(&self) -> Pinned<'_, V> {
+        Pinned(self.0.pin())
+    }
+
+    pub(crate) fn remove(&self, key: &str) {
+        let guard = self.0.owned_guard();
+        self.0.remove(key, &guard);
+        guard.flush();
+    }
+}
+
+impl<V> Pinned<'_, V> {
+    pub(crate) fn get(&self, key: &str) -> Option<&V> {
+        self.0.get(key)
+    }
+
+    pub(crate) fn insert(&self, key: Arc<str>, value: V) {
+        self.0.insert(key, value);
+    }
+
+    pub(crate) fn values(&self) -> Vec<V>
+    where
+        V: Clone,
+    {
+        self.0.values().cloned().collect()
+    }
+}
+
+thread_local! {
+    static START: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The clock stands still: a deadline has passed only if it is the time now.
+pub(crate) fn now() -> Instant {
+    START.get().unwrap_or_else(|| {
+        let start = Instant::now();
+        START.set(Some(start));
+        start
+    })
+}
+
+/// There is no time under a schedule: it is over at once.
+pub(crate) struct Sleep;
+
+pub(crate) fn sleep_until(_: Option<Instant>) -> Sleep {
+    Sleep
+}
+
+impl Sleep {
+    pub(crate) fn poll(&mut self, _: &Context<'_>) -> Poll<bool> {
+        Poll::Ready(true)
+    }
+}
+
+/// A panic fails the test.
+pub(crate) fn isolate(call: impl FnOnce()) {
+    call();
+}
+
+/// Waits for a step that another thread is in the middle of.
+#[derive(Default)]
+pub(crate) struct Spin;
+
+impl Spin {
+    pub(crate) fn wait(&self) {
+        shuttle::thread::yield_now();
+    }
+}
+
+/// Tries once: what comes later is for those who wait.
+pub(crate) fn spin_until<T>(
+    _: Option<Instant>,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<T> {
+    attempt()
+}
+
+/// Runs a future on this thread. A schedule has no deadlines.
+pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
+    assert!(deadline.is_none(), "there is no time under a schedule");
+    Some(shuttle::future::block_on(future))
+}
