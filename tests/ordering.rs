@@ -361,11 +361,13 @@ impl Model {
         let reason = if accepted == rows.len() {
             None
         } else if accepted == room_of_source {
-            Some(source_full(&source.to_string(), self.per_source, self.per_source))
+            let parked = self.parked.iter().filter(|(_, row)| *row.source == source.to_string());
+            full(source_full(&source.to_string(), self.per_source, self.per_source), parked.count())
         } else if accepted == room {
-            Some(global_full(self.total, self.total))
+            full(global_full(self.total, self.total), self.parked.len())
         } else {
-            Some(stage_full(&stage.to_string(), self.per_stage, self.per_stage))
+            let parked = self.parked.iter().filter(|(at, _)| *at == stage);
+            full(stage_full(&stage.to_string(), self.per_stage, self.per_stage), parked.count())
         };
         for row in &rows[..accepted] {
             self.queues[stage].push_back((self.next_place, row.clone()));
@@ -652,4 +654,9 @@ fn random_sequences_agree_with_a_plain_model() {
         }
         pair.finish();
     }
+}
+
+/// A refusal at a full cap, which names the parked letters where there are some.
+fn full(reason: RejectReason, parked: usize) -> Option<RejectReason> {
+    Some(if parked > 0 { with_parked(reason, parked) } else { reason })
 }

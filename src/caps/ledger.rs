@@ -419,27 +419,27 @@ impl Ledger {
             return Err(Denied::Closed);
         }
         let capacity = account.capacity();
-        if capacity.saturating_sub(balance.used) < wanted {
-            return Err(Denied::Full { limit: Limit::Source, held: balance.used, capacity });
+        let room = account.limit(own).saturating_sub(balance.used);
+        let limit = self.limit.load(SeqCst) + i64::from(own);
+        let mut free = limit - i64::from(self.pool.load().leased()) + i64::from(balance.idle());
+        if free < i64::from(wanted) {
+            // The idle credits of others count, because a sweep would free them.
+            free = limit - i64::from(self.used() - self.parked().min(self.used()));
         }
-        if account.limit(own).saturating_sub(balance.used) < wanted {
-            return Err(Denied::Reserved { limit: Limit::Source });
-        }
-        let idle = i64::from(balance.idle());
-        let free = self.limit.load(SeqCst) + i64::from(own);
-        if free - i64::from(self.pool.load().leased()) + idle >= i64::from(wanted) {
-            return Ok(());
-        }
-        // The idle credits of others count, because a sweep would free them.
-        let used = self.used() - self.parked.load(SeqCst).min(self.used());
-        if free - i64::from(used) >= i64::from(wanted) {
+        if room >= wanted && free >= i64::from(wanted) {
             return Ok(());
         }
         let held = self.used();
-        if self.capacity() - held >= wanted {
-            return Err(Denied::Reserved { limit: Limit::Global });
-        }
-        Err(Denied::Full { limit: Limit::Global, held, capacity: self.capacity() })
+        let unused = capacity.saturating_sub(balance.used);
+        Err(if unused < wanted && i64::from(unused) <= free {
+            Denied::Full { limit: Limit::Source, held: balance.used, capacity }
+        } else if self.capacity() - held < wanted {
+            Denied::Full { limit: Limit::Global, held, capacity: self.capacity() }
+        } else if free < i64::from(wanted) {
+            Denied::Reserved { limit: Limit::Global }
+        } else {
+            Denied::Reserved { limit: Limit::Source }
+        })
     }
 
     /// Takes credits out of use for records of that account that are gone. Gives how many are in use

@@ -280,8 +280,10 @@ impl Places {
     ///
     /// The number of records that it holds.
     pub(crate) fn try_close_empty(&self) -> Result<(), u32> {
-        let close = |now: Occupancy| (now.occupied() == 0).then_some(Occupancy(now.0 | CLOSED));
-        self.word.update(close).map(drop).map_err(Occupancy::occupied)
+        let close = |now: Occupancy| {
+            (self.held_with(now.occupied()) == 0).then_some(Occupancy(now.0 | CLOSED))
+        };
+        self.word.update(close).map(drop).map_err(|now| self.held_with(now.occupied()))
     }
 
     /// Reserves places for a request that waits.

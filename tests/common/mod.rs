@@ -126,6 +126,26 @@ pub fn stage_full(stage_id: &str, held: usize, capacity: usize) -> RejectReason 
     RejectReason::StageFull { stage_id: stage_id.into(), held, capacity }
 }
 
+/// The same refusal with parked letters under the cap.
+pub fn with_parked(reason: RejectReason, parked: usize) -> RejectReason {
+    match reason {
+        RejectReason::GlobalFull { held, capacity } => {
+            parked_letters("the buffer", held, capacity, parked)
+        }
+        RejectReason::StageFull { stage_id, held, capacity } => {
+            parked_letters(&format!("stage {stage_id}"), held, capacity, parked)
+        }
+        RejectReason::SourceFull { source_id, held, capacity } => {
+            parked_letters(&format!("source {source_id}"), held, capacity, parked)
+        }
+        other => other,
+    }
+}
+
+pub fn parked_letters(limit: &str, held: usize, capacity: usize, parked: usize) -> RejectReason {
+    RejectReason::ParkedLetters { limit: limit.to_owned(), held, capacity, parked }
+}
+
 pub fn source_full(source_id: &str, held: usize, capacity: usize) -> RejectReason {
     RejectReason::SourceFull { source_id: source_id.into(), held, capacity }
 }

@@ -350,16 +350,43 @@ impl Model {
             return (accepted, None);
         } else if accepted == room_of_source {
             let (held, capacity) = (from.capacity, from.capacity);
-            RejectReason::SourceFull { source_id: NAMES[from.name].into(), held, capacity }
+            let reason =
+                RejectReason::SourceFull { source_id: NAMES[from.name].into(), held, capacity };
+            self.with_parked(reason, source, stage)
         } else if accepted == room {
-            RejectReason::GlobalFull { held: self.setup.total, capacity: self.setup.total }
+            let (held, capacity) = (self.setup.total, self.setup.total);
+            self.with_parked(RejectReason::GlobalFull { held, capacity }, source, stage)
         } else if to.shut {
             RejectReason::Closed
         } else {
             let (held, capacity) = (to.capacity, to.capacity);
-            RejectReason::StageFull { stage_id: NAMES[to.name].into(), held, capacity }
+            let reason =
+                RejectReason::StageFull { stage_id: NAMES[to.name].into(), held, capacity };
+            self.with_parked(reason, source, stage)
         };
         (accepted, Some(reason))
+    }
+
+    /// A refusal at a full cap names the parked letters that hold a part of it.
+    fn with_parked(&self, reason: RejectReason, source: usize, stage: usize) -> RejectReason {
+        let (limit, held, capacity, parked) = match &reason {
+            RejectReason::SourceFull { source_id, held, capacity } => {
+                let parked = self.parked.iter().filter(|(_, entry)| entry.source == source).count();
+                (format!("source {source_id}"), *held, *capacity, parked)
+            }
+            RejectReason::GlobalFull { held, capacity } => {
+                ("the buffer".to_owned(), *held, *capacity, self.parked.len())
+            }
+            RejectReason::StageFull { stage_id, held, capacity } => {
+                let parked = self.parked.iter().filter(|(at, _)| *at == stage).count();
+                (format!("stage {stage_id}"), *held, *capacity, parked)
+            }
+            _ => return reason,
+        };
+        if parked == 0 {
+            return reason;
+        }
+        RejectReason::ParkedLetters { limit, held, capacity, parked }
     }
 
     fn next_place(&mut self, never_left: bool) -> Place {
@@ -525,7 +552,8 @@ impl Model {
     /// What a worker is told that finds nothing.
     fn nothing_to_take(&self, stage: usize) -> TryRecvError {
         let StageModel { shut, occupied, .. } = self.stages[stage];
-        if shut && occupied == 0 || self.closed && self.used == self.parked.len() {
+        let parked = self.parked.iter().filter(|(at, _)| *at == stage).count();
+        if shut && occupied == parked || self.closed && self.used == self.parked.len() {
             TryRecvError::Closed
         } else {
             TryRecvError::Empty
@@ -943,7 +971,13 @@ impl Pair {
             assert_eq!(block_on(manager.get_stage_buffer_size(id)), queued);
             assert_eq!(block_on(manager.get_stage_utilization(id)), utilization);
             with_data.extend((queued > 0).then_some(*id));
-            note(&mut held_by_stages, id, stage.map_or(0, |stage| stage.occupied));
+            let parked = |of: &dyn Fn(&(usize, Entry)) -> bool| {
+                model.parked.iter().filter(|letter| of(letter)).count()
+            };
+            let unsettled = model.stage_names.get(&name).map_or(0, |&stage| {
+                model.stages[stage].occupied - parked(&|(at, _)| *at == stage)
+            });
+            note(&mut held_by_stages, id, unsettled);
 
             let source = model.source_names.get(&name).copied();
             let available = match source {
@@ -952,7 +986,10 @@ impl Pair {
                 None => free.min(model.source_capacity(name)),
             };
             assert_eq!(block_on(manager.available_credits(id)), available, "source {id}");
-            note(&mut held_by_sources, id, source.map_or(0, |source| model.sources[source].used));
+            let unsettled = source.map_or(0, |source| {
+                model.sources[source].used - parked(&|(_, entry)| entry.source == source)
+            });
+            note(&mut held_by_sources, id, unsettled);
             let own = source.map_or(0.0, |source| {
                 model.sources[source].used as f64 / model.sources[source].capacity as f64
             });

@@ -12,8 +12,8 @@ use conveyor_buffer::{Batch, Closed, Permit, RecvTimeoutError, RejectReason, Rej
 
 use super::{Entry, Model, NAMES, Open, Operation, Pair, Record, Row, rows_of};
 
-/// For how many steps a call that wants room is kept. A request that is passed over more often than
-/// that allows begins to save, which this model does not know.
+/// For how many steps a call that wants room is kept. A request that is bypassed more often than that
+/// allows reserves what it needs, which this model does not know.
 const STEPS: usize = 4;
 
 /// A call that waits.
@@ -123,7 +123,7 @@ impl Model {
     fn obstacle(&self, from: usize, to: usize, len: usize) -> Option<RejectReason> {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
         let (own, room) = (source.capacity - source.used, self.setup.total - self.used);
-        if own < len && own <= room {
+        let full = if own < len && own <= room {
             let (source_id, held) = (NAMES[source.name].into(), source.used);
             Some(RejectReason::SourceFull { source_id, held, capacity: source.capacity })
         } else if room < len {
@@ -133,7 +133,8 @@ impl Model {
             Some(RejectReason::StageFull { stage_id, held, capacity: stage.capacity })
         } else {
             None
-        }
+        };
+        full.map(|reason| self.with_parked(reason, from, to))
     }
 
     /// How a forward stands that moves the whole batch or waits.

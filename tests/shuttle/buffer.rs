@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::backpressure::{BackpressureController, BackpressureSignal};
-use crate::dead_letters::{DeadLetterQueue, DeadLetters};
-use crate::ledger::Ledger;
+use crate::admission::Admission;
+use crate::caps::Places;
+use crate::handle::{DeadLetters, Source, Stage};
 use crate::manager::BufferManager;
+use crate::manager::registry::{Limits, Registry};
 use crate::record::Envelope;
-use crate::registry::{Plan, Registry};
-use crate::source::Source;
-use crate::stage::Stage;
+use crate::store::DeadLetterQueue;
 
 pub(crate) const STAGES: [&str; 2] = ["parse", "load"];
 pub(crate) const SOURCES: [&str; 3] = ["EWR", "JFK", "LGA"];
@@ -96,7 +96,7 @@ impl Gauge {
 pub(crate) struct Buffer {
     pub(crate) manager: BufferManager<Row>,
     pub(crate) caps: Caps,
-    ledger: Arc<Ledger>,
+    admission: Arc<Admission>,
     total: Gauge,
     stages: [Gauge; STAGES.len()],
     sources: [Gauge; SOURCES.len()],
@@ -105,9 +105,9 @@ pub(crate) struct Buffer {
 impl Buffer {
     pub(crate) fn new(caps: Caps) -> Arc<Self> {
         let controller = BackpressureController::new(0.8);
-        let ledger = Arc::new(Ledger::new(caps.total, caps.idle_budget, controller));
-        let dead_letters = Arc::new(DeadLetterQueue::new(caps.letters, Arc::clone(&ledger)));
-        let plan = Plan {
+        let admission = Admission::new(caps.total, caps.idle_budget, controller);
+        let dead_letters = Arc::new(DeadLetterQueue::new(caps.letters, Arc::clone(&admission)));
+        let limits = Limits {
             max_stages: STAGES.len(),
             max_sources: SOURCES.len(),
             per_stage: caps.per_stage,
@@ -116,11 +116,11 @@ impl Buffer {
             source_capacities: HashMap::new(),
             retry_limit: caps.retry_limit,
         };
-        let registry = Registry::new(plan, Arc::clone(&ledger), dead_letters);
+        let registry = Registry::new(limits, Arc::clone(&admission), dead_letters);
         Arc::new(Self {
             manager: BufferManager::from_registry(registry),
             caps,
-            ledger,
+            admission,
             total: Gauge::new(caps.total),
             stages: STAGES.map(|_| Gauge::new(caps.per_stage)),
             sources: SOURCES.map(|_| Gauge::new(caps.per_source)),
@@ -181,12 +181,12 @@ impl Buffer {
     /// What every reading must show at every instant.
     pub(crate) fn look(&self) {
         let Caps { total, per_stage, per_source, letters, .. } = self.caps;
-        assert!(self.ledger.leased() <= total, "more leased than the global cap");
-        assert!(self.ledger.used() <= total);
+        assert!(self.admission.ledger().leased() <= total, "more leased than the global cap");
+        assert!(self.admission.ledger().used() <= total);
         assert!(self.letters().len() <= letters as usize);
         for name in STAGES {
             let Ok(stage) = self.manager.stage(name) else { continue };
-            assert!(stage.core().occupied() <= per_stage, "{name} holds more than its cap");
+            assert!(stage.core().places().held() <= per_stage, "{name} holds more than its cap");
             assert!(stage.len() + stage.in_flight() <= 2 * per_stage as usize);
         }
         for name in SOURCES {
@@ -215,24 +215,24 @@ impl Buffer {
     /// With nobody else running and every record settled, nothing is held, the signals say so, and
     /// one source could have every credit.
     pub(crate) fn assert_all_is_free(&self) {
-        assert_eq!(self.ledger.used(), 0, "credits in use when every record is settled");
+        assert_eq!(self.admission.ledger().used(), 0, "credits in use when every record is settled");
         for name in STAGES {
             let Ok(stage) = self.manager.stage(name) else { continue };
             assert_eq!((stage.len(), stage.in_flight()), (0, 0), "{name} holds places");
         }
         if self.manager.is_closed() {
-            assert_eq!(self.ledger.leased(), 0, "a closed buffer has no use for credits");
+            assert_eq!(self.admission.ledger().leased(), 0, "a closed buffer has no use for credits");
         } else {
-            let index = self.ledger.open_account(self.caps.total);
-            let account = self.ledger.account(index);
-            let grant = self.ledger.acquire(account, self.caps.total);
-            self.ledger.note(account, &grant);
-            assert_eq!(grant.credits, self.caps.total, "the last credit cannot be had");
-            self.ledger.release(account, grant.credits);
+            let total = self.caps.total;
+            let account = self.admission.open_account(total);
+            let places = Places::new(total);
+            let admitted = self.admission.try_acquire(account, &places, total);
+            assert_eq!((admitted.records, admitted.denied), (total, None), "a credit is lost");
+            self.admission.release_credits(account, total, None);
         }
         if self.caps.idle_budget == 0 {
             // Otherwise idle credits may be enough to pass a watermark.
-            assert_eq!(self.ledger.controller().current(), BackpressureSignal::Resume);
+            assert_eq!(self.admission.controller().current(), BackpressureSignal::Resume);
         }
     }
 }

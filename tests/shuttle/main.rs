@@ -43,5 +43,5 @@ mod unwind;
 
 mod buffer;
 mod explore;
-mod schedules;
+mod calls;
 mod waits;

@@ -11,7 +11,7 @@ use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 
-use crate::batch::Batch;
+use crate::handle::Batch;
 use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
 use crate::explore::explore;
 

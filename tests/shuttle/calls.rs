@@ -6,7 +6,7 @@ use pollster::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 
-use crate::batch::{Batch, Outcome};
+use crate::handle::{Batch, Outcome};
 use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
 use crate::error::{RejectReason, TryRecvError};
 use crate::explore::explore;
