@@ -180,6 +180,8 @@ mod settings;
 mod store;
 mod sync;
 mod timer;
+#[cfg(test)]
+mod unit_tests;
 mod unwind;
 
 pub use backpressure::{BackpressureController, BackpressureSignal};

@@ -167,7 +167,8 @@ pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) ->
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
-        let (polled, timer) = crate::timer::poll_on_this_thread(|| future.as_mut().poll(&mut context));
+        let (polled, timer) =
+            crate::timer::poll_on_this_thread(|| future.as_mut().poll(&mut context));
         if let Poll::Ready(output) = polled {
             return Some(output);
         }

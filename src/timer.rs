@@ -7,12 +7,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use crate::sync::isolate;
 
 /// How long the helper thread stays when there are no timers.
 const LINGER: Duration = Duration::from_secs(1);
@@ -126,7 +125,8 @@ fn run() {
             Some(first) if first.key().0 <= now => {
                 let waker = first.remove();
                 drop(guard);
-                isolate(|| waker.wake());
+                // A waker that panics must not end this thread. Its panic was reported.
+                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
                 guard = timers();
                 continue;
             }

@@ -113,7 +113,10 @@ fn letters_that_nobody_receives_stop_the_pipeline_and_lose_nothing() {
         take(&stage, 1).return_to_buffer();
     }
     assert_eq!((pushed, letters.len(), letters.parked()), (12, 2, 10));
-    assert_eq!(source.try_send(&stage, row("a", 99)).unwrap_err().reason, parked_letters("source a", 10, 10, 10));
+    assert_eq!(
+        source.try_send(&stage, row("a", 99)).unwrap_err().reason,
+        parked_letters("source a", 10, 10, 10)
+    );
     letters.try_recv().unwrap();
     source.try_send(&stage, row("a", pushed)).unwrap();
     drop(take(&stage, 1));

@@ -399,7 +399,7 @@ fn a_push_that_is_given_up_frees_the_way_for_other_sources() {
 }
 
 #[test]
-fn a_request_that_saves_and_is_given_up_gives_all_back() {
+fn a_request_that_reserves_and_is_given_up_reserves_nothing() {
     for caps in [caps(8, 20, 20), caps(20, 8, 20)] {
         let manager = Manager::new(caps);
         let stage = manager.stage("stage").unwrap();
@@ -424,9 +424,8 @@ fn a_request_that_saves_and_is_given_up_gives_all_back() {
     }
 }
 
-/// A request that has begun to save: it holds some credits, and some places if the stage is what it
-/// is short of. It has been woken to look at the time, and has not done so yet.
-fn saver<'a>(
+/// A request that was bypassed so often that it reserves what it needs.
+fn reserving<'a>(
     large: &'a Source<Row>,
     small: &Source<Row>,
     stage: &'a Stage<Row>,
@@ -442,11 +441,11 @@ fn saver<'a>(
 }
 
 #[test]
-fn closing_the_stage_of_a_request_that_saves_lets_others_have_what_it_saved() {
+fn closing_the_stage_of_a_request_that_reserves_lets_others_have_what_it_reserved() {
     let (manager, stage, large) = one_of_each(8, 20, 20);
     let (busy, small) = (manager.stage("busy").unwrap(), manager.source("small").unwrap());
     small.try_send_batch(&busy, rows("small", 0..8)).unwrap();
-    let mut send = saver(&large, &small, &stage, &busy);
+    let mut send = reserving(&large, &small, &stage, &busy);
     let mut other = waiting(small.send_batch(&busy, rows("small", 10..12)));
     stage.close();
     assert!(send.woken().unwrap_err().is_closed());
@@ -454,11 +453,11 @@ fn closing_the_stage_of_a_request_that_saves_lets_others_have_what_it_saved() {
 }
 
 #[test]
-fn closing_the_source_of_a_request_that_saves_lets_others_have_its_places() {
+fn closing_the_source_of_a_request_that_reserves_lets_others_have_its_places() {
     let (manager, stage, large) = one_of_each(20, 8, 20);
     let small = manager.source("small").unwrap();
     small.try_send_batch(&stage, rows("small", 0..8)).unwrap();
-    let mut send = saver(&large, &small, &stage, &stage);
+    let mut send = reserving(&large, &small, &stage, &stage);
     let mut other = waiting(small.send_batch(&stage, rows("small", 10..12)));
     large.close();
     assert!(send.woken().unwrap_err().is_closed());
@@ -466,11 +465,11 @@ fn closing_the_source_of_a_request_that_saves_lets_others_have_its_places() {
 }
 
 #[test]
-fn records_whose_places_were_saved_up_keep_their_turn_when_they_are_returned() {
+fn records_of_a_large_request_keep_their_turn_when_they_are_returned() {
     let (manager, stage, large) = one_of_each(20, 8, 20);
     let small = manager.source("small").unwrap();
     small.try_send_batch(&stage, rows("small", 100..108)).unwrap();
-    let mut send = saver(&large, &small, &stage, &stage);
+    let mut send = reserving(&large, &small, &stage, &stage);
     let sent = loop {
         if let Some(sent) = send.poll() {
             break sent;
@@ -491,43 +490,21 @@ fn records_whose_places_were_saved_up_keep_their_turn_when_they_are_returned() {
 }
 
 #[test]
-fn a_request_whose_savings_do_not_grow_gives_them_back_and_is_served_later() {
+fn a_reservation_without_a_release_ends_and_its_request_is_granted_later() {
     let (manager, stage, large) = one_of_each(8, 20, 20);
     let (busy, small) = (manager.stage("busy").unwrap(), manager.source("small").unwrap());
     small.try_send_batch(&busy, rows("small", 0..8)).unwrap();
-    let mut send = saver(&large, &small, &stage, &busy);
-    assert!(send.take_wake(), "it is to look at the time");
-    send.waits();
-    assert!(small.try_send(&busy, row("small", 9)).is_err());
+    let mut send = reserving(&large, &small, &stage, &busy);
+    let others_first = RejectReason::OthersFirst { limit: "the buffer".to_owned() };
+    assert_eq!(small.try_send(&busy, row("small", 9)).unwrap_err().reason, others_first);
 
-    while !send.take_wake() {
+    // The request is not polled meanwhile.
+    while small.try_send(&busy, row("small", 9)).is_err() {
         thread::yield_now();
     }
-    send.waits();
-    small.try_send(&busy, row("small", 9)).unwrap();
     drain(&busy);
     assert_eq!(send.woken(), Ok(()));
     assert_eq!(stage.len(), 6);
-}
-
-#[test]
-fn the_signals_follow_when_the_stage_of_a_request_that_saves_is_closed() {
-    let manager =
-        BufferManager::builder(caps(8, 20, 20)).source_capacity("large", 6).build().unwrap();
-    let (stage, busy) = (manager.stage("stage").unwrap(), manager.stage("busy").unwrap());
-    let (large, small) = (manager.source("large").unwrap(), manager.source("small").unwrap());
-    small.try_send_batch(&busy, rows("small", 0..8)).unwrap();
-    let mut send = waiting(large.send_batch(&stage, rows("large", 0..6)));
-    while large.utilization() < 0.8 {
-        take(&busy, 1).ack();
-        let _ = small.try_send(&busy, row("small", 8));
-    }
-    assert_eq!(large.signal(), BackpressureSignal::Pause);
-    stage.close();
-    assert!(send.done().unwrap_err().is_closed());
-    assert_eq!(large.utilization(), 0.0);
-    drain(&busy);
-    assert_eq!(large.signal(), BackpressureSignal::Resume);
 }
 
 #[test]

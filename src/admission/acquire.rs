@@ -20,7 +20,7 @@ impl Acquire {
     pub(crate) fn new(admission: &Arc<Admission>, request: Request) -> Self {
         admission.add_waiter();
         let ticket = admission
-            .with_queue(|queue, deferred| queue.enter(admission, request, deferred));
+            .with_queue(|queue, deferred| queue.enter(admission.protocol(), request, deferred));
         Self { admission: Arc::clone(admission), ticket: Some(ticket) }
     }
 
@@ -32,7 +32,7 @@ impl Acquire {
     pub(crate) fn give_up(mut self) -> Result<Sequence, Denied> {
         let Some(ticket) = self.ticket.take() else { return Err(Denied::Closed) };
         let outcome = self.admission.with_queue(|queue, deferred| {
-            queue.give_up(&self.admission, ticket, deferred)
+            queue.give_up(self.admission.protocol(), ticket, deferred)
         });
         self.admission.serve();
         outcome
@@ -61,7 +61,7 @@ impl Drop for Acquire {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             self.admission.with_queue(|queue, deferred| {
-                queue.leave(&self.admission, ticket, deferred);
+                queue.leave(self.admission.protocol(), ticket, deferred);
             });
             self.admission.serve();
         }

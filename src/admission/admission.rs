@@ -4,24 +4,17 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
 
 use super::StageState;
+use super::protocol::{Admitted, Moved, Protocol};
 use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
 use crate::event::{Event, Listener};
-use crate::sync::{AtomicBool, AtomicU32, Instant, Mutex, SeqCst, Sleep, sleep_until};
+use crate::sync::{Instant, Mutex, SeqCst, Sleep, sleep_until};
 
 /// Who may bring records into the buffer, who waits for that, and when all is drained.
 pub(crate) struct Admission {
-    ledger: Ledger,
+    protocol: Protocol,
     controller: BackpressureController,
-    /// No push is accepted any more. Set before the accounts are closed.
-    closed: AtomicBool,
-    /// How many requests wait: while there are some, each release notifies them, and accounts lease
-    /// exactly.
-    waiters: AtomicU32,
-    /// How many wait until all is settled; a closed buffer counts as one. While there are some, the
-    /// release that empties the pool notifies them, and accounts lease exactly.
-    drainers: AtomicU32,
     queue: Mutex<WaitQueue>,
     /// Notified when all is settled.
     settled: Event,
@@ -32,37 +25,12 @@ pub(crate) struct Admission {
     this: Weak<Self>,
 }
 
-/// What a push was given: records, the sequence of the first, and why they are not more.
-#[must_use]
-#[derive(Clone, Copy)]
-pub(crate) struct Admitted {
-    pub(crate) records: u32,
-    pub(crate) first: Sequence,
-    pub(crate) denied: Option<Denied>,
-}
-
-/// Credits in hand that were not brought into use by a place yet. Dropped, it gives them back and
-/// notifies those who wait.
-struct Credits<'a> {
-    admission: &'a Admission,
-    account: u32,
-    records: u32,
-}
-
-impl Drop for Credits<'_> {
-    fn drop(&mut self) {
-        if self.records > 0 {
-            self.admission.release_credits(self.account, self.records, None);
-        }
-    }
-}
-
 /// One who waits until all is settled.
 pub(crate) struct Drainer<'a>(&'a Admission);
 
 impl Drop for Drainer<'_> {
     fn drop(&mut self) {
-        self.0.drainers.fetch_sub(1, SeqCst);
+        self.0.protocol.drainers.fetch_sub(1, SeqCst);
     }
 }
 
@@ -73,11 +41,8 @@ impl Admission {
         controller: BackpressureController,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
-            ledger: Ledger::new(capacity, idle_budget, controller.watermarks()),
+            protocol: Protocol::new(Ledger::new(capacity, idle_budget, controller.watermarks())),
             controller,
-            closed: AtomicBool::new(false),
-            waiters: AtomicU32::new(0),
-            drainers: AtomicU32::new(0),
             queue: Mutex::new(WaitQueue::default()),
             settled: Event::default(),
             stages: Mutex::new(Vec::new()),
@@ -87,7 +52,7 @@ impl Admission {
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.protocol.ledger
     }
 
     pub(crate) fn controller(&self) -> &BackpressureController {
@@ -96,12 +61,12 @@ impl Admission {
 
     #[inline]
     pub(crate) fn account(&self, index: u32) -> &Account {
-        self.ledger.account(index)
+        self.protocol.account(index)
     }
 
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(SeqCst)
+        self.protocol.is_closed()
     }
 
     /// Takes credits and places for `wanted` records, if the first attempt succeeds and the account has
@@ -116,7 +81,7 @@ impl Admission {
         if self.is_closed() {
             return None;
         }
-        let credits = self.ledger.acquire_idle(self.account(account), wanted)?;
+        let credits = self.ledger().acquire_idle(self.account(account), wanted)?;
         self.acquire_places_fast(account, places, wanted, credits)
     }
 
@@ -131,7 +96,7 @@ impl Admission {
         if self.is_closed() || places.free(0) < wanted {
             return None;
         }
-        match self.ledger.acquire_exact(self.account(account), wanted) {
+        match self.ledger().acquire_exact(self.account(account), wanted) {
             Ok(used) => {
                 let first = self.acquire_places_fast(account, places, wanted, used)?;
                 self.update_signal();
@@ -170,11 +135,7 @@ impl Admission {
         // One more than the stage has places for: enough to learn which limit is the tightest, and not
         // so many that a long batch takes credits from others for a moment only to give them back.
         let asked = wanted.min(places.free(0).saturating_add(1));
-        let admitted = self.acquire(account, places, 1, asked, 0);
-        if matches!(admitted.denied, Some(Denied::Reserved { .. })) && self.expire_reservation() {
-            return self.acquire(account, places, 1, asked, 0);
-        }
-        admitted
+        self.acquire(Some(account), places, 1, asked)
     }
 
     /// Takes credits and places for `wanted` records: all, unless something denies them. It looks first,
@@ -188,10 +149,8 @@ impl Admission {
         if let Some(first) = self.try_acquire_fast(account, places, wanted) {
             return Ok(first);
         }
-        let limits = Limits { account: Some(account), places, own: 0 };
-        self.check(&limits, wanted)?;
-        let admitted = self.acquire(account, places, wanted, wanted, 0);
-        admitted.denied.map_or(Ok(admitted.first), Err)
+        self.protocol.check(Some(account), places, wanted, 0)?;
+        self.acquire(Some(account), places, wanted, wanted).all()
     }
 
     /// Takes `wanted` places for records that have their credits.
@@ -200,104 +159,43 @@ impl Admission {
         places: &Places,
         wanted: u32,
     ) -> Result<Sequence, Denied> {
-        let (mut taken, mut first) = places.acquire(wanted, wanted, 0);
-        if matches!(taken.denied, Some(Denied::Reserved { .. })) && self.expire_reservation() {
-            (taken, first) = places.acquire(wanted, wanted, 0);
-        }
-        taken.denied.map_or(Ok(first), Err)
+        self.acquire(None, places, wanted, wanted).all()
     }
 
-    /// What keeps a request from being granted now, found without taking anything.
-    fn check(&self, limits: &Limits<'_>, wanted: u32) -> Result<(), Denied> {
-        let Limits { account, places, own } = *limits;
-        if places.is_closed() {
-            return Err(Denied::Closed);
-        }
-        if let Some(account) = account {
-            if self.is_closed() {
-                return Err(Denied::Closed);
+    /// Takes credits and places, and does what follows from it. A reservation that is in the way is
+    /// looked at once: it may have stood for too long.
+    fn acquire(&self, account: Option<u32>, places: &Places, least: u32, wanted: u32) -> Admitted {
+        let attempt = || {
+            let mut moved = Moved::default();
+            let admitted = self.protocol.acquire(account, places, least, wanted, 0, &mut moved);
+            self.follow(&moved);
+            if moved.left_some {
+                self.notify(Freed { account, stage: None, pool: true });
             }
-            self.ledger.check(self.account(account), wanted, own)?;
+            admitted
+        };
+        let admitted = attempt();
+        if matches!(admitted.denied, Some(Denied::Reserved { .. }))
+            && admitted.records == 0
+            && self.expire_reservation()
+        {
+            return attempt();
         }
-        places.check(wanted, own)
+        admitted
     }
 
-    /// Credits, then places, or the credits are given back.
-    fn acquire(
-        &self,
-        account: u32,
-        places: &Places,
-        least: u32,
-        wanted: u32,
-        own: u32,
-    ) -> Admitted {
-        if self.is_closed() {
-            return Admitted::none(Denied::Closed);
+    /// Lets the signals follow what was moved, and notifies those who wait until all is settled.
+    fn follow(&self, moved: &Moved) {
+        if let Some(index) = moved.account {
+            let account = self.account(index);
+            account.update_signal(account.used());
         }
-        let grant = self.ledger.acquire(account, least, wanted, own, self.may_lease_ahead());
-        let mut credits = Credits { admission: self, account, records: grant.taken.records };
-        let (taken, first) = match credits.records {
-            0 => (grant.taken, Sequence::default()),
-            records => places.acquire(least, records, own),
-        };
-        credits.records -= taken.records;
-        drop(credits);
-        self.account(account).update_signal(self.account(account).used());
-        if grant.pool_moved {
+        if moved.pool {
             self.update_signal();
         }
-        // One who waits or drains, and was not seen, has looked for idle credits after they were announced.
-        let swept = grant.turned_ahead && !self.may_lease_ahead() && self.ledger.sweep();
-        if grant.left_some || swept {
-            self.notify(Freed::pool());
+        if moved.pool_empty || moved.left_some {
             self.notify_if_drained();
         }
-        Admitted { records: taken.records, first, denied: taken.denied.or(grant.taken.denied) }
-    }
-
-    /// The same on behalf of a request in the queue, whose lock is held: nobody is notified, and what is
-    /// to be done later is deferred.
-    pub(super) fn acquire_deferred(
-        &self,
-        account: Option<u32>,
-        places: &Places,
-        wanted: u32,
-        own: u32,
-        deferred: &mut Deferred,
-    ) -> Result<Sequence, Denied> {
-        self.check(&Limits { account, places, own }, wanted)?;
-        if let Some(account) = account {
-            let grant = self.ledger.acquire(account, wanted, wanted, own, false);
-            deferred.accounts.push(account);
-            if let Some(denied) = grant.taken.denied {
-                return Err(denied);
-            }
-        }
-        let (taken, first) = places.acquire(wanted, wanted, own);
-        let Some(denied) = taken.denied else { return Ok(first) };
-        if let Some(account) = account {
-            self.release_deferred(account, wanted, deferred);
-        }
-        Err(denied)
-    }
-
-    /// Gives credits back under the lock of the queue.
-    pub(super) fn release_deferred(&self, account: u32, credits: u32, deferred: &mut Deferred) {
-        let ledger = &self.ledger;
-        let (_, unreturned) = ledger.release(self.account(account), credits);
-        let released = ledger.return_lease(self.account(account), unreturned);
-        deferred.accounts.push(account);
-        deferred.pool_empty |= released.pool_empty;
-    }
-
-    /// Accounts lease exactly while anything waits for credits, or for all to be settled.
-    fn may_lease_ahead(&self) -> bool {
-        !self.has_waiters() && !self.has_drainers()
-    }
-
-    #[inline]
-    fn has_drainers(&self) -> bool {
-        self.drainers.load(SeqCst) > 0
     }
 
     /// Gives places and credits of one account back for records that are gone: the places first,
@@ -310,21 +208,16 @@ impl Admission {
 
     /// Gives credits back, and notifies those who wait for them or for a place in that stage.
     #[inline]
-    pub(crate) fn release_credits(
-        &self,
-        index: u32,
-        credits: u32,
-        stage: Option<StageKey>,
-    ) {
+    pub(crate) fn release_credits(&self, index: u32, credits: u32, stage: Option<StageKey>) {
         let account = self.account(index);
-        let (used, unreturned) = self.ledger.release(account, credits);
+        let (used, unreturned) = self.ledger().release(account, credits);
         // The pool comes last: a pool that is empty means that all else is settled.
         account.update_signal(used);
-        let Released { pool_moved, pool_empty } = self.ledger.return_lease(account, unreturned);
+        let Released { pool_moved, pool_empty } = self.ledger().return_lease(account, unreturned);
         if pool_moved {
             self.update_signal();
         }
-        if pool_empty && self.has_drainers() {
+        if pool_empty && self.protocol.has_drainers() {
             self.notify_if_drained();
         }
         if self.has_waiters() {
@@ -349,12 +242,12 @@ impl Admission {
     /// both. `store` puts the letter where it is received, before a drain can end.
     pub(crate) fn park(&self, stage: &dyn StageState, account: u32, store: impl FnOnce()) {
         stage.places().begin_parking();
-        self.ledger.begin_parking(self.account(account));
+        self.ledger().begin_parking(self.account(account));
         store();
         if stage.places().end_parking() {
             stage.receivers().notify_all();
         }
-        if self.ledger.end_parking() {
+        if self.ledger().end_parking() {
             self.notify_if_drained();
         }
     }
@@ -364,7 +257,7 @@ impl Admission {
         if let Some(stage) = stage {
             stage.places().release_parked();
         }
-        let used = self.ledger.release_parked(self.account(account));
+        let used = self.ledger().release_parked(self.account(account));
         self.account(account).update_signal(used);
         self.update_signal();
         self.notify(Freed { account: Some(account), stage: stage.map(stage_key), pool: true });
@@ -373,15 +266,15 @@ impl Admission {
     /// Lets the whole buffer's signal follow its level.
     #[inline]
     pub(crate) fn update_signal(&self) {
-        let marks = self.ledger.marks();
-        self.controller.cell().follow(marks.zone(self.ledger.leased()), || {
-            marks.zone(self.ledger.leased_after_fence())
+        let marks = self.ledger().marks();
+        self.controller.cell().follow(marks.zone(self.ledger().leased()), || {
+            marks.zone(self.ledger().leased_after_fence())
         });
     }
 
     /// Opens an account of at most `capacity` credits, and gives its index.
     pub(crate) fn open_account(&self, capacity: u32) -> u32 {
-        let (index, moved) = self.ledger.open_account(capacity);
+        let (index, moved) = self.ledger().open_account(capacity);
         if moved {
             self.update_signal();
             self.notify(Freed::pool());
@@ -395,16 +288,18 @@ impl Admission {
     ///
     /// The number of records that it holds.
     pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
-        let released = self.ledger.try_close_empty(index)?;
+        let released = self.ledger().try_close_empty(index)?;
         self.after_close(released);
         Ok(())
     }
 
     /// Closes an account whatever it holds, and rejects the requests that wait for its credits.
     pub(crate) fn close_account(&self, index: u32) {
-        let released = self.ledger.close_account(index);
+        let released = self.ledger().close_account(index);
         self.after_close(released);
-        self.reject_waiters(|queue, deferred| queue.reject_account(self, index, deferred));
+        self.reject_waiters(|queue, deferred| {
+            queue.reject_account(&self.protocol, index, deferred)
+        });
     }
 
     fn after_close(&self, released: Released) {
@@ -419,13 +314,15 @@ impl Admission {
 
     /// Rejects the requests that wait for credits of a closed account.
     pub(crate) fn reject_account(&self, index: u32) {
-        self.reject_waiters(|queue, deferred| queue.reject_account(self, index, deferred));
+        self.reject_waiters(|queue, deferred| {
+            queue.reject_account(&self.protocol, index, deferred)
+        });
     }
 
     /// Rejects the requests that wait for places of a closed stage, and wakes its workers.
     pub(crate) fn reject_stage(&self, stage: &dyn StageState) {
         let key = stage_key(stage);
-        self.reject_waiters(|queue, deferred| queue.reject_stage(self, key, deferred));
+        self.reject_waiters(|queue, deferred| queue.reject_stage(&self.protocol, key, deferred));
         stage.receivers().notify_all();
     }
 
@@ -433,13 +330,13 @@ impl Admission {
     /// is in use stays so until it is released. The caller sees to it that no account is opened
     /// meanwhile or later. Each of several callers does all of it, so that none returns early.
     pub(crate) fn close(&self) {
-        if !self.closed.swap(true, SeqCst) {
-            self.drainers.fetch_add(1, SeqCst);
+        if !self.protocol.closed.swap(true, SeqCst) {
+            self.protocol.drainers.fetch_add(1, SeqCst);
         }
-        self.ledger.close();
+        self.ledger().close();
         self.update_signal();
-        self.reject_waiters(|queue, deferred| queue.reject_pushes(self, deferred));
-        self.ledger.fence();
+        self.reject_waiters(|queue, deferred| queue.reject_pushes(&self.protocol, deferred));
+        self.ledger().fence();
         self.notify_if_drained();
         // Those that linger with records in hand stop doing so.
         self.wake_receivers();
@@ -447,7 +344,7 @@ impl Admission {
 
     /// Whether the buffer was closed and no record is left that could come to a stage.
     pub(crate) fn is_drained(&self) -> bool {
-        self.ledger.is_drained()
+        self.ledger().is_drained()
     }
 
     /// Waits until all is settled.
@@ -461,25 +358,25 @@ impl Admission {
 
     /// `None` if all is settled now.
     fn wait_for_settled(&self) -> Option<(Listener, Drainer<'_>)> {
-        if self.ledger.is_settled() {
+        if self.ledger().is_settled() {
             return None;
         }
         let listener = self.settled.listen();
-        self.drainers.fetch_add(1, SeqCst);
+        self.protocol.drainers.fetch_add(1, SeqCst);
         let drainer = Drainer(self);
         // A release after this sees the drainer.
-        self.ledger.fence();
-        if self.ledger.sweep() {
+        self.ledger().fence();
+        if self.ledger().sweep() {
             self.update_signal();
             self.notify(Freed::pool());
         }
-        (!self.ledger.is_settled()).then_some((listener, drainer))
+        (!self.ledger().is_settled()).then_some((listener, drainer))
     }
 
     /// Notifies those who wait for it if all is settled.
     #[cold]
     fn notify_if_drained(&self) {
-        if !self.has_drainers() || !self.ledger.is_settled() {
+        if !self.protocol.has_drainers() || !self.ledger().is_settled() {
             return;
         }
         self.settled.notify_all();
@@ -503,22 +400,18 @@ impl Admission {
     /// Whether requests wait.
     #[inline]
     pub(crate) fn has_waiters(&self) -> bool {
-        self.waiters.load(SeqCst) > 0
+        self.protocol.has_waiters()
     }
 
     pub(super) fn add_waiter(&self) {
-        self.waiters.fetch_add(1, SeqCst);
-    }
-
-    pub(super) fn remove_waiter(&self) {
-        self.waiters.fetch_sub(1, SeqCst);
+        self.protocol.waiters.fetch_add(1, SeqCst);
     }
 
     /// Grants the requests that fit now that something was given back, if any wait.
     #[cold]
     fn notify(&self, freed: Freed) {
         if self.has_waiters() {
-            self.with_queue(|queue, deferred| queue.note_freed(self, freed, deferred));
+            self.with_queue(|queue, deferred| queue.note_freed(&self.protocol, freed, deferred));
             self.serve();
         }
     }
@@ -526,7 +419,7 @@ impl Admission {
     /// Grants the requests that fit, in portions, so that the lock of the queue is held for a short time
     /// only.
     pub(super) fn serve(&self) {
-        while self.with_queue(|queue, deferred| queue.serve(self, deferred)) {}
+        while self.with_queue(|queue, deferred| queue.serve(&self.protocol, deferred)) {}
     }
 
     /// Rejects waiting requests in portions.
@@ -537,7 +430,7 @@ impl Admission {
 
     /// Ends a reservation that has stood for too long without a release. Tells whether it did.
     fn expire_reservation(&self) -> bool {
-        let expired = self.with_queue(|queue, deferred| queue.expire(self, deferred));
+        let expired = self.with_queue(|queue, deferred| queue.expire(&self.protocol, deferred));
         if expired {
             self.serve();
         }
@@ -555,32 +448,24 @@ impl Admission {
     }
 
     /// Works on the queue, and does after the lock is released what the work has deferred.
-    pub(super) fn with_queue<T>(
-        &self,
-        work: impl FnOnce(&mut WaitQueue, &mut Deferred) -> T,
-    ) -> T {
+    pub(super) fn with_queue<T>(&self, work: impl FnOnce(&mut WaitQueue, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
         let done = work(&mut self.queue.lock(), &mut deferred);
-        deferred.accounts.sort_unstable();
-        deferred.accounts.dedup();
-        if !deferred.accounts.is_empty() {
-            for &index in &deferred.accounts {
-                let account = self.account(index);
-                account.update_signal(account.used());
-            }
-            self.update_signal();
+        for moved in &deferred.moved {
+            self.follow(moved);
         }
         for stage in &deferred.emptied {
             stage.receivers().notify_all();
-        }
-        if deferred.pool_empty {
-            self.notify_if_drained();
         }
         if let Some(at) = deferred.expires {
             self.set_timer(at);
         }
         deferred.wake();
         done
+    }
+
+    pub(super) fn protocol(&self) -> &Protocol {
+        &self.protocol
     }
 }
 
@@ -593,20 +478,3 @@ impl Wake for ReservationTimer {
         }
     }
 }
-
-/// What a request must fit under.
-struct Limits<'a> {
-    account: Option<u32>,
-    places: &'a Places,
-    /// Whether, and how much, it may have of what is reserved.
-    own: u32,
-}
-
-impl Admitted {
-    pub(crate) fn none(denied: Denied) -> Self {
-        Self { records: 0, first: Sequence::default(), denied: Some(denied) }
-    }
-}
-
-/// A stage that is shared.
-pub(crate) type SharedStage = Arc<dyn StageState>;

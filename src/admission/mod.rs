@@ -3,13 +3,17 @@
 
 mod acquire;
 mod admission;
+mod protocol;
 mod receivers;
 mod wait_queue;
 
 pub(crate) use acquire::Acquire;
-pub(crate) use admission::{Admission, Admitted, SharedStage};
+pub(crate) use admission::Admission;
+pub(crate) use protocol::Admitted;
 pub(crate) use receivers::{Receiver, Receivers};
 pub(crate) use wait_queue::{Request, stage_key};
+
+use std::sync::Arc;
 
 use crate::caps::Places;
 
@@ -20,3 +24,6 @@ pub(crate) trait StageState: Send + Sync {
     /// Who waits for its records.
     fn receivers(&self) -> &Receivers;
 }
+
+/// A stage that is shared.
+pub(crate) type SharedStage = Arc<dyn StageState>;

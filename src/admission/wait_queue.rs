@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::admission::{Admission, SharedStage};
-use super::StageState;
+use super::protocol::{Moved, Protocol};
+use super::{SharedStage, StageState};
 use crate::caps::{Denied, Limit, Sequence};
 use crate::event::wake;
-use crate::sync::{Instant, isolate, now};
+use crate::sync::{Instant, SeqCst, isolate, now};
 
 /// What a request asks for: places for `records` records, and credits of that account unless the
 /// records have theirs.
@@ -131,10 +131,8 @@ pub(super) struct Deferred {
     unused: Vec<Waker>,
     /// Closed stages that are empty now.
     pub(super) emptied: Vec<SharedStage>,
-    /// Accounts whose level was moved.
-    pub(super) accounts: Vec<u32>,
-    /// The pool's level reached zero.
-    pub(super) pool_empty: bool,
+    /// What was moved, for the signals.
+    pub(super) moved: Vec<Moved>,
     /// A reservation ends then unless something is released.
     pub(super) expires: Option<Instant>,
 }
@@ -196,9 +194,9 @@ impl Request {
         Freed { account, stage, pool: account.is_some() }
     }
 
-    fn is_closed(&self, admission: &Admission) -> bool {
+    fn is_closed(&self, protocol: &Protocol) -> bool {
         let source_is_closed =
-            |account| admission.is_closed() || admission.account(account).is_closed();
+            |account| protocol.is_closed() || protocol.account(account).is_closed();
         self.stage.places().is_closed() || self.account.is_some_and(source_is_closed)
     }
 }
@@ -241,18 +239,18 @@ impl WaitQueue {
     /// as waiting.
     pub(super) fn enter(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         request: Request,
         deferred: &mut Deferred,
     ) -> Ticket {
         // A release after these sees the request, and what was released before is seen below.
         request.stage.places().fence();
         if let Some(account) = request.account {
-            admission.ledger().fence_all(admission.account(account));
+            protocol.ledger.fence_all(protocol.account(account));
         }
         let ticket = self.next_number();
         let line = request.line();
-        let closed = request.is_closed(admission);
+        let closed = request.is_closed(protocol);
         let waiter = Waiter {
             request,
             state: State::InLine,
@@ -272,9 +270,9 @@ impl WaitQueue {
             self.stage_lines.entry(line.1).or_default().insert(line.0);
         }
         if closed {
-            self.decide(admission, ticket, Err(Denied::Closed), deferred);
+            self.decide(protocol, ticket, Err(Denied::Closed), deferred);
         } else if first {
-            let _ = self.attempt(admission, ticket, deferred);
+            let _ = self.attempt(protocol, ticket, deferred);
         }
         ticket
     }
@@ -310,7 +308,7 @@ impl WaitQueue {
     /// What is in the way.
     pub(super) fn give_up(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         ticket: Ticket,
         deferred: &mut Deferred,
     ) -> Result<Sequence, Denied> {
@@ -319,35 +317,37 @@ impl WaitQueue {
         match waiter.state {
             State::Decided(_) => {}
             State::Blocked(_) => {
-                denied = self.attempt(admission, ticket, deferred).err().unwrap_or(denied);
+                denied = self.attempt(protocol, ticket, deferred).err().unwrap_or(denied);
             }
-            State::InLine => {
-                let first = self.lines[&waiter.request.line()].first();
-                let state = first.map(|first| self.waiters[first].state);
-                let limit = match state {
-                    Some(State::Blocked(Cap::Source(_))) => Limit::Source,
-                    Some(State::Blocked(Cap::Global)) => Limit::Global,
-                    _ => Limit::Stage,
-                };
-                denied = Denied::Reserved { limit };
-            }
+            // It may lack something itself, or only its turn.
+            State::InLine => denied = self.denied_in_line(protocol, &waiter.request),
         }
         if let State::Decided(outcome) = self.waiters[&ticket].state {
             deferred.left.extend(self.waiters.remove(&ticket));
             return outcome;
         }
-        self.leave(admission, ticket, deferred);
+        self.leave(protocol, ticket, deferred);
         Err(denied)
     }
 
+    /// What is in the way of a request that is not the first of its line.
+    fn denied_in_line(&self, protocol: &Protocol, request: &Request) -> Denied {
+        let Request { account, ref stage, records } = *request;
+        if let Err(denied) = protocol.check(account, stage.places(), records, 0) {
+            return denied;
+        }
+        let first = self.lines.get(&request.line()).and_then(BTreeSet::first);
+        let limit = match first.and_then(|first| self.waiters.get(first)).map(|w| w.state) {
+            Some(State::Blocked(Cap::Source(_))) => Limit::Source,
+            Some(State::Blocked(Cap::Global)) => Limit::Global,
+            _ => Limit::Stage,
+        };
+        Denied::Reserved { limit }
+    }
+
     /// Lets a request go that is not waited for any longer, and gives back what it was granted.
-    pub(super) fn leave(
-        &mut self,
-        admission: &Admission,
-        ticket: Ticket,
-        deferred: &mut Deferred,
-    ) {
-        self.forget(admission, ticket);
+    pub(super) fn leave(&mut self, protocol: &Protocol, ticket: Ticket, deferred: &mut Deferred) {
+        self.forget(protocol, ticket);
         let Some(waiter) = self.waiters.remove(&ticket) else { return };
         let Request { account, ref stage, records } = waiter.request;
         if let State::Decided(Ok(_)) = waiter.state {
@@ -355,17 +355,19 @@ impl WaitQueue {
                 deferred.emptied.push(Arc::clone(stage));
             }
             if let Some(account) = account {
-                admission.release_deferred(account, records, deferred);
+                let mut moved = Moved::default();
+                protocol.release(account, records, &mut moved);
+                deferred.moved.push(moved);
             }
-            self.note_freed(admission, waiter.request.freed(), deferred);
+            self.note_freed(protocol, waiter.request.freed(), deferred);
         } else if !matches!(waiter.state, State::Decided(_)) {
-            admission.remove_waiter();
+            protocol.waiters.fetch_sub(1, SeqCst);
         }
         deferred.left.push(waiter);
     }
 
     /// Takes a request out of every list but that of the waiters, and has the next of its line tried.
-    fn forget(&mut self, admission: &Admission, ticket: Ticket) {
+    fn forget(&mut self, protocol: &Protocol, ticket: Ticket) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
         let (records, turn) = (waiter.request.records, waiter.turn);
         let line = waiter.request.line();
@@ -374,7 +376,7 @@ impl WaitQueue {
         }
         self.candidates.remove(&(turn, ticket));
         if self.holds_reservation(ticket) {
-            self.end_reservation(admission);
+            self.end_reservation(protocol);
         }
         let Some(tickets) = self.lines.get_mut(&line) else { return };
         let was_first = tickets.first() == Some(&ticket);
@@ -413,7 +415,7 @@ impl WaitQueue {
     /// Takes note that something was released, so that [`serve`](Self::serve) looks there.
     pub(super) fn note_freed(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         freed: Freed,
         deferred: &mut Deferred,
     ) {
@@ -437,12 +439,12 @@ impl WaitQueue {
                 self.to_try.push(reservation.ticket);
             }
         }
-        self.end_if_expired(admission, now);
-        self.reserve_next(admission, now, deferred);
+        self.end_if_expired(protocol, now);
+        self.reserve_next(protocol, now, deferred);
     }
 
     /// Reserves for the first candidate, if nothing is reserved.
-    fn reserve_next(&mut self, admission: &Admission, now: Instant, deferred: &mut Deferred) {
+    fn reserve_next(&mut self, protocol: &Protocol, now: Instant, deferred: &mut Deferred) {
         if self.reservation.is_some() {
             return;
         }
@@ -451,10 +453,10 @@ impl WaitQueue {
         let Request { account, ref stage, records } = waiter.request;
         stage.places().reserve(records);
         if let Some(account) = account {
-            admission.account(account).reserve(records);
-            admission.ledger().reserve(records);
+            protocol.account(account).reserve(records);
+            protocol.ledger.reserve(records);
             // Idle credits that others have leased ahead are not theirs any more.
-            admission.ledger().sweep();
+            protocol.ledger.sweep();
         }
         let patience = waiter.patience.max(waiter.longest_gap.saturating_mul(2));
         self.reservation = Some(Reservation { ticket, since: now, patience });
@@ -463,14 +465,14 @@ impl WaitQueue {
     }
 
     /// Ends the reservation, and has all looked at who waited because of it.
-    fn end_reservation(&mut self, admission: &Admission) {
+    fn end_reservation(&mut self, protocol: &Protocol) {
         let Some(Reservation { ticket, .. }) = self.reservation.take() else { return };
         let Some(waiter) = self.waiters.get(&ticket) else { return };
         let Request { account, ref stage, records } = waiter.request;
         stage.places().unreserve(records);
         if let Some(account) = account {
-            admission.account(account).reserve(0);
-            admission.ledger().unreserve(records);
+            protocol.account(account).reserve(0);
+            protocol.ledger.unreserve(records);
         }
         for cap in waiter.request.freed().caps() {
             if self.blocked.contains_key(&cap) {
@@ -481,11 +483,11 @@ impl WaitQueue {
 
     /// Ends a reservation that has stood for too long without a release, or has the timer look again.
     /// Tells whether it ended one.
-    pub(super) fn expire(&mut self, admission: &Admission, deferred: &mut Deferred) -> bool {
+    pub(super) fn expire(&mut self, protocol: &Protocol, deferred: &mut Deferred) -> bool {
         let now = now();
-        let expired = self.end_if_expired(admission, now);
+        let expired = self.end_if_expired(protocol, now);
         if expired {
-            self.reserve_next(admission, now, deferred);
+            self.reserve_next(protocol, now, deferred);
         } else {
             deferred.expires = self.reservation.as_ref().and_then(Reservation::end);
         }
@@ -494,13 +496,13 @@ impl WaitQueue {
 
     /// Ends a reservation that has stood for too long without a release. Its request rests for as long,
     /// and then may reserve for twice the time.
-    fn end_if_expired(&mut self, admission: &Admission, now: Instant) -> bool {
+    fn end_if_expired(&mut self, protocol: &Protocol, now: Instant) -> bool {
         let Some(reservation) = &self.reservation else { return false };
         if reservation.end().is_none_or(|end| now < end) {
             return false;
         }
         let Reservation { ticket, patience, .. } = *reservation;
-        self.end_reservation(admission);
+        self.end_reservation(protocol);
         let turn = self.next_number();
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             waiter.patience = patience.saturating_mul(2);
@@ -517,21 +519,22 @@ impl WaitQueue {
     }
 
     /// Grants requests that fit where something was released. Tells whether there may be more.
-    pub(super) fn serve(&mut self, admission: &Admission, deferred: &mut Deferred) -> bool {
+    pub(super) fn serve(&mut self, protocol: &Protocol, deferred: &mut Deferred) -> bool {
         for _ in 0..PORTION {
             if let Some(ticket) = self.to_try.pop() {
-                let _ = self.attempt(admission, ticket, deferred);
+                let _ = self.attempt(protocol, ticket, deferred);
                 continue;
             }
             let Some(&cap) = self.released.first() else { return false };
-            let fits = self.blocked.get(&cap).and_then(|blocked| {
-                blocked.oldest_that_fits(self.free_at(admission, cap, blocked))
-            });
+            let fits = self
+                .blocked
+                .get(&cap)
+                .and_then(|blocked| blocked.oldest_that_fits(self.free_at(protocol, cap, blocked)));
             let Some(ticket) = fits else {
                 self.released.remove(&cap);
                 continue;
             };
-            let _ = self.attempt(admission, ticket, deferred);
+            let _ = self.attempt(protocol, ticket, deferred);
             // Another took it: its release will come here again.
             if matches!(self.waiters[&ticket].state, State::Blocked(at) if at == cap) {
                 self.released.remove(&cap);
@@ -541,10 +544,10 @@ impl WaitQueue {
     }
 
     /// What those who wait at a cap may have there.
-    fn free_at(&self, admission: &Admission, cap: Cap, blocked: &Blocked) -> u32 {
+    fn free_at(&self, protocol: &Protocol, cap: Cap, blocked: &Blocked) -> u32 {
         match cap {
-            Cap::Source(account) => admission.ledger().room(admission.account(account)),
-            Cap::Global => admission.ledger().free(),
+            Cap::Source(account) => protocol.ledger.room(protocol.account(account)),
+            Cap::Global => protocol.ledger.free(),
             Cap::Stage(_) => {
                 let any = blocked.by_turn.first().and_then(|(_, any)| self.waiters.get(any));
                 any.map_or(0, |waiter| waiter.request.stage.places().free(0))
@@ -559,7 +562,7 @@ impl WaitQueue {
     /// What has denied it, which is where it waits now.
     fn attempt(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         ticket: Ticket,
         deferred: &mut Deferred,
     ) -> Result<(), Denied> {
@@ -570,9 +573,16 @@ impl WaitQueue {
         let Request { account, ref stage, records } = waiter.request;
         let own = if self.holds_reservation(ticket) { records } else { 0 };
         let places = stage.places();
-        match admission.acquire_deferred(account, places, records, own, deferred) {
-            Ok(first) => self.decide(admission, ticket, Ok(first), deferred),
-            Err(Denied::Closed) => self.decide(admission, ticket, Err(Denied::Closed), deferred),
+        let look = protocol.check(account, places, records, own);
+        let taken = look.and_then(|()| {
+            let mut moved = Moved::default();
+            let admitted = protocol.acquire(account, places, records, records, own, &mut moved);
+            deferred.moved.push(moved);
+            admitted.all()
+        });
+        match taken {
+            Ok(first) => self.decide(protocol, ticket, Ok(first), deferred),
+            Err(Denied::Closed) => self.decide(protocol, ticket, Err(Denied::Closed), deferred),
             Err(denied @ (Denied::Full { limit, .. } | Denied::Reserved { limit })) => {
                 let cap = waiter.request.cap(limit);
                 self.block(ticket, cap);
@@ -600,15 +610,15 @@ impl WaitQueue {
     /// Decides a request, and takes it out of every list.
     fn decide(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         ticket: Ticket,
         outcome: Result<Sequence, Denied>,
         deferred: &mut Deferred,
     ) {
-        self.forget(admission, ticket);
+        self.forget(protocol, ticket);
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             waiter.state = State::Decided(outcome);
-            admission.remove_waiter();
+            protocol.waiters.fetch_sub(1, SeqCst);
             deferred.wakers.extend(waiter.waker.take());
         }
     }
@@ -616,47 +626,43 @@ impl WaitQueue {
     /// Rejects requests of a closed account. Tells whether there may be more of them.
     pub(super) fn reject_account(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         account: u32,
         deferred: &mut Deferred,
     ) -> bool {
         let lines = (Some(account), 0)..=(Some(account), StageKey::MAX);
         let line = self.lines.range(lines).next().map(|(line, _)| *line);
-        self.reject_line(admission, line, deferred)
+        self.reject_line(protocol, line, deferred)
     }
 
     /// Rejects requests for places of a closed stage. Tells whether there may be more of them.
     pub(super) fn reject_stage(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         stage: StageKey,
         deferred: &mut Deferred,
     ) -> bool {
         let first = self.stage_lines.get(&stage).and_then(|lines| lines.first());
         let line = first.map(|account| (*account, stage));
-        self.reject_line(admission, line, deferred)
+        self.reject_line(protocol, line, deferred)
     }
 
     /// Rejects requests for credits of a closed buffer. Tells whether there may be more of them.
-    pub(super) fn reject_pushes(
-        &mut self,
-        admission: &Admission,
-        deferred: &mut Deferred,
-    ) -> bool {
+    pub(super) fn reject_pushes(&mut self, protocol: &Protocol, deferred: &mut Deferred) -> bool {
         let line = self.lines.range((Some(0), 0)..).next().map(|(line, _)| *line);
-        self.reject_line(admission, line, deferred)
+        self.reject_line(protocol, line, deferred)
     }
 
     fn reject_line(
         &mut self,
-        admission: &Admission,
+        protocol: &Protocol,
         line: Option<LineKey>,
         deferred: &mut Deferred,
     ) -> bool {
         let Some(line) = line else { return false };
         for _ in 0..PORTION {
             let Some(&ticket) = self.lines.get(&line).and_then(BTreeSet::first) else { break };
-            self.decide(admission, ticket, Err(Denied::Closed), deferred);
+            self.decide(protocol, ticket, Err(Denied::Closed), deferred);
         }
         true
     }

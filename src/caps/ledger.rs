@@ -12,7 +12,9 @@ use super::account::{Account, Balance, Lease, MAX_LEASE};
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
 use crate::backpressure::{Marks, Watermarks};
-use crate::sync::{Arena, AtomicBool, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex, SeqCst};
+use crate::sync::{
+    Arena, AtomicBool, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex, SeqCst,
+};
 
 /// The pool of credits and the accounts that draw on it.
 pub(crate) struct Ledger {
@@ -251,8 +253,7 @@ impl Ledger {
     fn trim(&self, account: &Account) -> Option<Released> {
         let ahead = self.ahead.load(SeqCst);
         let trim = |balance: Balance| {
-            let lease =
-                if ahead == 0 { Lease::Exact } else { Lease::Ahead(balance.used + ahead) };
+            let lease = if ahead == 0 { Lease::Exact } else { Lease::Ahead(balance.used + ahead) };
             (balance.idle() > ahead.saturating_mul(2)).then_some(Balance { lease, ..balance })
         };
         let before = account.update(trim).ok()?;
@@ -343,8 +344,8 @@ impl Ledger {
                     }
                     let surplus = have - credits - keep;
                     let _ = self.give_back(surplus);
-                    let denied =
-                        (credits < wanted).then(|| self.shortage(used, capacity, want - credits, 1));
+                    let denied = (credits < wanted)
+                        .then(|| self.shortage(used, capacity, want - credits, 1));
                     return Grant {
                         taken: Taken { records: credits, denied },
                         used,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::settle::{Settling, acknowledge};
+use super::settle::{Outcome, Settling, acknowledge};
 use crate::caps::Sequence;
 use crate::record::Envelope;
 use crate::store::{BatchContents, Block, Records, StageCore, to_u32};
@@ -41,25 +41,6 @@ use crate::store::{BatchContents, Block, Records, StageCore, to_u32};
 pub struct Batch<E: Envelope> {
     stage: Arc<StageCore<E>>,
     contents: BatchContents<E>,
-}
-
-/// What becomes of one record of a batch, in [`Batch::settle`].
-///
-/// ```
-/// use conveyor_buffer::Outcome;
-///
-/// let outcome = if "NA".parse::<u32>().is_ok() { Outcome::Ack } else { Outcome::Return };
-/// assert_eq!(outcome, Outcome::Return);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It is done with: it is dropped, and its credits are free again.
-    Ack,
-    /// It failed: it goes back to its stage, one retry counted, or to the dead letters if that would
-    /// pass the retry limit.
-    Return,
-    /// It is hopeless: it goes to the dead letters, whatever its retry count.
-    DeadLetter,
 }
 
 impl<E: Envelope> Batch<E> {
@@ -258,7 +239,8 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn split_off(&mut self, at: usize) -> Self {
-        let [first, second] = std::mem::take(&mut self.contents).split_by(|place| usize::from(place >= at));
+        let [first, second] =
+            std::mem::take(&mut self.contents).split_by(|place| usize::from(place >= at));
         self.contents = first;
         Self::new(Arc::clone(&self.stage), second)
     }

@@ -172,7 +172,11 @@ impl<E: Envelope> Batch<E> {
             }
         }
         let fits = batch.len() <= next.places().capacity() as usize;
-        if own || !fits || next.places().is_closed() || !Arc::ptr_eq(next.admission(), batch.stage().admission()) {
+        if own
+            || !fits
+            || next.places().is_closed()
+            || !Arc::ptr_eq(next.admission(), batch.stage().admission())
+        {
             return Ok(Err(batch));
         }
         let stage = Arc::clone(next) as SharedStage;

@@ -15,9 +15,10 @@ mod stage;
 
 #[cfg(feature = "futures")]
 pub use adapters::{Batches, RecordSink};
-pub use batch::{Batch, Outcome};
+pub use batch::Batch;
 pub use dead_letters::DeadLetters;
 pub use permit::Permit;
+pub use settle::Outcome;
 pub(crate) use settle::is_exhausted;
 pub use signals::SignalReceiver;
 pub use source::Source;

@@ -70,7 +70,12 @@ pub struct Permit<E: Envelope> {
 
 impl<E: Envelope> Permit<E> {
     /// A permit for records that were admitted.
-    pub(crate) fn new(source: &Source<E>, stage: &Stage<E>, records: usize, first: Sequence) -> Self {
+    pub(crate) fn new(
+        source: &Source<E>,
+        stage: &Stage<E>,
+        records: usize,
+        first: Sequence,
+    ) -> Self {
         let (source, stage) = (Arc::clone(source.core()), Arc::clone(stage.core()));
         Self { source, stage, records: to_u32(records), first }
     }

@@ -128,7 +128,11 @@ impl<E: Envelope> Source<E> {
     }
 
     /// Takes credits and places for `records` records, as soon as there are so many.
-    pub(crate) async fn acquire(&self, stage: &Stage<E>, records: usize) -> Result<Sequence, RejectReason> {
+    pub(crate) async fn acquire(
+        &self,
+        stage: &Stage<E>,
+        records: usize,
+    ) -> Result<Sequence, RejectReason> {
         let mut reserving = Reserving::new(records);
         poll_fn(|context| reserving.poll(self, stage, context)).await
     }

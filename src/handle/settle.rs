@@ -2,10 +2,28 @@
 
 use std::sync::Arc;
 
-use super::batch::Outcome;
 use crate::record::Envelope;
 use crate::store::{BatchContents, LetterMeta, StageCore};
 use crate::unwind::Panics;
+
+/// What becomes of one record of a batch, in [`Batch::settle`](crate::Batch::settle).
+///
+/// ```
+/// use conveyor_buffer::Outcome;
+///
+/// let outcome = if "NA".parse::<u32>().is_ok() { Outcome::Ack } else { Outcome::Return };
+/// assert_eq!(outcome, Outcome::Return);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It is done with: it is dropped, and its credits are free again.
+    Ack,
+    /// It failed: it goes back to its stage, one retry counted, or to the dead letters if that would
+    /// pass the retry limit.
+    Return,
+    /// It is hopeless: it goes to the dead letters, whatever its retry count.
+    DeadLetter,
+}
 
 /// A batch whose records' outcomes are being decided. Dropping it carries them out, and returns the
 /// records that have none: so it makes no difference whether the deciding ended or panicked.
@@ -133,4 +151,3 @@ pub(super) fn acknowledge<E: Envelope>(stage: &StageCore<E>, contents: &mut Batc
 
     Release(stage, contents).1.drop_records();
 }
-

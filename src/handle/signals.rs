@@ -97,7 +97,10 @@ impl<E: Envelope> Source<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn signals(&self) -> SignalReceiver {
-        SignalReceiver::of_source(self.core().admission().controller().clone(), Arc::clone(self.core()))
+        SignalReceiver::of_source(
+            self.core().admission().controller().clone(),
+            Arc::clone(self.core()),
+        )
     }
 }
 

@@ -211,11 +211,7 @@ impl SourceCore {
 
     /// The refusal that a denial becomes.
     #[cold]
-    pub(crate) fn reason<E: Envelope>(
-        &self,
-        stage: &StageCore<E>,
-        denied: Denied,
-    ) -> RejectReason {
+    pub(crate) fn reason<E: Envelope>(&self, stage: &StageCore<E>, denied: Denied) -> RejectReason {
         let (limit, held, capacity) = match denied {
             Denied::Full { limit, held, capacity } => (limit, held as usize, capacity as usize),
             Denied::Reserved { limit } => {

@@ -347,7 +347,9 @@ impl<E: Envelope> Registry<E> {
 
     fn return_tried(&self, stage_id: &str, records: Vec<E>) -> Result<usize, RejectedBatch<E>> {
         self.for_each_run(records, |records| {
-            self.store(stage_id, records, |stage, source, records| return_to(stage, source, records))
+            self.store(stage_id, records, |stage, source, records| {
+                return_to(stage, source, records)
+            })
         })
     }
 

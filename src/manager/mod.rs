@@ -5,7 +5,8 @@ mod by_name;
 mod drain;
 mod manager;
 pub(crate) mod registry;
+mod remaining;
 
 pub use builder::Builder;
-pub use drain::Remaining;
 pub use manager::BufferManager;
+pub use remaining::Remaining;

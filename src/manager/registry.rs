@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::drain::Remaining;
+use super::remaining::Remaining;
 use crate::admission::Admission;
 use crate::error::{RegistryError, RejectReason};
 use crate::handle::SourceCore;
@@ -255,7 +255,8 @@ impl<E: Envelope> Registry<E> {
         }
         let id: Arc<str> = id.into();
         let capacity = self.limits.source_capacity(&id);
-        let source = Arc::new(SourceCore::new(Arc::clone(&id), capacity, Arc::clone(&self.admission)));
+        let source =
+            Arc::new(SourceCore::new(Arc::clone(&id), capacity, Arc::clone(&self.admission)));
         self.sources.pin().insert(id, Arc::clone(&source));
         counts.sources += 1;
         Ok(source)

@@ -238,7 +238,10 @@ mod tests {
             runs_of(held).iter().map(|run| (run.account, run.first, run.len)).collect()
         };
         assert_eq!(even.as_slice(), [0, 2, 4]);
-        assert_eq!(runs(&even), [(7, Sequence::new(10), 1), (7, Sequence::new(12), 1), (8, Sequence::new(21), 1)]);
+        assert_eq!(
+            runs(&even),
+            [(7, Sequence::new(10), 1), (7, Sequence::new(12), 1), (8, Sequence::new(21), 1)]
+        );
         assert_eq!(odd.as_slice(), [1, 3]);
         assert_eq!(runs(&odd), [(7, Sequence::new(11), 1), (8, Sequence::new(20), 1)]);
     }

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use super::stage_core::StageCore;
 use crate::admission::{Admission, StageState};
 use crate::record::Envelope;
 use crate::sync::{ArrayQueue, SegQueue};
@@ -65,7 +64,7 @@ pub(crate) struct DeadLetterQueue<E: Envelope> {
 struct Parked<E: Envelope> {
     letter: DeadLetter<E>,
     /// Weak, because the stage holds the queue.
-    stage: Weak<StageCore<E>>,
+    stage: Weak<dyn StageState>,
     account: u32,
 }
 
@@ -103,24 +102,13 @@ impl<E: Envelope> DeadLetterQueue<E> {
         self.letters.push(letter)
     }
 
-    /// Queues a record that holds a place and a credit, and gives both back; or keeps it together with
-    /// them until there is a place for it.
-    pub(super) fn push_or_park(
-        &self,
-        record: E,
-        meta: LetterMeta,
-        stage: &Arc<StageCore<E>>,
-        account: u32,
-    ) {
-        match self.letters.push(DeadLetter::new(record, meta, stage.id())) {
-            Ok(()) => stage.release_some(account, 1),
-            Err(letter) => {
-                let parked = Parked { letter, stage: Arc::downgrade(stage), account };
-                self.admission.park(&**stage, account, || self.parked.push(parked));
-                // A place may have become free in between.
-                self.promote();
-            }
-        }
+    /// Keeps a letter together with the place and the credit that its record holds, until there is a place
+    /// for it here.
+    pub(super) fn park(&self, letter: DeadLetter<E>, stage: Arc<dyn StageState>, account: u32) {
+        let parked = Parked { letter, stage: Arc::downgrade(&stage), account };
+        self.admission.park(&*stage, account, || self.parked.push(parked));
+        // A place may have become free in between.
+        self.promote();
     }
 
     /// Moves parked letters to free places.
@@ -145,9 +133,7 @@ impl<E: Envelope> DeadLetterQueue<E> {
         Some(letter)
     }
 
-    fn release(&self, stage: &Weak<StageCore<E>>, account: u32) {
-        let stage = stage.upgrade();
-        let state = stage.as_deref().map(|stage| stage as &dyn StageState);
-        self.admission.release_parked(state, account);
+    fn release(&self, stage: &Weak<dyn StageState>, account: u32) {
+        self.admission.release_parked(stage.upgrade().as_deref(), account);
     }
 }

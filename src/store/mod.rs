@@ -10,6 +10,6 @@ mod stage_core;
 
 pub(crate) use block::{Block, Records, shrink_if_sparse, to_u32};
 pub(crate) use contents::BatchContents;
-pub(crate) use dead_letters::{DeadLetterQueue, LetterMeta};
 pub use dead_letters::DeadLetter;
+pub(crate) use dead_letters::{DeadLetterQueue, LetterMeta};
 pub(crate) use stage_core::{StageCore, WaitingAt};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::block::{Block, Records};
 use super::contents::{BatchContents, Run};
-use super::dead_letters::{DeadLetterQueue, LetterMeta};
+use super::dead_letters::{DeadLetter, DeadLetterQueue, LetterMeta};
 use super::lanes::Lanes;
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
 use crate::caps::{Places, Sequence};
@@ -178,11 +178,22 @@ impl<E: Envelope> StageCore<E> {
 
     /// Moves records to the dead letters. Those that find no room there keep what they hold here until
     /// they are received.
-    pub(crate) fn dead_letter(self: &Arc<Self>, mut contents: BatchContents<E>, meta: Vec<LetterMeta>) {
+    pub(crate) fn dead_letter(
+        self: &Arc<Self>,
+        mut contents: BatchContents<E>,
+        meta: Vec<LetterMeta>,
+    ) {
         let mut letters = contents.take_records().into_vec().into_iter().zip(meta);
         for run in contents.runs() {
             for (record, meta) in letters.by_ref().take(run.len as usize) {
-                self.dead_letters.push_or_park(record, meta, self, run.account);
+                let letter = DeadLetter::new(record, meta, &self.id);
+                match self.dead_letters.push(letter) {
+                    Ok(()) => self.release_some(run.account, 1),
+                    Err(letter) => {
+                        let stage: Arc<dyn StageState> = Arc::<Self>::clone(self);
+                        self.dead_letters.park(letter, stage, run.account);
+                    }
+                }
             }
         }
     }

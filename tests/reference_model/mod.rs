@@ -974,9 +974,10 @@ impl Pair {
             let parked = |of: &dyn Fn(&(usize, Entry)) -> bool| {
                 model.parked.iter().filter(|letter| of(letter)).count()
             };
-            let unsettled = model.stage_names.get(&name).map_or(0, |&stage| {
-                model.stages[stage].occupied - parked(&|(at, _)| *at == stage)
-            });
+            let unsettled = model
+                .stage_names
+                .get(&name)
+                .map_or(0, |&stage| model.stages[stage].occupied - parked(&|(at, _)| *at == stage));
             note(&mut held_by_stages, id, unsettled);
 
             let source = model.source_names.get(&name).copied();

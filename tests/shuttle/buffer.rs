@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use shuttle::rand::{Rng, thread_rng};
 
-use crate::backpressure::{BackpressureController, BackpressureSignal};
 use crate::admission::Admission;
+use crate::backpressure::{BackpressureController, BackpressureSignal};
 use crate::caps::Places;
 use crate::handle::{DeadLetters, Source, Stage};
 use crate::manager::BufferManager;
@@ -215,13 +215,21 @@ impl Buffer {
     /// With nobody else running and every record settled, nothing is held, the signals say so, and
     /// one source could have every credit.
     pub(crate) fn assert_all_is_free(&self) {
-        assert_eq!(self.admission.ledger().used(), 0, "credits in use when every record is settled");
+        assert_eq!(
+            self.admission.ledger().used(),
+            0,
+            "credits in use when every record is settled"
+        );
         for name in STAGES {
             let Ok(stage) = self.manager.stage(name) else { continue };
             assert_eq!((stage.len(), stage.in_flight()), (0, 0), "{name} holds places");
         }
         if self.manager.is_closed() {
-            assert_eq!(self.admission.ledger().leased(), 0, "a closed buffer has no use for credits");
+            assert_eq!(
+                self.admission.ledger().leased(),
+                0,
+                "a closed buffer has no use for credits"
+            );
         } else {
             let total = self.caps.total;
             let account = self.admission.open_account(total);

@@ -6,10 +6,10 @@ use pollster::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 
-use crate::handle::{Batch, Outcome};
 use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
 use crate::error::{RejectReason, TryRecvError};
 use crate::explore::explore;
+use crate::handle::{Batch, Outcome};
 
 /// A number from 0 up to, and without, `below`.
 fn any(below: usize) -> usize {

@@ -42,6 +42,6 @@ mod store;
 mod unwind;
 
 mod buffer;
-mod explore;
 mod calls;
+mod explore;
 mod waits;

@@ -116,7 +116,9 @@ impl<T> SegQueue<T> {
 /// The real map.
 pub(crate) struct Map<V>(papaya::HashMap<Arc<str>, V>);
 
-pub(crate) struct Pinned<'a, V>(HashMapRef<'a, Arc<str>, V, std::hash::RandomState, LocalGuard<'a>>);
+pub(crate) struct Pinned<'a, V>(
+    HashMapRef<'a, Arc<str>, V, std::hash::RandomState, LocalGuard<'a>>,
+);
 
 impl<V> Default for Map<V> {
     fn default() -> Self {

@@ -11,9 +11,9 @@ use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 
-use crate::handle::Batch;
 use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
 use crate::explore::explore;
+use crate::handle::Batch;
 
 /// A number from 0 up to, and without, `below`.
 fn any(below: usize) -> usize {

@@ -1,0 +1,62 @@
+//! Tests of parts that use atomics or locks: apart from those parts, which the model checkers compile with
+//! atomics and locks of their own.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
+
+use crate::event::{Event, Listener};
+
+#[derive(Default)]
+struct Count {
+    woken: AtomicUsize,
+    panics: bool,
+}
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panics, "a waker panics");
+    }
+}
+
+fn polled(listener: &mut Listener, waker: &Waker) -> bool {
+    pin!(listener).poll(&mut Context::from_waker(waker)).is_ready()
+}
+
+#[test]
+fn listeners_are_notified_in_the_order_of_their_arrival() {
+    let event = Event::default();
+    let (mut first, mut second) = (event.listen(), event.listen());
+    event.notify_one();
+    assert!(!polled(&mut second, Waker::noop()));
+    assert!(polled(&mut first, Waker::noop()));
+    event.notify_one();
+    assert!(polled(&mut second, Waker::noop()));
+}
+
+#[test]
+fn a_listener_that_is_dropped_passes_its_notification_on() {
+    let event = Event::default();
+    let (first, mut second) = (event.listen(), event.listen());
+    event.notify_one();
+    drop(first);
+    assert!(polled(&mut second, Waker::noop()));
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_other_from_being_woken() {
+    let event = Event::default();
+    let mut listeners: Vec<_> = (0..100).map(|_| event.listen()).collect();
+    let bad = Waker::from(Arc::new(Count { panics: true, ..Count::default() }));
+    let count = Arc::new(Count::default());
+    let good = Waker::from(Arc::clone(&count));
+    for (place, listener) in listeners.iter_mut().enumerate() {
+        assert!(!polled(listener, if place % 3 == 0 { &bad } else { &good }));
+    }
+    event.notify_all();
+    assert_eq!(count.woken.load(Ordering::SeqCst), 66);
+    assert!(listeners.iter_mut().all(|listener| polled(listener, &good)));
+}
