@@ -29,6 +29,7 @@ use crossbeam_utils::Backoff;
 pub(crate) use crossbeam_utils::CachePadded;
 use papaya::{Guard, HashMapRef, LocalGuard, OwnedGuard};
 pub(crate) use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
 pub(crate) use crate::timer::{Sleep, sleep_until};
 
@@ -113,6 +114,11 @@ impl<V> Pinned<'_, V> {
             Self::Owned(map) => map.values().cloned().collect(),
         }
     }
+}
+
+/// Releases a lock that this thread will take again soon, to one who waits for it.
+pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
+    MutexGuard::unlock_fair(guard);
 }
 
 /// Calls code of others, such as a waker. If it panics, the panic ends here: the panic hook has

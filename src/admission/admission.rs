@@ -9,7 +9,7 @@ use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
 use crate::event::{Event, Listener};
-use crate::sync::{Instant, Mutex, SeqCst, Sleep, sleep_until};
+use crate::sync::{Instant, Mutex, SeqCst, Sleep, sleep_until, unlock_fair};
 
 /// Who may bring records into the buffer, who waits for that, and when all is drained.
 pub(crate) struct Admission {
@@ -443,14 +443,15 @@ impl Admission {
         let mut timer = sleep_until(Some(at));
         // Where no timer can be had, the next release or refusal looks.
         let _ = timer.poll(&Context::from_waker(&waker));
-        let before = self.timer.lock().replace(timer);
-        drop(before);
+        *self.timer.lock() = Some(timer);
     }
 
     /// Works on the queue, and does after the lock is released what the work has deferred.
     pub(super) fn with_queue<T>(&self, work: impl FnOnce(&mut WaitQueue, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
-        let done = work(&mut self.queue.lock(), &mut deferred);
+        let mut queue = self.queue.lock();
+        let done = work(&mut queue, &mut deferred);
+        unlock_fair(queue);
         for moved in &deferred.moved {
             self.follow(moved);
         }

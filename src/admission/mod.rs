@@ -2,6 +2,7 @@
 //! drained. Nothing here knows a record's type.
 
 mod acquire;
+#[allow(clippy::module_inception)] // The file is named after its type.
 mod admission;
 mod protocol;
 mod receivers;

@@ -347,7 +347,7 @@ impl WaitQueue {
 
     /// Lets a request go that is not waited for any longer, and gives back what it was granted.
     pub(super) fn leave(&mut self, protocol: &Protocol, ticket: Ticket, deferred: &mut Deferred) {
-        self.forget(protocol, ticket);
+        self.forget(protocol, ticket, true);
         let Some(waiter) = self.waiters.remove(&ticket) else { return };
         let Request { account, ref stage, records } = waiter.request;
         if let State::Decided(Ok(_)) = waiter.state {
@@ -366,8 +366,9 @@ impl WaitQueue {
         deferred.left.push(waiter);
     }
 
-    /// Takes a request out of every list but that of the waiters, and has the next of its line tried.
-    fn forget(&mut self, protocol: &Protocol, ticket: Ticket) {
+    /// Takes a request out of every list but that of the waiters. The next of its line is tried, unless all
+    /// of them go.
+    fn forget(&mut self, protocol: &Protocol, ticket: Ticket, try_next: bool) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
         let (records, turn) = (waiter.request.records, waiter.turn);
         let line = waiter.request.line();
@@ -384,7 +385,7 @@ impl WaitQueue {
             return;
         }
         if let Some(&next) = tickets.first() {
-            if was_first {
+            if was_first && try_next {
                 self.to_try.push(next);
             }
             return;
@@ -615,7 +616,7 @@ impl WaitQueue {
         outcome: Result<Sequence, Denied>,
         deferred: &mut Deferred,
     ) {
-        self.forget(protocol, ticket);
+        self.forget(protocol, ticket, outcome.is_ok());
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             waiter.state = State::Decided(outcome);
             protocol.waiters.fetch_sub(1, SeqCst);

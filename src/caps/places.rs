@@ -64,7 +64,7 @@ impl Occupancy {
         let count = ((self.0 & !CLOSED) >> COUNT_SHIFT) + u64::from(records);
         // A carry out of the count is cut off.
         let count = count << COUNT_SHIFT & !CLOSED;
-        Self(self.0 & CLOSED | count | u64::from(self.occupied()) + u64::from(records))
+        Self(self.0 & CLOSED | count | (u64::from(self.occupied()) + u64::from(records)))
     }
 }
 

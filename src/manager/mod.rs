@@ -3,6 +3,7 @@
 mod builder;
 mod by_name;
 mod drain;
+#[allow(clippy::module_inception)] // The file is named after its type.
 mod manager;
 pub(crate) mod registry;
 mod remaining;

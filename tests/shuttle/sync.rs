@@ -181,6 +181,10 @@ impl Sleep {
     }
 }
 
+pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
+    drop(guard);
+}
+
 /// A panic fails the test.
 pub(crate) fn isolate(call: impl FnOnce()) {
     call();
@@ -188,7 +192,7 @@ pub(crate) fn isolate(call: impl FnOnce()) {
 
 /// Waits for a step that another thread is in the middle of.
 #[derive(Default)]
-pub(crate) struct Spin;
+pub(crate) struct Spin(());
 
 impl Spin {
     pub(crate) fn wait(&self) {
