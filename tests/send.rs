@@ -5,9 +5,7 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use conveyor_buffer::{
-    BackpressureSignal, BufferManager, RejectReason, Rejected, RejectedBatch, Source, Stage,
-};
+use conveyor_buffer::{BufferManager, RejectReason, Rejected, RejectedBatch, Source, Stage};
 
 use common::waiting::*;
 use common::*;
