@@ -188,7 +188,7 @@ pub use backpressure::{BackpressureController, BackpressureSignal};
 pub use error::{
     Closed, RecvTimeoutError, RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError,
 };
-pub use handle::{Batch, DeadLetters, Outcome, Permit, SignalReceiver, Source, Stage};
+pub use handle::{Batch, DeadLetters, Outcome, Permit, Producer, SignalReceiver, Source, Stage};
 #[cfg(feature = "futures")]
 pub use handle::{Batches, RecordSink};
 pub use manager::{BufferManager, Builder, Remaining};

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
 
 use super::StageState;
-use super::protocol::{Admitted, Moved, Protocol};
+use super::protocol::{Admitted, Moved, ONE_CLOSE, Protocol};
 use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
@@ -289,6 +289,7 @@ impl Admission {
     /// The number of records that it holds.
     pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
         let released = self.ledger().try_close_empty(index)?;
+        self.protocol.count_close();
         self.after_close(released);
         Ok(())
     }
@@ -296,6 +297,7 @@ impl Admission {
     /// Closes an account whatever it holds, and rejects the requests that wait for its credits.
     pub(crate) fn close_account(&self, index: u32) {
         let released = self.ledger().close_account(index);
+        self.protocol.count_close();
         self.after_close(released);
         self.reject_waiters(|queue, deferred| {
             queue.reject_account(&self.protocol, index, deferred)
@@ -322,6 +324,7 @@ impl Admission {
     /// Rejects the requests that wait for places of a closed stage, and wakes its workers.
     pub(crate) fn reject_stage(&self, stage: &dyn StageState) {
         let key = stage_key(stage);
+        self.protocol.count_close();
         self.reject_waiters(|queue, deferred| queue.reject_stage(&self.protocol, key, deferred));
         stage.receivers().notify_all();
     }
@@ -332,6 +335,7 @@ impl Admission {
     pub(crate) fn close(&self) {
         if !self.protocol.closed.swap(true, SeqCst) {
             self.protocol.drainers.fetch_add(1, SeqCst);
+            self.protocol.count_close();
         }
         self.ledger().close();
         self.update_signal();
@@ -397,6 +401,18 @@ impl Admission {
         stages.push(stage);
     }
 
+    /// How often something was closed, and how many requests wait, as one number: see
+    /// [`closings`](Self::closings).
+    #[inline]
+    pub(crate) fn events(&self) -> u64 {
+        self.protocol.events.load(SeqCst)
+    }
+
+    /// [`events`](Self::events) as it is when no request waits.
+    pub(crate) fn closings(&self) -> u64 {
+        self.events() & !(ONE_CLOSE - 1)
+    }
+
     /// Whether requests wait.
     #[inline]
     pub(crate) fn has_waiters(&self) -> bool {
@@ -404,7 +420,7 @@ impl Admission {
     }
 
     pub(super) fn add_waiter(&self) {
-        self.protocol.waiters.fetch_add(1, SeqCst);
+        self.protocol.add_waiter();
     }
 
     /// Grants the requests that fit now that something was given back, if any wait.

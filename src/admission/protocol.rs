@@ -2,20 +2,23 @@
 //! what it has moved.
 
 use crate::caps::{Account, Denied, Ledger, Places, Sequence};
-use crate::sync::{AtomicBool, AtomicU32, SeqCst};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, SeqCst};
 
 /// The ledger, and who must be told of what is moved there.
 pub(crate) struct Protocol {
     pub(super) ledger: Ledger,
     /// No push is accepted any more. Set before the accounts are closed.
     pub(super) closed: AtomicBool,
-    /// How many requests wait: while there are some, each release notifies them, and accounts lease
-    /// exactly.
-    pub(super) waiters: AtomicU32,
+    /// How many requests wait, in the lower half: while there are some, each release notifies them, and
+    /// accounts lease exactly. In the upper half, how often a source, a stage or the buffer was closed.
+    pub(super) events: AtomicU64,
     /// How many wait until all is settled; a closed buffer counts as one. While there are some, the
     /// release that empties the pool notifies them, and accounts lease exactly.
     pub(super) drainers: AtomicU32,
 }
+
+/// One close, where events are counted. The count wraps.
+pub(super) const ONE_CLOSE: u64 = 1 << 32;
 
 /// What a push was given: records, the sequence of the first, and why they are not more.
 #[must_use]
@@ -73,7 +76,7 @@ impl Protocol {
         Self {
             ledger,
             closed: AtomicBool::new(false),
-            waiters: AtomicU32::new(0),
+            events: AtomicU64::new(0),
             drainers: AtomicU32::new(0),
         }
     }
@@ -90,7 +93,20 @@ impl Protocol {
 
     #[inline]
     pub(super) fn has_waiters(&self) -> bool {
-        self.waiters.load(SeqCst) > 0
+        self.events.load(SeqCst) as u32 > 0
+    }
+
+    pub(super) fn add_waiter(&self) {
+        self.events.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn remove_waiter(&self) {
+        self.events.fetch_sub(1, SeqCst);
+    }
+
+    /// Counts a close that was done, so that producers look at what was closed.
+    pub(super) fn count_close(&self) {
+        self.events.fetch_add(ONE_CLOSE, SeqCst);
     }
 
     #[inline]

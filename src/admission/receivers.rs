@@ -61,6 +61,18 @@ impl Receivers {
         }
     }
 
+    /// Whether workers wait.
+    #[inline]
+    pub(crate) fn are_waiting(&self) -> bool {
+        self.waiting.load(SeqCst) > 0
+    }
+
+    /// Whether a worker waits for any record, or one that lingers wants no more than `len`.
+    pub(crate) fn want(&self, len: impl FnOnce() -> u32) -> bool {
+        let waiting = self.waiting.load(SeqCst);
+        waiting as u32 > 0 || waiting > 0 && self.least_wanted.load(SeqCst) <= len()
+    }
+
     /// Notifies every worker that waits.
     pub(crate) fn notify_all(&self) {
         self.not_empty.notify_all();

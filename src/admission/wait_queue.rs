@@ -16,7 +16,7 @@ use super::protocol::{Moved, Protocol};
 use super::{SharedStage, StageState};
 use crate::caps::{Denied, Limit, Sequence};
 use crate::event::wake;
-use crate::sync::{Instant, SeqCst, isolate, now};
+use crate::sync::{Instant, isolate, now};
 
 /// What a request asks for: places for `records` records, and credits of that account unless the
 /// records have theirs.
@@ -361,7 +361,7 @@ impl WaitQueue {
             }
             self.note_freed(protocol, waiter.request.freed(), deferred);
         } else if !matches!(waiter.state, State::Decided(_)) {
-            protocol.waiters.fetch_sub(1, SeqCst);
+            protocol.remove_waiter();
         }
         deferred.left.push(waiter);
     }
@@ -619,7 +619,7 @@ impl WaitQueue {
         self.forget(protocol, ticket, outcome.is_ok());
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             waiter.state = State::Decided(outcome);
-            protocol.waiters.fetch_sub(1, SeqCst);
+            protocol.remove_waiter();
             deferred.wakers.extend(waiter.waker.take());
         }
     }

@@ -139,7 +139,7 @@ impl<E: Envelope> Source<E> {
 
     /// The same on this thread, which waits up to that moment: then the limit that is in the way.
     #[inline]
-    fn acquire_until(
+    pub(super) fn acquire_until(
         &self,
         stage: &Stage<E>,
         records: usize,

@@ -144,6 +144,28 @@ impl SourceCore {
         })
     }
 
+    /// Takes credits and places for up to `wanted` records, at least one. Gives how many, and the sequence of
+    /// the first.
+    pub(super) fn acquire_up_to<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        wanted: u32,
+    ) -> Result<(u32, Sequence), RejectReason> {
+        if let Some(first) = self.acquire_fast(stage, wanted as usize) {
+            return Ok((wanted, first));
+        }
+        match self.acquire(stage, wanted as usize)? {
+            Admitted { records: 0, denied: Some(denied), .. } => Err(self.reason(stage, denied)),
+            Admitted { records, first, .. } => Ok((records, first)),
+        }
+    }
+
+    /// The least of the caps that a record of this source is under in that stage.
+    pub(super) fn least_capacity<E: Envelope>(&self, stage: &StageCore<E>) -> u32 {
+        let (own, global) = (self.account().capacity(), self.admission.ledger().capacity());
+        own.min(global).min(stage.places().capacity())
+    }
+
     /// Takes credits and places for `records` records: all, or `None` where they are not there now, and
     /// also while others wait, who came first.
     ///

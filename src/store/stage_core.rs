@@ -9,7 +9,7 @@ use super::lanes::Lanes;
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
 use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
-use crate::sync::CachePadded;
+use crate::sync::{AtomicSetting, CachePadded, SeqCst};
 use crate::unwind::Panics;
 
 /// What all handles to a stage share.
@@ -18,6 +18,8 @@ pub(crate) struct StageCore<E: Envelope> {
     places: CachePadded<Places>,
     receivers: Receivers,
     lanes: Lanes<E>,
+    /// How many records a worker asked for last, so that producers make blocks that fit.
+    asked: AtomicSetting,
     admission: Arc<Admission>,
     retry_limit: Option<u32>,
     dead_letters: Arc<DeadLetterQueue<E>>,
@@ -55,6 +57,7 @@ impl<E: Envelope> StageCore<E> {
             places: CachePadded::new(Places::new(capacity)),
             receivers: Receivers::new(),
             lanes: Lanes::new(Self::slots_for(capacity, &admission)),
+            asked: AtomicSetting::new(u32::MAX),
             admission,
             retry_limit,
             dead_letters,
@@ -137,8 +140,33 @@ impl<E: Envelope> StageCore<E> {
     #[inline]
     pub(crate) fn take(&self, max: usize) -> Option<BatchContents<E>> {
         let mut contents = BatchContents::default();
+        self.note_asked(max);
         self.lanes.take(&self.places, &mut contents, max);
         (!contents.is_empty()).then_some(contents)
+    }
+
+    #[inline]
+    fn note_asked(&self, max: usize) {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        if self.asked.load(SeqCst) != max {
+            self.asked.store(max, SeqCst);
+        }
+    }
+
+    /// How many records a worker asked for last; more than any number if none did yet.
+    pub(crate) fn asked(&self) -> u32 {
+        self.asked.load(SeqCst)
+    }
+
+    /// Whether workers wait for records.
+    #[inline]
+    pub(crate) fn has_receivers(&self) -> bool {
+        self.receivers.are_waiting()
+    }
+
+    /// Whether `pending` more records are what workers that wait want.
+    pub(crate) fn receivers_want(&self, pending: u32) -> bool {
+        self.receivers.want(|| self.len().saturating_add(pending))
     }
 
     /// Adds what waits to be taken to a batch that is to hold at most `max` records.
@@ -149,6 +177,7 @@ impl<E: Envelope> StageCore<E> {
     /// Takes up to `max` records for good, and gives back what they held.
     pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
         let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
+        self.note_asked(max);
         self.add_to(&mut contents, max);
         self.release(contents.runs());
         contents.into_vec()

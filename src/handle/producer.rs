@@ -1,0 +1,389 @@
+//! A handle that gathers single records into blocks.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::source::Source;
+use super::stage::Stage;
+use crate::caps::Sequence;
+use crate::error::{RejectReason, Rejected};
+use crate::record::Envelope;
+use crate::store::to_u32;
+use crate::sync::{Instant, now};
+
+/// The most records of a block unless [`Producer::with_block_size`] says otherwise.
+const BLOCK_SIZE: u32 = 256;
+
+/// The most records that a block can be made of.
+const MAX_BLOCK_SIZE: usize = 1 << 16;
+
+/// How many records the first block holds, and the next one after a flush.
+const FIRST_BLOCK: u32 = 8;
+
+/// The largest share of a cap that one block may take: one part in so many.
+const SHARE_OF_CAP: u32 = 4;
+
+/// A handle that gathers single records into blocks, owned by one thread or task.
+///
+/// **Workers see a record when it is published**, and until then it is *pending*. Records are
+/// published as a block: when the block is full, at [`flush`](Self::flush), when the producer is
+/// dropped, and at any push while a worker waits for records. A worker that waits therefore gets each
+/// record at once, and a busy one finds blocks, which cost it and the producer a fraction of single
+/// records. What is pending when the producer goes quiet stays pending. As with
+/// [`BufWriter`](std::io::BufWriter), flush before you wait for input:
+///
+/// ```
+/// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+/// use std::io::{BufRead, BufReader};
+///
+/// # let socket: &[u8] = b"17\nNA\n4\n";
+/// let manager = BufferManager::new(BufferSettings::default());
+/// let (stage, source) = (manager.stage("parse")?, manager.source("socket")?);
+/// let mut producer = source.producer(&stage);
+/// let mut lines = BufReader::new(socket);
+/// let mut line = String::new();
+/// loop {
+///     // The next read may wait for the peer: publish what is pending first.
+///     if !lines.buffer().contains(&b'\n') {
+///         producer.flush();
+///     }
+///     line.clear();
+///     if lines.read_line(&mut line)? == 0 {
+///         break;
+///     }
+///     producer.send_blocking(BufferedRecord::new(line.clone(), "socket", "p", "parse"))?;
+/// }
+/// drop(producer);
+/// assert_eq!(stage.len(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Caps
+///
+/// A record holds its credit and its place from the moment it is accepted, so the caps are exact. A
+/// producer also holds credits and places *ahead*, for the rest of its present block at most, and
+/// fewer where there are fewer: at a cap it takes what was freed, as a block. It holds none ahead after
+/// a flush, and takes none while other requests wait.
+///
+/// # Order
+///
+/// One producer and one worker see first in, first out.
+///
+/// # Close and drain
+///
+/// Pending records count as not drained. A producer of a closed buffer, source or stage still
+/// publishes what it had accepted.
+pub struct Producer<E: Envelope> {
+    source: Source<E>,
+    stage: Stage<E>,
+    /// Accepted and not published yet.
+    open: Vec<E>,
+    /// The sequence of the first of them.
+    first: Sequence,
+    /// How many more records it holds credits and places for.
+    ahead: u32,
+    /// How many records the present block is to hold.
+    size: u32,
+    /// The most that it grows to.
+    max_size: u32,
+    /// [`Admission::events`](crate::admission::Admission::events) with nothing waiting.
+    events: u64,
+}
+
+impl<E: Envelope> Source<E> {
+    /// Returns a handle that gathers this source's records for one stage into blocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut producer = source.producer(&stage);
+    /// for n in 0..1_000 {
+    ///     producer.try_send(BufferedRecord::new(n, "a", "p", "filter"))?;
+    /// }
+    /// producer.flush();
+    /// assert_eq!(stage.len(), 1_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn producer(&self, stage: &Stage<E>) -> Producer<E> {
+        Producer {
+            source: self.clone(),
+            stage: stage.clone(),
+            open: Vec::new(),
+            first: Sequence::default(),
+            ahead: 0,
+            size: FIRST_BLOCK,
+            max_size: BLOCK_SIZE,
+            events: 0,
+        }
+    }
+}
+
+impl<E: Envelope> Producer<E> {
+    /// Sets the most records that a block grows to, from 1 to 65,536; a number outside counts as the
+    /// nearest. Unless set, 256.
+    ///
+    /// A block never takes more than a quarter of a cap, and no more than the workers of the stage ask
+    /// for. Larger blocks cost less a record and hold more credits ahead.
+    #[must_use]
+    pub fn with_block_size(mut self, records: usize) -> Self {
+        self.max_size = to_u32(records.clamp(1, MAX_BLOCK_SIZE));
+        self.size = self.size.min(self.max_size);
+        self
+    }
+
+    /// Accepts a record, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// The record and the limit that refused it, as [`Source::try_send`] has them. What was pending is
+    /// published then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// let manager = BufferManager::new(BufferSettings { max_per_source: 2, ..Default::default() });
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut producer = source.producer(&stage);
+    /// producer.try_send(BufferedRecord::new(1, "a", "p", "filter"))?;
+    /// producer.try_send(BufferedRecord::new(2, "a", "p", "filter"))?;
+    /// let rejected = producer.try_send(BufferedRecord::new(3, "a", "p", "filter")).unwrap_err();
+    /// assert!(rejected.is_full());
+    /// assert_eq!((stage.len(), producer.pending()), (2, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn try_send(&mut self, record: E) -> Result<(), Rejected<E>> {
+        if self.ahead == 0 || self.source.core().admission().events() != self.events {
+            return self.try_send_slow(record);
+        }
+        self.accept(record);
+        Ok(())
+    }
+
+    /// Takes a record for which it holds a credit and a place.
+    #[inline]
+    fn accept(&mut self, record: E) {
+        self.ahead -= 1;
+        self.open.push(record);
+        if self.ahead == 0 {
+            self.publish_full();
+        } else if self.stage.core().has_receivers() {
+            self.publish_for_receivers();
+        }
+    }
+
+    #[cold]
+    fn try_send_slow(&mut self, record: E) -> Result<(), Rejected<E>> {
+        if let Err(reason) = self.prepare() {
+            return Err(Rejected { record, reason });
+        }
+        self.accept(record);
+        if self.source.core().admission().has_waiters() {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Sees to it that it holds a credit and a place for the next record.
+    fn prepare(&mut self) -> Result<(), RejectReason> {
+        let admission = self.source.core().admission();
+        let (events, waits) = (admission.closings(), admission.has_waiters());
+        if events != self.events {
+            if self.source.is_closed() || self.stage.is_closed() {
+                self.flush();
+                return Err(RejectReason::Closed);
+            }
+            self.events = events;
+        }
+        if self.ahead > 0 {
+            return Ok(());
+        }
+        self.publish();
+        let wanted = if waits { 1 } else { self.block_size() };
+        let (records, first) = self.source.core().acquire_up_to(self.stage.core(), wanted)?;
+        self.hold(records, first);
+        Ok(())
+    }
+
+    /// Begins a block of records for which it holds credits and places.
+    fn hold(&mut self, records: u32, first: Sequence) {
+        self.first = first;
+        self.ahead = records;
+        if records > 1 {
+            self.open.reserve_exact(records as usize);
+        }
+    }
+
+    /// The present size of a block, within its share of each cap and within what workers ask for.
+    fn block_size(&self) -> u32 {
+        let caps = self.source.core().least_capacity(self.stage.core());
+        let asked = self.stage.core().asked();
+        self.size.min(self.max_size).min((caps / SHARE_OF_CAP).max(1)).min(asked.max(1))
+    }
+
+    /// Publishes a block that is full. The next is larger.
+    fn publish_full(&mut self) {
+        self.publish();
+        self.size = self.size.saturating_mul(2).min(self.max_size);
+    }
+
+    /// Publishes what is pending to workers that wait. Those that linger wait for as many records as
+    /// they want.
+    #[cold]
+    fn publish_for_receivers(&mut self) {
+        if self.stage.core().receivers_want(to_u32(self.open.len())) {
+            self.publish();
+            self.size = FIRST_BLOCK.min(self.max_size);
+        }
+    }
+
+    /// Accepts a record as soon as there are a credit and a place for it. What is pending is published
+    /// before it waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Source::send`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If it is dropped before it resolves, the record was not accepted and is dropped with the future.
+    /// What was pending is published.
+    pub async fn send(&mut self, record: E) -> Result<(), Rejected<E>> {
+        let Err(Rejected { record, reason }) = self.try_send(record) else { return Ok(()) };
+        if !reason.is_full() {
+            return Err(Rejected { record, reason });
+        }
+        self.flush();
+        match self.source.acquire(&self.stage, 1).await {
+            Ok(first) => {
+                self.hold(1, first);
+                self.accept(record);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { record, reason }),
+        }
+    }
+
+    /// Accepts a record as soon as there are a credit and a place for it; parks the thread until then.
+    /// What is pending is published before it waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Source::send`].
+    #[inline]
+    pub fn send_blocking(&mut self, record: E) -> Result<(), Rejected<E>> {
+        match self.try_send(record) {
+            Err(rejected) if rejected.is_full() => self.send_until(rejected.record, None),
+            done => done,
+        }
+    }
+
+    /// Accepts a record as soon as there are a credit and a place for it; parks the thread for at most
+    /// `timeout`. What is pending is published before it waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Source::send_timeout`].
+    pub fn send_timeout(&mut self, record: E, timeout: Duration) -> Result<(), Rejected<E>> {
+        match self.try_send(record) {
+            Err(rejected) if rejected.is_full() => {
+                self.send_until(rejected.record, Some(now().checked_add(timeout)).flatten())
+            }
+            done => done,
+        }
+    }
+
+    #[cold]
+    fn send_until(&mut self, record: E, deadline: Option<Instant>) -> Result<(), Rejected<E>> {
+        self.flush();
+        match self.source.acquire_until(&self.stage, 1, deadline) {
+            Ok(first) => {
+                self.hold(1, first);
+                self.accept(record);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { record, reason }),
+        }
+    }
+
+    /// Publishes what is pending, and gives back the credits and places that it holds ahead. It never
+    /// waits, and cannot fail.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// # let manager = BufferManager::new(BufferSettings::default());
+    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut producer = source.producer(&stage);
+    /// producer.try_send(BufferedRecord::new("line", "a", "p", "filter"))?;
+    /// assert_eq!((stage.len(), producer.pending()), (0, 1));
+    /// producer.flush();
+    /// assert_eq!((stage.len(), producer.pending()), (1, 0));
+    /// assert_eq!(source.available_credits(), 4_999);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&mut self) {
+        self.publish();
+        self.size = FIRST_BLOCK.min(self.max_size);
+        let ahead = std::mem::take(&mut self.ahead);
+        if ahead > 0 {
+            self.stage.core().release_some(self.source.core().index(), ahead);
+        }
+    }
+
+    fn publish(&mut self) {
+        let account = self.source.core().index();
+        let len = to_u32(self.open.len());
+        match len {
+            0 => return,
+            1 => {
+                if let Some(record) = self.open.pop() {
+                    self.stage.core().store_one(account, self.first, record);
+                }
+            }
+            _ => {
+                let rest = Vec::with_capacity(self.ahead as usize);
+                let records = std::mem::replace(&mut self.open, rest);
+                self.stage.core().store_many(account, self.first, records);
+            }
+        }
+        self.first = self.first.plus(len);
+    }
+
+    /// Returns how many records were accepted and are not published yet.
+    pub fn pending(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Returns the source whose records it gathers.
+    pub fn source(&self) -> &Source<E> {
+        &self.source
+    }
+
+    /// Returns the stage that it publishes to.
+    pub fn stage(&self) -> &Stage<E> {
+        &self.stage
+    }
+}
+
+/// Publishes what is pending, even if the thread panics, and gives back what it holds ahead.
+impl<E: Envelope> Drop for Producer<E> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl<E: Envelope> fmt::Debug for Producer<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("source", &self.source.id())
+            .field("stage", &self.stage.id())
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
+    }
+}
