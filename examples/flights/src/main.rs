@@ -1,6 +1,6 @@
 //! Departures out of New York, from CSV files through three stages into SQLite.
 //!
-//! `cargo run --release --example flights -- --help` tells what can be set.
+//! `cargo run --release -p flights -- --help` lists the options.
 //!
 //! `pipeline` holds what is done with the rows. `threads` and `tasks` do it: with the blocking calls of
 //! the library, and with its async calls. The two are meant to be read side by side.

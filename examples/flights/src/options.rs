@@ -26,19 +26,19 @@ macro_rules! in_package {
 #[command(name = "flights", version)]
 pub struct Options {
     /// CSV files of flights, each with a header.
-    #[arg(value_name = "FLIGHTS", default_value = in_package!("/examples/flights/data/", "flights-2013-01.csv"))]
+    #[arg(value_name = "FLIGHTS", default_value = in_package!("/data/", "flights-2013-01.csv"))]
     pub flights: Vec<PathBuf>,
 
     /// CSV file of hourly weather. A flight without weather is loaded with NULLs.
-    #[arg(long, value_name = "FILE", default_value = in_package!("/examples/flights/data/", "weather-2013-01.csv"))]
+    #[arg(long, value_name = "FILE", default_value = in_package!("/data/", "weather-2013-01.csv"))]
     pub weather: PathBuf,
 
     /// CSV file of airlines. A flight of an unknown airline is loaded with a NULL name.
-    #[arg(long, value_name = "FILE", default_value = in_package!("/examples/flights/data/", "airlines.csv"))]
+    #[arg(long, value_name = "FILE", default_value = in_package!("/data/", "airlines.csv"))]
     pub airlines: PathBuf,
 
     /// SQLite file to write. One that exists is replaced.
-    #[arg(long, short, value_name = "FILE", default_value = in_package!("/target/flights.db"))]
+    #[arg(long, short, value_name = "FILE", default_value = in_package!("/../../target/flights.db"))]
     pub output: PathBuf,
 
     /// Runs sources and workers as tasks on tokio, in place of threads.
