@@ -1,9 +1,8 @@
-//! The latency of the library alone: how long a push takes, and how long a record waits until a
-//! worker has it, at 50 % and at 90 % of what goes through at most. `benches/rivals/` has the same for
-//! the rivals.
+//! Latency of the library alone: of a push, and from the push to the batch, at 50 % and 90 % of the
+//! highest sustained rate. `benches/comparison/` measures the competitors in the same way.
 //!
-//! `cargo bench --bench latency`. With `--test`, as for the other benchmarks, it only shows that it
-//! runs.
+//! `cargo bench --bench latency`. With `--test`, as for the other benchmarks, it only checks that the
+//! program runs.
 
 mod common;
 
@@ -28,12 +27,12 @@ fn main() {
         let rate = sustained * f64::from(percent) / 100.0;
         let Latencies { push, through, .. } = latencies(Some(rate));
         println!("at {percent} %, in microseconds:");
-        tell("push", &push);
-        tell("push to batch", &through);
+        print("push", &push);
+        print("push to batch", &through);
     }
 }
 
-fn tell(what: &str, times: &Histogram<u64>) {
+fn print(what: &str, times: &Histogram<u64>) {
     let [p50, p99, p999] =
         [0.5, 0.99, 0.999].map(|quantile| times.value_at_quantile(quantile) as f64 / 1e3);
     let max = times.max() as f64 / 1e3;

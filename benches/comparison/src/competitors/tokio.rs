@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{push_each, runs, see_all, take_each};
 use crate::common::Sourced;
-use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
-use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
+use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
+use crate::common::work::{Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP};
 
 pub struct Tokio<R> {
     credits: Arc<Credits>,
@@ -57,9 +57,9 @@ impl Credits {
     }
 }
 
-impl<R: Sourced> Contender<R> for Tokio<R> {
-    type Producer = Way<R>;
-    type Worker = Out<R>;
+impl<R: Sourced> Competitor<R> for Tokio<R> {
+    type Producer = Producer<R>;
+    type Consumer = Consumer<R>;
 
     fn new(sources: usize, stages: usize, workers: usize) -> Self {
         let credits = Credits {
@@ -78,26 +78,30 @@ impl<R: Sourced> Contender<R> for Tokio<R> {
         Self { credits: Arc::new(credits), stages: (0..stages).map(stage).collect() }
     }
 
-    fn producer(&mut self, source: usize, stage: usize) -> Way<R> {
-        Way { credits: Arc::clone(&self.credits), source, sender: self.stages[stage].0.clone() }
+    fn producer(&mut self, source: usize, stage: usize) -> Producer<R> {
+        Producer {
+            credits: Arc::clone(&self.credits),
+            source,
+            sender: self.stages[stage].0.clone(),
+        }
     }
 
-    fn worker(&mut self, stage: usize) -> Out<R> {
+    fn consumer(&mut self, stage: usize) -> Consumer<R> {
         let taker = match &mut self.stages[stage].1 {
             Taker::One(receiver) => Taker::One(Some(receiver.take().expect("one worker a stage"))),
             Taker::Many(receiver) => Taker::Many(Arc::clone(receiver)),
         };
-        Out { credits: Arc::clone(&self.credits), taker, records: Vec::new() }
+        Consumer { credits: Arc::clone(&self.credits), taker, records: Vec::new() }
     }
 }
 
-pub struct Way<R> {
+pub struct Producer<R> {
     credits: Arc<Credits>,
     source: usize,
     sender: Sender<R>,
 }
 
-impl<R: Sourced> Producer<R> for Way<R> {
+impl<R: Sourced> Produce<R> for Producer<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
         let Some(permits) = self.credits.take(self.source, 1) else { return Err(record) };
         self.sender.try_send(record).map_err(mpsc::error::TrySendError::into_inner)?;
@@ -118,13 +122,13 @@ impl<R: Sourced> Producer<R> for Way<R> {
     }
 }
 
-pub struct Out<R> {
+pub struct Consumer<R> {
     credits: Arc<Credits>,
     taker: Taker<R>,
     records: Vec<R>,
 }
 
-impl<R: Sourced> Worker<R> for Out<R> {
+impl<R: Sourced> Consume<R> for Consumer<R> {
     fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
         if max == 1 {
             let Self { credits, taker, .. } = self;
@@ -164,10 +168,10 @@ impl<R> Taker<R> {
     }
 }
 
-impl<R: Sourced> Waits<R> for Tokio<R> {}
+impl<R: Sourced> BlockingCompetitor<R> for Tokio<R> {}
 
-impl<R: Sourced> WaitingProducer<R> for Way<R> {
-    fn push_or_wait(&mut self, record: R) {
+impl<R: Sourced> ProduceBlocking<R> for Producer<R> {
+    fn push_blocking(&mut self, record: R) {
         // To wait costs an allocation, though there be room.
         let Err(record) = self.push(record) else { return };
         pollster::block_on(async {
@@ -180,8 +184,8 @@ impl<R: Sourced> WaitingProducer<R> for Way<R> {
     }
 }
 
-impl<R: Sourced> WaitingWorker<R> for Out<R> {
-    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+impl<R: Sourced> ConsumeBlocking<R> for Consumer<R> {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         let Self { credits, taker, records } = self;
         taker.with(|receiver| receiver.blocking_recv_many(records, max));
         credits.give_back_all(records);

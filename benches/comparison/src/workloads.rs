@@ -1,79 +1,79 @@
 //! Which work is measured, and by whom it is done.
 
+use crate::common::blocking::BlockingCompetitor;
 use crate::common::conveyor::Conveyor;
-use crate::common::waits::Waits;
 use crate::common::work::{self, Flow};
 use crate::common::{BATCH, Large, Medium, Small, Sourced};
-use crate::contenders::channels::{
+use crate::competitors::channels::{
     AsyncChannel, Crossbeam, Crossfire, CrossfireSingle, Flume, Kanal, Rings,
 };
-use crate::contenders::fanring::{Fanring, FanringMany};
-use crate::contenders::mutex::Locked;
-use crate::contenders::tokio::Tokio;
-use crate::measure::{Contender, Entry, Run, Workload};
+use crate::competitors::fanring::{Fanring, FanringMany};
+use crate::competitors::mutex::Locked;
+use crate::competitors::tokio::Tokio;
+use crate::measure::{Description, Entry, Run, Workload};
 
 const ALL_CAPS: &str = "all three";
 const NO_CAPS: &str = "none but its length";
 
-pub const CONVEYOR: Contender = Contender {
+pub const CONVEYOR: Description = Description {
     name: "conveyor-buffer",
     package: "conveyor-buffer",
     caps: ALL_CAPS,
     how: "by handle: `try_send`, `try_send_batch`, `try_recv_batch`, `ack`, `into_records`; \
           `send_blocking`, `recv_batch_within_blocking`",
 };
-pub const RING: Contender = Contender {
+pub const RING: Description = Description {
     name: "raw ArrayQueue",
     package: "crossbeam-queue",
     caps: NO_CAPS,
     how: "`push` and `pop`: the limit",
 };
-pub const MUTEX: Contender = Contender {
+pub const MUTEX: Description = Description {
     name: "mutex",
     package: "parking_lot",
     caps: ALL_CAPS,
     how: "one `Mutex` around all counts and a `VecDeque` for each stage; a batch takes the lock \
           once; two `Condvar`s to wait",
 };
-pub const TOKIO: Contender = Contender {
+pub const TOKIO: Description = Description {
     name: "tokio",
     package: "tokio",
     caps: ALL_CAPS,
     how: "a bounded `mpsc` and two `Semaphore`s; `try_reserve_many` and `recv_many` for batches; \
           to wait, `reserve` under `pollster::block_on` where it is full, and `blocking_recv_many`",
 };
-pub const CROSSBEAM: Contender = Contender {
+pub const CROSSBEAM: Description = Description {
     name: "crossbeam-channel",
     package: "crossbeam-channel",
     caps: NO_CAPS,
     how: "`try_send` and `try_recv`; `send` and `recv` to wait",
 };
-const FLUME: Contender = Contender {
+const FLUME: Description = Description {
     name: "flume",
     package: "flume",
     caps: NO_CAPS,
     how: "`try_send` and `try_recv`; `drain` for batches; `send` and `recv` to wait",
 };
-const KANAL: Contender = Contender {
+const KANAL: Description = Description {
     name: "kanal",
     package: "kanal",
     caps: NO_CAPS,
     how: "`try_send_option` and `try_recv`; `drain_into` for batches; `send` and `recv` to wait",
 };
-const ASYNC_CHANNEL: Contender = Contender {
+const ASYNC_CHANNEL: Description = Description {
     name: "async-channel",
     package: "async-channel",
     caps: NO_CAPS,
     how: "`try_send` and `try_recv`; `send_blocking` and `recv_blocking` to wait",
 };
-const CROSSFIRE: Contender = Contender {
+const CROSSFIRE: Description = Description {
     name: "crossfire",
     package: "crossfire",
     caps: NO_CAPS,
     how: "`mpsc` for one worker, `mpmc` for many; `detect_backoff_cfg` first; `send` and `recv` to \
           wait",
 };
-const FANRING: Contender = Contender {
+const FANRING: Description = Description {
     name: "fanring",
     package: "fanring",
     caps: "none but its length, for each producer",
@@ -81,7 +81,7 @@ const FANRING: Contender = Contender {
           batches; `mpmc` for many; `send`, `recv` and `recv_batch_into` to wait",
 };
 #[cfg(feature = "conveyor-etl-buffer")]
-pub const ETL: Contender = Contender {
+pub const ETL: Description = Description {
     name: "conveyor-etl-buffer",
     package: "conveyor-etl-buffer",
     caps: "its stage; all records nearly; none per source",
@@ -91,19 +91,19 @@ pub const ETL: Contender = Contender {
 pub const MANY: &str = "10,000 sources and 100 stages";
 pub const REFUSED: &str = "refused";
 
-/// Work that any contender can be given.
+/// Work that any competitor can be given.
 trait Job: Copy + 'static {
-    fn build<R: Sourced, C: work::Contender<R, Producer: 'static, Worker: 'static> + 'static>(
+    fn build<R: Sourced, C: work::Competitor<R, Producer: 'static, Consumer: 'static> + 'static>(
         self,
     ) -> Run;
 }
 
-fn row<R: Sourced, C: work::Contender<R, Producer: 'static, Worker: 'static> + 'static>(
-    contender: Contender,
+fn row<R: Sourced, C: work::Competitor<R, Producer: 'static, Consumer: 'static> + 'static>(
+    competitor: Description,
     variant: &'static str,
     job: impl Job,
 ) -> Entry {
-    Entry { contender, variant, build: Box::new(move || job.build::<R, C>()) }
+    Entry { competitor, variant, build: Box::new(move || job.build::<R, C>()) }
 }
 
 /// All that can be drained by one thread.
@@ -170,7 +170,7 @@ macro_rules! jobs {
         impl Job for $job {
             fn build<
                 R: Sourced,
-                C: work::Contender<R, Producer: 'static, Worker: 'static> + 'static,
+                C: work::Competitor<R, Producer: 'static, Consumer: 'static> + 'static,
             >(
                 $self,
             ) -> Run {
@@ -232,7 +232,7 @@ fn single_thread<R: Sourced>(ids: [&'static str; 2], all: &mut Vec<Workload>) {
     all.push(Workload {
         id: batch,
         title: format!("100 records of {bytes} bytes in and out as one batch, one thread"),
-        about: "A `Vec` of 100 records goes in and comes out, round and round. Contenders without \
+        about: "A `Vec` of 100 records goes in and comes out, round and round. Competitors without \
                 batches push and take each record.",
         unit: "record",
         entries: one_worker::<R>(Batches),
@@ -264,9 +264,13 @@ fn threads(all: &mut Vec<Workload>) {
 
 /// By calls that wait. A raw ring has none.
 fn waiting(all: &mut Vec<Workload>) {
-    fn row<C: Waits<Medium>>(contender: Contender, variant: &'static str, flow: Flow) -> Entry {
-        let run = move |records| flow.run_waiting::<Medium, C>(records);
-        Entry { contender, variant, build: Box::new(move || Box::new(run)) }
+    fn row<C: BlockingCompetitor<Medium>>(
+        competitor: Description,
+        variant: &'static str,
+        flow: Flow,
+    ) -> Entry {
+        let run = move |records| flow.run_blocking::<Medium, C>(records);
+        Entry { competitor, variant, build: Box::new(move || Box::new(run)) }
     }
 
     let mut add = |id, title: &str, threads| {
@@ -312,7 +316,7 @@ fn waiting(all: &mut Vec<Workload>) {
 
 #[cfg(feature = "conveyor-etl-buffer")]
 fn by_name(all: &mut Vec<Workload>) {
-    use crate::contenders::etl;
+    use crate::competitors::etl;
 
     let mut add = |id, title: &str, together| {
         all.push(Workload {
@@ -323,12 +327,12 @@ fn by_name(all: &mut Vec<Workload>) {
             unit: "record",
             entries: vec![
                 Entry {
-                    contender: Contender { how: "by name", ..CONVEYOR },
+                    competitor: Description { how: "by name", ..CONVEYOR },
                     variant: "",
                     build: Box::new(move || Box::new(etl::conveyor_buffer(together))),
                 },
                 Entry {
-                    contender: ETL,
+                    competitor: ETL,
                     variant: "",
                     build: Box::new(move || Box::new(etl::conveyor_etl_buffer(together))),
                 },

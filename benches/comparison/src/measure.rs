@@ -7,9 +7,9 @@ use crate::Effort;
 /// What moves so many records, or tries so many pushes, and tells how long it took.
 pub type Run = Box<dyn FnMut(u64) -> Duration>;
 
-/// What a contender is and what it keeps.
+/// What a competitor is and what it keeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Contender {
+pub struct Description {
     pub name: &'static str,
     /// The package whose version is told.
     pub package: &'static str,
@@ -20,8 +20,8 @@ pub struct Contender {
 
 /// One row of a workload's table.
 pub struct Entry {
-    pub contender: Contender,
-    /// What sets it apart from other rows of the same contender.
+    pub competitor: Description,
+    /// What sets it apart from other rows of the same competitor.
     pub variant: &'static str,
     /// Makes an empty buffer, warm and ready.
     pub build: Box<dyn Fn() -> Run>,
@@ -46,7 +46,7 @@ pub struct Results {
 }
 
 pub struct Row {
-    pub contender: Contender,
+    pub competitor: Description,
     pub variant: &'static str,
     /// Nanoseconds a record.
     pub time: Spread,
@@ -75,7 +75,7 @@ impl Spread {
     }
 }
 
-/// Gives each contender its turn in each round, on a fresh buffer each time.
+/// Gives each competitor its turn in each round, on a fresh buffer each time.
 pub fn measure(workload: Workload, effort: Effort) -> Results {
     let Workload { id, title, about, unit, entries } = workload;
     eprintln!("{id}: {title}");
@@ -94,8 +94,8 @@ pub fn measure(workload: Workload, effort: Effort) -> Results {
     let rows: Vec<Row> = entries
         .into_iter()
         .zip(times)
-        .map(|(Entry { contender, variant, .. }, times)| Row {
-            contender,
+        .map(|(Entry { competitor, variant, .. }, times)| Row {
+            competitor,
             variant,
             ratio: Spread::of(times.iter().zip(&base).map(|(time, base)| time / base).collect()),
             time: Spread::of(times),
@@ -124,14 +124,14 @@ fn enough(build: &dyn Fn() -> Run, turn: Duration) -> u64 {
 impl Row {
     pub fn label(&self) -> String {
         match self.variant {
-            "" => self.contender.name.to_owned(),
-            variant => format!("{}, {variant}", self.contender.name),
+            "" => self.competitor.name.to_owned(),
+            variant => format!("{}, {variant}", self.competitor.name),
         }
     }
 }
 
 impl Results {
-    pub fn find(&self, contender: &str, variant: &str) -> Option<&Row> {
-        self.rows.iter().find(|row| row.contender.name == contender && row.variant == variant)
+    pub fn find(&self, competitor: &str, variant: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.competitor.name == competitor && row.variant == variant)
     }
 }

@@ -1,12 +1,12 @@
-//! Measures conveyor-buffer beside what one would use in its place, and writes `BENCHMARKS.md`.
+//! Measures conveyor-buffer beside its alternatives and writes `BENCHMARKS.md`.
 //!
-//! All figures are from one run. In each round every contender has its turn, so that what disturbs
-//! the machine disturbs them alike; what is told is the median over the rounds, and the quartiles.
+//! All figures are from one run. Every competitor has a turn in each round, so that a disturbance of
+//! the machine affects them alike. The report gives the median and the quartiles over the rounds.
 
 mod chart;
 #[path = "../../common/mod.rs"]
 mod common;
-mod contenders;
+mod competitors;
 mod goals;
 mod latency;
 mod machine;
@@ -20,19 +20,19 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// Measures conveyor-buffer beside its rivals and writes BENCHMARKS.md and its chart.
+/// Measures conveyor-buffer beside its alternatives and writes BENCHMARKS.md and its chart.
 #[derive(Parser)]
 struct Options {
-    /// Few and short rounds, to see that everything runs. Writes nothing unless told where.
+    /// Few and short rounds, to check that everything runs. Prints the report unless --out is given.
     #[arg(long)]
     quick: bool,
-    /// Only the workloads whose names begin with this. Writes nothing unless told where.
+    /// Only the workloads whose names begin with this. Prints the report unless --out is given.
     #[arg(long, value_name = "WORKLOAD")]
     only: Vec<String>,
-    /// How many rounds.
+    /// Number of rounds.
     #[arg(long)]
     rounds: Option<usize>,
-    /// The directory to write to, in place of the repository.
+    /// Directory to write to, instead of the repository.
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
 }
@@ -47,9 +47,9 @@ impl Options {
 #[derive(Clone, Copy)]
 struct Effort {
     rounds: usize,
-    /// Of one turn of one contender.
+    /// Length of a turn.
     turn: Duration,
-    /// Of one turn of a measurement of latency, and how many there are.
+    /// Length of a turn of a latency measurement, and the number of turns.
     load: Duration,
     loads: usize,
 }
@@ -75,7 +75,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(rounds) = options.rounds {
         effort.rounds = rounds.max(1);
     }
-    // The advice of crossfire for machines with few cores.
+    // As crossfire advises for machines with few cores.
     crossfire::detect_backoff_cfg();
 
     let machine = machine::Machine::look();

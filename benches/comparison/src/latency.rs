@@ -1,24 +1,24 @@
-//! Latency of the contenders that keep all three caps.
+//! Latency of the competitors that keep all three caps.
 
 use crate::Effort;
 use crate::common::Medium;
 use crate::common::conveyor::Conveyor;
 use crate::common::latency::{Latencies, run};
-use crate::contenders::mutex::Locked;
-use crate::contenders::tokio::Tokio;
+use crate::competitors::mutex::Locked;
+use crate::competitors::tokio::Tokio;
 use crate::measure::Spread;
 use crate::workloads::{CONVEYOR, MUTEX, TOKIO};
 
 type Measure = fn(Option<f64>, std::time::Duration) -> Latencies;
 
-const CONTENDERS: [(&str, Measure); 3] = [
+const COMPETITORS: [(&str, Measure); 3] = [
     (CONVEYOR.name, run::<Conveyor<Medium>>),
     (MUTEX.name, run::<Locked<Medium>>),
     (TOKIO.name, run::<Tokio<Medium>>),
 ];
 
 pub struct Latency {
-    /// What each contender sustains, in records a second.
+    /// What each competitor sustains, in records a second.
     pub sustained: Vec<(&'static str, f64)>,
     pub loads: Vec<Load>,
 }
@@ -27,14 +27,14 @@ pub struct Load {
     pub title: String,
     /// In percent.
     pub percent: u32,
-    /// Whether all contenders had the same rate, a share of what the slowest sustains. Otherwise each
+    /// Whether all competitors had the same rate, a share of what the slowest sustains. Otherwise each
     /// had that share of what it sustains itself.
     pub same_rate: bool,
     pub rows: Vec<Row>,
 }
 
 pub struct Row {
-    pub contender: &'static str,
+    pub competitor: &'static str,
     pub rate: f64,
     pub push: Times,
     pub through: Times,
@@ -51,13 +51,13 @@ pub struct Times {
 
 pub fn measure(effort: Effort) -> Latency {
     eprintln!("latency: what is sustained");
-    let mut rates = vec![Vec::new(); CONTENDERS.len()];
+    let mut rates = vec![Vec::new(); COMPETITORS.len()];
     for _ in 0..effort.loads {
-        for ((_, run), rates) in CONTENDERS.iter().zip(&mut rates) {
+        for ((_, run), rates) in COMPETITORS.iter().zip(&mut rates) {
             rates.push(run(None, effort.load).rate);
         }
     }
-    let sustained: Vec<_> = CONTENDERS
+    let sustained: Vec<_> = COMPETITORS
         .iter()
         .zip(rates)
         .map(|((name, _), rates)| (*name, Spread::of(rates).median))
@@ -88,23 +88,24 @@ pub fn measure(effort: Effort) -> Latency {
 }
 
 fn measure_load(rates: &[f64], effort: Effort) -> Vec<Row> {
-    let mut turns: Vec<Vec<Latencies>> = CONTENDERS.iter().map(|_| Vec::new()).collect();
+    let mut turns: Vec<Vec<Latencies>> = COMPETITORS.iter().map(|_| Vec::new()).collect();
     for _ in 0..effort.loads {
-        for (((_, run), rate), turns) in CONTENDERS.iter().zip(rates).zip(&mut turns) {
+        for (((_, run), rate), turns) in COMPETITORS.iter().zip(rates).zip(&mut turns) {
             turns.push(run(Some(*rate), effort.load));
         }
     }
-    let rows = CONTENDERS.iter().zip(rates).zip(turns).map(|(((contender, _), rate), turns)| Row {
-        contender,
-        rate: *rate,
-        push: Times::of(turns.iter().map(|turn| &turn.push)),
-        through: Times::of(turns.iter().map(|turn| &turn.through)),
-    });
+    let rows =
+        COMPETITORS.iter().zip(rates).zip(turns).map(|(((competitor, _), rate), turns)| Row {
+            competitor,
+            rate: *rate,
+            push: Times::of(turns.iter().map(|turn| &turn.push)),
+            through: Times::of(turns.iter().map(|turn| &turn.through)),
+        });
     let rows: Vec<Row> = rows.collect();
     for row in &rows {
         eprintln!(
             "  {:<20} push p50 {:>8.0}  p99 {:>9.0}  p99.9 {:>9.0} ns",
-            row.contender, row.push.p50, row.push.p99, row.push.p999.median
+            row.competitor, row.push.p50, row.push.p99, row.push.p999.median
         );
     }
     rows
@@ -126,9 +127,9 @@ impl Times {
 }
 
 impl Latency {
-    /// The row of a contender where all had the same rate.
-    pub fn at_same_rate(&self, percent: u32, contender: &str) -> Option<&Row> {
+    /// The row of a competitor where all had the same rate.
+    pub fn at_same_rate(&self, percent: u32, competitor: &str) -> Option<&Row> {
         let load = self.loads.iter().find(|load| load.same_rate && load.percent == percent)?;
-        load.rows.iter().find(|row| row.contender == contender)
+        load.rows.iter().find(|row| row.competitor == competitor)
     }
 }

@@ -1,4 +1,4 @@
-//! The chart: for the work that matters most, the time of each contender by that of the library.
+//! The chart: for the work that matters most, the time of each competitor by that of the library.
 
 use svg::Document;
 use svg::node::element::{Group, Line, Rectangle, Text};
@@ -51,7 +51,7 @@ pub fn draw(results: &[Results]) -> String {
         .set("height", height)
         .set("font-family", "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif")
         .set("role", "img")
-        .set("aria-label", "Time for a record by that of conveyor-buffer, for ten contenders")
+        .set("aria-label", "Time for a record by that of conveyor-buffer, for ten competitors")
         // A ground of its own, so that it reads as well on a dark page.
         .add(
             Rectangle::new()
@@ -120,7 +120,7 @@ fn panel(title: &str, results: &Results, scale: &Scale, top: f64) -> Group {
 }
 
 fn colour(row: &Row) -> &'static str {
-    match (row.contender.name, row.contender.caps) {
+    match (row.competitor.name, row.competitor.caps) {
         ("conveyor-buffer", _) => OURS,
         (_, "all three") => CAPS,
         _ => NO_CAPS,

@@ -1,8 +1,8 @@
-//! The rivals, each used as its own documentation advises: by calls that never wait, and where the work
-//! asks for it by calls that do.
+//! The competitors, each used as its documentation advises: by calls that never wait, and by calls
+//! that wait where the workload is about these.
 //!
-//! Any number of threads may push to each: where a crate has several kinds of channel, it is given
-//! the one for many producers, and for one worker or many as the work asks.
+//! Any number of threads may push: of a crate with several kinds of channel, the one for many
+//! producers is used, and for one worker or many as the workload requires.
 
 pub mod channels;
 #[cfg(feature = "conveyor-etl-buffer")]
@@ -54,10 +54,10 @@ fn runs<R: crate::common::Sourced>(records: &[R]) -> impl Iterator<Item = (usize
 
 #[cfg(test)]
 mod tests {
+    use crate::common::blocking::BlockingCompetitor;
     use crate::common::conveyor::Conveyor;
-    use crate::common::waits::Waits;
     use crate::common::work::{
-        Contender, Flow, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker,
+        Competitor, Consume, Flow, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP,
     };
     use crate::common::{BATCH, Medium};
 
@@ -75,15 +75,15 @@ mod tests {
         record
     }
 
-    fn full(producer: &mut impl Producer<Medium>, source: usize) -> usize {
+    fn full(producer: &mut impl Produce<Medium>, source: usize) -> usize {
         (0..).take_while(|_| producer.push(marked(source, 0)).is_ok()).count()
     }
 
     /// The cap that is reached first is the one that refuses, and what is taken makes room again.
-    fn holds_all_caps<C: Contender<Medium>>() {
-        let mut contender = C::new(3, 1, 1);
-        let mut producers: Vec<_> = (0..3).map(|source| contender.producer(source, 0)).collect();
-        let mut worker = contender.worker(0);
+    fn holds_all_caps<C: Competitor<Medium>>() {
+        let mut competitor = C::new(3, 1, 1);
+        let mut producers: Vec<_> = (0..3).map(|source| competitor.producer(source, 0)).collect();
+        let mut worker = competitor.consumer(0);
         assert_eq!(full(&mut producers[0], 0), SOURCE_CAP);
         assert_eq!(full(&mut producers[1], 1), STAGE_CAP - SOURCE_CAP);
         assert_eq!(full(&mut producers[2], 2), 0, "the stage is full");
@@ -95,24 +95,24 @@ mod tests {
         assert_eq!(records.len(), BATCH - 1, "one fitted");
 
         let (sources, stages) = (GLOBAL_CAP / SOURCE_CAP + 1, 11);
-        let mut contender = C::new(sources, stages, 1);
+        let mut competitor = C::new(sources, stages, 1);
         let pushed: usize = (0..sources - 1)
-            .map(|source| full(&mut contender.producer(source, source / 2), source))
+            .map(|source| full(&mut competitor.producer(source, source / 2), source))
             .sum();
         assert_eq!(pushed, GLOBAL_CAP);
-        let mut last = contender.producer(sources - 1, stages - 1);
+        let mut last = competitor.producer(sources - 1, stages - 1);
         assert_eq!(full(&mut last, sources - 1), 0, "all is full");
         let mut records = Vec::new();
-        contender.worker(0).take_into(BATCH, &mut records);
+        competitor.consumer(0).take_into(BATCH, &mut records);
         assert_eq!(records.len(), BATCH);
         assert_eq!(full(&mut last, sources - 1), BATCH);
     }
 
     /// Records come out once each and in order, whether they went alone or together.
-    fn passes_records_on<C: Contender<Medium>>(workers: usize) {
-        let mut contender = C::new(1, 1, workers);
-        let mut producer = contender.producer(0, 0);
-        let mut worker = contender.worker(0);
+    fn passes_records_on<C: Competitor<Medium>>(workers: usize) {
+        let mut competitor = C::new(1, 1, workers);
+        let mut producer = competitor.producer(0, 0);
+        let mut worker = competitor.consumer(0);
         for mark in 0..3 {
             assert!(producer.push(marked(0, mark)).is_ok());
         }
@@ -146,8 +146,8 @@ mod tests {
     }
 
     /// Nothing is lost and everybody comes to an end, whoever waits for whom.
-    fn ends<C: Waits<Medium>>(producers: usize, workers: usize) {
-        Flow::at_one_stage(producers, workers, 1).run_waiting::<Medium, C>(30_000);
+    fn ends<C: BlockingCompetitor<Medium>>(producers: usize, workers: usize) {
+        Flow::at_one_stage(producers, workers, 1).run_blocking::<Medium, C>(30_000);
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_contender_passes_records_on_in_order() {
+    fn every_competitor_passes_records_on_in_order() {
         passes_records_on::<Conveyor<Medium>>(1);
         passes_records_on::<Rings<Medium>>(1);
         passes_records_on::<Locked<Medium>>(1);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_contender_that_waits_passes_all_records_on_and_ends() {
+    fn every_competitor_that_waits_passes_all_records_on_and_ends() {
         ends::<Conveyor<Medium>>(2, 2);
         ends::<Conveyor<Medium, true>>(2, 2);
         ends::<Locked<Medium>>(2, 2);

@@ -11,9 +11,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{runs, see_all};
 use crate::common::Sourced;
+use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
 use crate::common::conveyor::LINGER;
-use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
-use crate::common::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
+use crate::common::work::{Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP};
 
 /// With workers that take what there is, or, in the calls that wait, linger for full batches as the
 /// library's do.
@@ -72,9 +72,9 @@ impl<R: Sourced> Books<R> {
     }
 }
 
-impl<R: Sourced, const LINGERS: bool> Contender<R> for Locked<R, LINGERS> {
-    type Producer = Way<R>;
-    type Worker = Out<R, LINGERS>;
+impl<R: Sourced, const LINGERS: bool> Competitor<R> for Locked<R, LINGERS> {
+    type Producer = Producer<R>;
+    type Consumer = Consumer<R, LINGERS>;
 
     fn new(sources: usize, stages: usize, _workers: usize) -> Self {
         let stages = (0..stages).map(|_| VecDeque::new()).collect();
@@ -88,21 +88,21 @@ impl<R: Sourced, const LINGERS: bool> Contender<R> for Locked<R, LINGERS> {
         let books = Mutex::new(books);
         Self(Arc::new(Shared { books, filled: Condvar::new(), freed: Condvar::new() }))
     }
-    fn producer(&mut self, source: usize, stage: usize) -> Way<R> {
-        Way { shared: Arc::clone(&self.0), source, stage }
+    fn producer(&mut self, source: usize, stage: usize) -> Producer<R> {
+        Producer { shared: Arc::clone(&self.0), source, stage }
     }
-    fn worker(&mut self, stage: usize) -> Out<R, LINGERS> {
-        Out { shared: Arc::clone(&self.0), stage, records: Vec::new() }
+    fn consumer(&mut self, stage: usize) -> Consumer<R, LINGERS> {
+        Consumer { shared: Arc::clone(&self.0), stage, records: Vec::new() }
     }
 }
 
-pub struct Way<R> {
+pub struct Producer<R> {
     shared: Arc<Shared<R>>,
     source: usize,
     stage: usize,
 }
 
-impl<R: Sourced> Producer<R> for Way<R> {
+impl<R: Sourced> Produce<R> for Producer<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
         let mut books = self.shared.books.lock();
         if books.room(self.source, self.stage) == 0 {
@@ -121,13 +121,13 @@ impl<R: Sourced> Producer<R> for Way<R> {
     }
 }
 
-pub struct Out<R, const LINGERS: bool> {
+pub struct Consumer<R, const LINGERS: bool> {
     shared: Arc<Shared<R>>,
     stage: usize,
     records: Vec<R>,
 }
 
-impl<R: Sourced, const LINGERS: bool> Worker<R> for Out<R, LINGERS> {
+impl<R: Sourced, const LINGERS: bool> Consume<R> for Consumer<R, LINGERS> {
     fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
         if max == 1 {
             let taken = self.shared.books.lock().take_one(self.stage);
@@ -145,15 +145,15 @@ impl<R: Sourced, const LINGERS: bool> Worker<R> for Out<R, LINGERS> {
     }
 }
 
-impl<R: Sourced, const LINGERS: bool> Waits<R> for Locked<R, LINGERS> {
+impl<R: Sourced, const LINGERS: bool> BlockingCompetitor<R> for Locked<R, LINGERS> {
     fn close(self) {
         self.0.books.lock().closed = true;
         self.0.filled.notify_all();
     }
 }
 
-impl<R: Sourced> WaitingProducer<R> for Way<R> {
-    fn push_or_wait(&mut self, record: R) {
+impl<R: Sourced> ProduceBlocking<R> for Producer<R> {
+    fn push_blocking(&mut self, record: R) {
         let mut books = self.shared.books.lock();
         let full = |books: &mut Books<R>| books.room(self.source, self.stage) == 0;
         self.shared.freed.wait_while(&mut books, full);
@@ -170,8 +170,8 @@ impl<R: Sourced> WaitingProducer<R> for Way<R> {
     }
 }
 
-impl<R: Sourced, const LINGERS: bool> WaitingWorker<R> for Out<R, LINGERS> {
-    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+impl<R: Sourced, const LINGERS: bool> ConsumeBlocking<R> for Consumer<R, LINGERS> {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         let mut books = self.shared.books.lock();
         let too_few = |books: &mut Books<R>, wanted: usize| {
             let wait = books.stages[self.stage].len() < wanted && !books.closed;

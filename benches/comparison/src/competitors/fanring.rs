@@ -6,8 +6,8 @@ use fanring::{mpmc, mpsc};
 
 use super::{push_each, see_all, take_each};
 use crate::common::Sourced;
-use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
-use crate::common::work::{Contender, Producer, SOURCE_CAP, Worker};
+use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
+use crate::common::work::{Competitor, Consume, Produce, SOURCE_CAP};
 
 /// For one worker a stage.
 pub struct Fanring<R>(Vec<(mpsc::Sender<R>, Option<mpsc::Receiver<R>>)>);
@@ -17,9 +17,9 @@ pub struct Receiver<R> {
     records: Vec<R>,
 }
 
-impl<R: Sourced> Contender<R> for Fanring<R> {
+impl<R: Sourced> Competitor<R> for Fanring<R> {
     type Producer = mpsc::Sender<R>;
-    type Worker = Receiver<R>;
+    type Consumer = Receiver<R>;
 
     fn new(_sources: usize, stages: usize, workers: usize) -> Self {
         assert_eq!(workers, 1);
@@ -29,13 +29,13 @@ impl<R: Sourced> Contender<R> for Fanring<R> {
     fn producer(&mut self, _source: usize, stage: usize) -> mpsc::Sender<R> {
         self.0[stage].0.try_clone().expect("a live receiver")
     }
-    fn worker(&mut self, stage: usize) -> Receiver<R> {
+    fn consumer(&mut self, stage: usize) -> Receiver<R> {
         let receiver = self.0[stage].1.take().expect("one worker a stage");
         Receiver { receiver, records: Vec::new() }
     }
 }
 
-impl<R: Sourced> Producer<R> for mpsc::Sender<R> {
+impl<R: Sourced> Produce<R> for mpsc::Sender<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
         self.try_send(record).map_err(mpsc::TrySendError::into_inner)
     }
@@ -48,7 +48,7 @@ impl<R: Sourced> Producer<R> for mpsc::Sender<R> {
     }
 }
 
-impl<R: Sourced> Worker<R> for Receiver<R> {
+impl<R: Sourced> Consume<R> for Receiver<R> {
     fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         if max == 1 {
             return take_each(1, || self.receiver.try_recv().ok(), see);
@@ -63,16 +63,16 @@ impl<R: Sourced> Worker<R> for Receiver<R> {
     }
 }
 
-impl<R: Sourced> Waits<R> for Fanring<R> {}
+impl<R: Sourced> BlockingCompetitor<R> for Fanring<R> {}
 
-impl<R: Sourced> WaitingProducer<R> for mpsc::Sender<R> {
-    fn push_or_wait(&mut self, record: R) {
+impl<R: Sourced> ProduceBlocking<R> for mpsc::Sender<R> {
+    fn push_blocking(&mut self, record: R) {
         assert!(self.send(record).is_ok(), "a live receiver");
     }
 }
 
-impl<R: Sourced> WaitingWorker<R> for Receiver<R> {
-    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+impl<R: Sourced> ConsumeBlocking<R> for Receiver<R> {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         // All senders are gone: nothing is taken.
         let _ = self.receiver.recv_batch_into(&mut self.records, max);
         see_all(&mut self.records, see)
@@ -82,9 +82,9 @@ impl<R: Sourced> WaitingWorker<R> for Receiver<R> {
 /// For several workers a stage.
 pub struct FanringMany<R>(Vec<(mpmc::Sender<R>, mpmc::Receiver<R>)>);
 
-impl<R: Sourced> Contender<R> for FanringMany<R> {
+impl<R: Sourced> Competitor<R> for FanringMany<R> {
     type Producer = mpmc::Sender<R>;
-    type Worker = mpmc::Receiver<R>;
+    type Consumer = mpmc::Receiver<R>;
 
     fn new(_sources: usize, stages: usize, _workers: usize) -> Self {
         Self((0..stages).map(|_| mpmc::channel(SOURCE_CAP)).collect())
@@ -92,12 +92,12 @@ impl<R: Sourced> Contender<R> for FanringMany<R> {
     fn producer(&mut self, _source: usize, stage: usize) -> mpmc::Sender<R> {
         self.0[stage].0.try_clone().expect("a live receiver")
     }
-    fn worker(&mut self, stage: usize) -> mpmc::Receiver<R> {
+    fn consumer(&mut self, stage: usize) -> mpmc::Receiver<R> {
         self.0[stage].1.clone()
     }
 }
 
-impl<R: Sourced> Producer<R> for mpmc::Sender<R> {
+impl<R: Sourced> Produce<R> for mpmc::Sender<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
         self.try_send(record).map_err(mpmc::TrySendError::into_inner)
     }
@@ -106,7 +106,7 @@ impl<R: Sourced> Producer<R> for mpmc::Sender<R> {
     }
 }
 
-impl<R: Sourced> Worker<R> for mpmc::Receiver<R> {
+impl<R: Sourced> Consume<R> for mpmc::Receiver<R> {
     fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
         take_each(max, || self.try_recv().ok(), see)
     }
@@ -115,16 +115,16 @@ impl<R: Sourced> Worker<R> for mpmc::Receiver<R> {
     }
 }
 
-impl<R: Sourced> Waits<R> for FanringMany<R> {}
+impl<R: Sourced> BlockingCompetitor<R> for FanringMany<R> {}
 
-impl<R: Sourced> WaitingProducer<R> for mpmc::Sender<R> {
-    fn push_or_wait(&mut self, record: R) {
+impl<R: Sourced> ProduceBlocking<R> for mpmc::Sender<R> {
+    fn push_blocking(&mut self, record: R) {
         assert!(self.send(record).is_ok(), "a live receiver");
     }
 }
 
-impl<R: Sourced> WaitingWorker<R> for mpmc::Receiver<R> {
-    fn take_or_wait(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+impl<R: Sourced> ConsumeBlocking<R> for mpmc::Receiver<R> {
+    fn take_blocking(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
         let Ok(mut first) = self.recv() else { return 0 };
         see(&mut first);
         1 + self.take(max - 1, see)

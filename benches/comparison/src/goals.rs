@@ -62,9 +62,9 @@ const PUSH: &str = "p99.9 of a push at 90 % load, 2 producers and 2 workers";
 
 pub fn all(results: &[Results], latency: Option<&Latency>, memory: Option<&Memory>) -> Vec<Goal> {
     // How many times the time of the table's first row another one takes.
-    let ratio = |id: &str, contender: &str, variant: &str| {
+    let ratio = |id: &str, competitor: &str, variant: &str| {
         let results = results.iter().find(|results| results.id == id)?;
-        Some(results.find(contender, variant)?.ratio.median)
+        Some(results.find(competitor, variant)?.ratio.median)
     };
     let faster = |work, against, times, id| Goal {
         work,
@@ -73,7 +73,7 @@ pub fn all(results: &[Results], latency: Option<&Latency>, memory: Option<&Memor
         measured: ratio(id, against, ""),
     };
     let push = |against| {
-        let p999 = |contender| Some(latency?.at_same_rate(90, contender)?.push.p999.median);
+        let p999 = |competitor| Some(latency?.at_same_rate(90, competitor)?.push.p999.median);
         Goal {
             work: PUSH,
             against,

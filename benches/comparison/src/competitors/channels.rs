@@ -8,18 +8,18 @@ use crossbeam_queue::ArrayQueue;
 
 use super::{push_each, see_all, take_each};
 use crate::common::Sourced;
-use crate::common::waits::{WaitingProducer, WaitingWorker, Waits};
-use crate::common::work::{Contender, Producer, STAGE_CAP, Worker};
+use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
+use crate::common::work::{Competitor, Consume, Produce, STAGE_CAP};
 
-/// A contender whose stages are one channel each, with senders and receivers that can be cloned.
+/// A competitor whose stages are one channel each, with senders and receivers that can be cloned.
 macro_rules! channel {
     ($(#[$doc:meta])* $name:ident, $sender:ty, $receiver:ty, $new:expr) => {
         $(#[$doc])*
         pub struct $name<R: Sourced>(Vec<($sender, $receiver)>);
 
-        impl<R: Sourced> Contender<R> for $name<R> {
+        impl<R: Sourced> Competitor<R> for $name<R> {
             type Producer = Sender<$sender>;
-            type Worker = Receiver<$receiver, R>;
+            type Consumer = Receiver<$receiver, R>;
 
             fn new(_sources: usize, stages: usize, _workers: usize) -> Self {
                 Self((0..stages).map(|_| $new(STAGE_CAP)).collect())
@@ -27,7 +27,7 @@ macro_rules! channel {
             fn producer(&mut self, _source: usize, stage: usize) -> Self::Producer {
                 Sender(self.0[stage].0.clone())
             }
-            fn worker(&mut self, stage: usize) -> Self::Worker {
+            fn consumer(&mut self, stage: usize) -> Self::Consumer {
                 Receiver { receiver: self.0[stage].1.clone(), records: Vec::new() }
             }
         }
@@ -46,7 +46,7 @@ pub struct Receiver<T, R> {
 /// Sends one by one: none of these channels has a call to send several.
 macro_rules! sends {
     ($sender:ty, |$self:ident, $record:ident| $push:expr) => {
-        impl<R: Sourced> Producer<R> for Sender<$sender> {
+        impl<R: Sourced> Produce<R> for Sender<$sender> {
             fn push(&mut self, $record: R) -> Result<(), R> {
                 let $self = &self.0;
                 $push
@@ -62,7 +62,7 @@ macro_rules! sends {
 /// Receives one by one.
 macro_rules! receives {
     ($receiver:ty, |$self:ident| $take:expr) => {
-        impl<R: Sourced> Worker<R> for Receiver<$receiver, R> {
+        impl<R: Sourced> Consume<R> for Receiver<$receiver, R> {
             fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
                 let $self = &self.receiver;
                 take_each(max, || $take, see)
@@ -76,10 +76,10 @@ macro_rules! receives {
 }
 
 /// Receives one alone, or all that wait at once. That may be more than was asked for, which is to the
-/// contender's advantage.
+/// competitor's advantage.
 macro_rules! drains {
     ($receiver:ty, |$self:ident| $take:expr, |$records:ident| $drain:expr) => {
-        impl<R: Sourced> Worker<R> for Receiver<$receiver, R> {
+        impl<R: Sourced> Consume<R> for Receiver<$receiver, R> {
             fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
                 let $self = &self.receiver;
                 if max == 1 {
@@ -97,24 +97,24 @@ macro_rules! drains {
     };
 }
 
-/// Waits with each push, and with the first of what it takes.
+/// BlockingCompetitor with each push, and with the first of what it takes.
 macro_rules! waits {
     (
         $name:ident,
         $sender:ty, |$self:ident, $record:ident| $send:expr,
         $receiver:ty, |$receiving:ident| $receive:expr
     ) => {
-        impl<R: Sourced> Waits<R> for $name<R> {}
+        impl<R: Sourced> BlockingCompetitor<R> for $name<R> {}
 
-        impl<R: Sourced> WaitingProducer<R> for Sender<$sender> {
-            fn push_or_wait(&mut self, $record: R) {
+        impl<R: Sourced> ProduceBlocking<R> for Sender<$sender> {
+            fn push_blocking(&mut self, $record: R) {
                 let $self = &self.0;
                 assert!($send.is_ok(), "a live receiver");
             }
         }
 
-        impl<R: Sourced> WaitingWorker<R> for Receiver<$receiver, R> {
-            fn take_or_wait(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+        impl<R: Sourced> ConsumeBlocking<R> for Receiver<$receiver, R> {
+            fn take_blocking(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
                 let $receiving = &self.receiver;
                 let Ok(mut first) = $receive else { return 0 };
                 see(&mut first);
@@ -245,9 +245,9 @@ pub struct CrossfireSingle<R: Sourced>(Vec<(SenderToOne<R>, Option<OneReceiver<R
 type SenderToOne<R> = crossfire::MTx<CrossfireOne<R>>;
 type OneReceiver<R> = crossfire::Rx<CrossfireOne<R>>;
 
-impl<R: Sourced> Contender<R> for CrossfireSingle<R> {
+impl<R: Sourced> Competitor<R> for CrossfireSingle<R> {
     type Producer = Sender<SenderToOne<R>>;
-    type Worker = Receiver<OneReceiver<R>, R>;
+    type Consumer = Receiver<OneReceiver<R>, R>;
 
     fn new(_sources: usize, stages: usize, workers: usize) -> Self {
         assert_eq!(workers, 1);
@@ -257,7 +257,7 @@ impl<R: Sourced> Contender<R> for CrossfireSingle<R> {
     fn producer(&mut self, _source: usize, stage: usize) -> Self::Producer {
         Sender(self.0[stage].0.clone())
     }
-    fn worker(&mut self, stage: usize) -> Self::Worker {
+    fn consumer(&mut self, stage: usize) -> Self::Consumer {
         let receiver = self.0[stage].1.take().expect("one worker a stage");
         Receiver { receiver, records: Vec::new() }
     }

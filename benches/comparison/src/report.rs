@@ -12,7 +12,7 @@ use crate::chart;
 use crate::goals::Goal;
 use crate::latency::{Latency, Times};
 use crate::machine::{Machine, version};
-use crate::measure::{Contender, Results};
+use crate::measure::{Description, Results};
 use crate::memory::Memory;
 
 pub struct Report<'a> {
@@ -27,7 +27,7 @@ pub struct Report<'a> {
 /// What is between these is written by hand and kept.
 const NOTES: [&str; 2] = ["<!-- notes -->", "<!-- end of notes -->"];
 pub const NO_NOTES: &str = "\n\n";
-const CHART: &str = "benches/rivals/chart.svg";
+const CHART: &str = "benches/comparison/chart.svg";
 
 impl Report<'_> {
     /// Writes both files, and keeps the notes that are there.
@@ -77,12 +77,12 @@ impl Report<'_> {
             "# Benchmarks\n\n\
              conveyor-buffer beside what one would use in its place. This file is written by\n\n\
              ```sh\n\
-             cargo run --release --manifest-path benches/rivals/Cargo.toml --features conveyor-etl-buffer\n\
+             cargo run --release --manifest-path benches/comparison/Cargo.toml --features conveyor-etl-buffer\n\
              ```\n\n\
-             which needs `protoc` (Debian: `protobuf-compiler`) for one of the rivals; without the \
+             which needs `protoc` (Debian: `protobuf-compiler`) for one of the competitors; without the \
              feature it leaves that one out. Only the notes at the end are by hand.\n\n\
              ![Time for a record by that of conveyor-buffer]({CHART})\n\n\
-             All figures are from one run. In each of {rounds} rounds every contender had its turn \
+             All figures are from one run. In each of {rounds} rounds every competitor had its turn \
              on a fresh buffer; a time is the median over the rounds, in brackets the quartiles, and \
              a ratio is the median of the ratios within each round. Ratios are to be trusted more \
              than times, and both only for this machine:\n\n"
@@ -91,31 +91,31 @@ impl Report<'_> {
         for (what, value) in &self.machine.lines {
             machine.add_row([what, value.as_str()]);
         }
-        _ = write!(out, "{machine}\n\n## The contenders\n\n");
+        _ = write!(out, "{machine}\n\n## The competitors\n\n");
         out.push_str(
             "Each is used as its documentation advises, and unless it says otherwise by calls that \
              never wait, so that what is measured is the buffer and not how a thread is put to \
-             sleep. A contender that keeps \
+             sleep. A competitor that keeps \
              no caps does less work than the library: it holds no count of any source, nor of all \
              records, knows no batch that can be returned, and frees a place as soon as its record \
              is taken.\n\n",
         );
-        let mut contenders = table(["contender", "version", "caps", "used by"]);
-        let mut seen: Vec<Contender> = Vec::new();
+        let mut competitors = table(["competitor", "version", "caps", "used by"]);
+        let mut seen: Vec<Description> = Vec::new();
         for row in self.results.iter().flat_map(|results| &results.rows) {
-            let Contender { name, package, caps, how } = row.contender;
+            let Description { name, package, caps, how } = row.competitor;
             if !seen.iter().any(|one| one.name == name) {
-                seen.push(row.contender);
+                seen.push(row.competitor);
                 let version = version(package);
                 let version = if package == name {
                     version.to_owned()
                 } else {
                     format!("{package} {version}")
                 };
-                contenders.add_row([name, &version, caps, how]);
+                competitors.add_row([name, &version, caps, how]);
             }
         }
-        _ = write!(out, "{contenders}\n\n");
+        _ = write!(out, "{competitors}\n\n");
     }
 
     fn goals(&self, out: &mut String) {
@@ -153,12 +153,13 @@ fn workload(out: &mut String, results: &Results) {
     let Results { title, about, unit, rows, .. } = results;
     _ = write!(out, "## {title}\n\n{about}\n\n");
     let base = rows[0].label();
-    let mut table = table(["contender", "caps", &format!("ns a {unit}"), &format!("times {base}")]);
+    let mut table =
+        table(["competitor", "caps", &format!("ns a {unit}"), &format!("times {base}")]);
     for row in rows {
         let time = row.time;
         table.add_row([
             row.label(),
-            row.contender.caps.to_owned(),
+            row.competitor.caps.to_owned(),
             format!("{} ({} to {})", brief(time.median), brief(time.low), brief(time.high)),
             brief(row.ratio.median),
         ]);
@@ -184,22 +185,22 @@ fn latency_section(out: &mut String, latency: &Latency) {
          told to within 1 %. First, what each sustains when a record is due as soon as the last has \
          gone, clock readings included:\n\n",
     );
-    let mut sustained = table(["contender", "records a second"]);
-    for (contender, rate) in &latency.sustained {
-        sustained.add_row([(*contender).to_owned(), thousands(*rate)]);
+    let mut sustained = table(["competitor", "records a second"]);
+    for (competitor, rate) in &latency.sustained {
+        sustained.add_row([(*competitor).to_owned(), thousands(*rate)]);
     }
     _ = write!(out, "{sustained}\n\n");
     out.push_str("The times are in microseconds, medians over the turns; of p99.9 of a push, the quartiles too.\n\n");
     for load in &latency.loads {
         _ = write!(out, "### At {}\n\n", load.title);
         let mut times =
-            table(["contender", "records a second", "", "p50", "p99", "p99.9", "maximum"]);
+            table(["competitor", "records a second", "", "p50", "p99", "p99.9", "maximum"]);
         for row in &load.rows {
             let rate = thousands(row.rate);
             let p999 = row.push.p999;
             let spread =
                 format!("{} ({} to {})", micros(p999.median), micros(p999.low), micros(p999.high));
-            times.add_row(cells([row.contender, &rate, "push"], row.push, spread));
+            times.add_row(cells([row.competitor, &rate, "push"], row.push, spread));
             let p999 = micros(row.through.p999.median);
             times.add_row(cells(["", "", "push to batch"], row.through, p999));
         }
