@@ -63,7 +63,9 @@ async fn push(pipeline: &Pipeline, origin: usize) -> Result<(), Error> {
     let mut signals = origin.handle.signals();
     while !pipeline.control.is_stopping() {
         if reader.follow(&signals) == BackpressureSignal::Pause {
-            signals.changed().await;
+            // With a timeout: a resume that comes between the two calls would not be reported if the
+            // last report was a resume as well.
+            let _ = timeout(REST, signals.changed()).await;
             continue;
         }
         let rows = block_in_place(|| reader.read())?;

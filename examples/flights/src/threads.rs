@@ -45,7 +45,9 @@ fn push(pipeline: &Pipeline, origin: &Origin) -> Result<(), Error> {
     let mut signals = origin.handle.signals();
     while !pipeline.control.is_stopping() {
         if reader.follow(&signals) == BackpressureSignal::Pause {
-            signals.changed_blocking();
+            // With a timeout: a resume that comes between the two calls would not be reported if the
+            // last report was a resume as well.
+            signals.changed_timeout(REST);
             continue;
         }
         let rows = reader.read()?;
