@@ -20,7 +20,8 @@ fn contention(criterion: &mut Criterion) {
         for (stages, sources) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
             for producers in [1, 2, 4] {
                 for workers in [1, 2, 4] {
-                    let flow = Flow { producers, workers, sources, stages, push, take: BATCH };
+                    let flow =
+                        Flow { producers, workers, sources, stages, push, take: BATCH, work: 0 };
                     let threads = format!("{producers} producers, {workers} workers");
                     let places = format!("{stages} stages, {sources} sources");
                     group.bench_function(BenchmarkId::new(places, threads), |bencher| {

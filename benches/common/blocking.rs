@@ -23,7 +23,7 @@ pub trait ProduceBlocking<R> {
 pub trait ConsumeBlocking<R> {
     /// Waits for records, takes up to `max`, shows each to `see`, settles them and returns their
     /// number: 0 if the buffer is closed and empty.
-    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize;
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&R)) -> usize;
 }
 
 impl Flow {
@@ -41,11 +41,12 @@ impl Flow {
             consumers,
             |mut producer, source, share| {
                 (0..share).for_each(|_| producer.push_blocking(black_box(R::of(source))));
+                // Dropping the producer publishes what it has gathered.
             },
             |mut consumer| {
                 let mut taken = 0;
                 loop {
-                    match consumer.take_blocking(self.take, |record| _ = black_box(record)) {
+                    match consumer.take_blocking(self.take, |record| self.see(record)) {
                         0 => return taken,
                         now => taken += now as u64,
                     }

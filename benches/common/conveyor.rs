@@ -15,9 +15,9 @@ pub const LINGER: Duration = Duration::from_micros(100);
 /// Sources and stages by handle. In the calls that wait, workers take what there is, or linger for a
 /// full batch if `LINGERS`.
 pub struct Conveyor<R: Envelope, const LINGERS: bool = false> {
-    manager: BufferManager<R>,
-    sources: Vec<Source<R>>,
-    stages: Vec<Stage<R>>,
+    pub manager: BufferManager<R>,
+    pub sources: Vec<Source<R>>,
+    pub stages: Vec<Stage<R>>,
 }
 
 impl<R: Sourced, const LINGERS: bool> Competitor<R> for Conveyor<R, LINGERS> {
@@ -69,7 +69,7 @@ impl<R: Envelope> Produce<R> for SharedHandle<R> {
 pub struct Consumer<R: Envelope, const LINGERS: bool>(Stage<R>);
 
 impl<R: Envelope, const LINGERS: bool> Consume<R> for Consumer<R, LINGERS> {
-    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+    fn take(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         self.0.try_recv_batch(max).map_or(0, |batch| settle(batch, see))
     }
 
@@ -80,9 +80,9 @@ impl<R: Envelope, const LINGERS: bool> Consume<R> for Consumer<R, LINGERS> {
     }
 }
 
-fn settle<R: Envelope>(mut batch: Batch<R>, see: impl FnMut(&mut R)) -> usize {
+fn settle<R: Envelope>(batch: Batch<R>, see: impl FnMut(&R)) -> usize {
     let taken = batch.len();
-    batch.iter_mut().for_each(see);
+    batch.iter().for_each(see);
     batch.ack();
     taken
 }
@@ -100,7 +100,7 @@ impl<R: Sourced> ProduceBlocking<R> for SharedHandle<R> {
 }
 
 impl<R: Sourced, const LINGERS: bool> ConsumeBlocking<R> for Consumer<R, LINGERS> {
-    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         let batch = if LINGERS {
             self.0.recv_batch_within_blocking(max, LINGER)
         } else {

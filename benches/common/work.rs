@@ -32,14 +32,32 @@ pub trait Produce<R>: Send {
     /// Pushes one record, or returns it if the buffer is full.
     fn push(&mut self, record: R) -> Result<(), R>;
 
-    /// Pushes records as one batch. Those that do not fit remain in `records`.
-    fn push_batch(&mut self, records: &mut Vec<R>);
+    /// Publishes the records that this handle has gathered. Called before a thread does anything else
+    /// than to push. By default does nothing: most competitors publish each record as it is pushed.
+    fn flush(&mut self) {}
+
+    /// Pushes records as one batch. Those that do not fit remain in `records`. By default pushes them
+    /// one by one.
+    fn push_batch(&mut self, records: &mut Vec<R>) {
+        push_each(records, |record| self.push(record));
+        self.flush();
+    }
+}
+
+/// Pushes records one by one until one is refused. It and those behind it remain in `records`.
+pub fn push_each<R>(records: &mut Vec<R>, push: impl FnMut(R) -> Result<(), R>) {
+    let mut rest = records.drain(..);
+    let refused = rest.by_ref().map(push).find_map(Result::err);
+    if let Some(refused) = refused {
+        let refused = std::iter::once(refused).chain(rest).collect();
+        *records = refused;
+    }
 }
 
 /// Takes records from one stage.
 pub trait Consume<R>: Send {
     /// Takes up to `max` records, shows each to `see`, settles them and returns their number.
-    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize;
+    fn take(&mut self, max: usize, see: impl FnMut(&R)) -> usize;
 
     /// Moves up to `max` records into `records`, which is empty; its allocation may be reused.
     fn take_into(&mut self, max: usize, records: &mut Vec<R>);
@@ -63,6 +81,28 @@ pub fn one_at_a_time<R: Sourced, C: Competitor<R>>() -> impl FnMut(u64) -> Durat
     move |records| {
         let start = Instant::now();
         (0..records).for_each(|_| step());
+        start.elapsed()
+    }
+}
+
+/// One thread pushes 100 records one by one, and takes up to 100 at a time until none is left.
+pub fn hundreds<R: Sourced, C: Competitor<R>>() -> impl FnMut(u64) -> Duration {
+    let mut competitor = C::new(1, 1, 1);
+    let (mut producer, mut consumer) = (competitor.producer(0, 0), competitor.consumer(0));
+    let mut step = move || {
+        for _ in 0..BATCH {
+            assert!(producer.push(black_box(R::of(0))).is_ok());
+        }
+        producer.flush();
+        let mut taken = 0;
+        while taken < BATCH {
+            taken += consumer.take(BATCH, |record| _ = black_box(record));
+        }
+    };
+    (0..2 * STAGE_CAP / BATCH).for_each(|_| step());
+    move |records| {
+        let start = Instant::now();
+        (0..records / BATCH as u64).for_each(|_| step());
         start.elapsed()
     }
 }
@@ -188,12 +228,27 @@ pub struct Flow {
     pub push: usize,
     /// The most records that a worker takes at once.
     pub take: usize,
+    /// The work that a worker does for each record, in steps of about one cycle.
+    pub work: u32,
 }
 
 impl Flow {
     /// Producers with one source each, and one stage whose workers take up to 100 records at once.
     pub fn at_one_stage(producers: usize, workers: usize, push: usize) -> Self {
-        Self { producers, workers, sources: producers, stages: 1, push, take: BATCH }
+        Self { producers, workers, sources: producers, stages: 1, push, take: BATCH, work: 0 }
+    }
+
+    /// Returns the number of threads that the flow keeps busy.
+    pub fn threads(self) -> usize {
+        self.producers + self.workers
+    }
+
+    /// A worker's work on one record.
+    pub fn see<R>(self, record: &R) {
+        black_box(record);
+        for step in 0..self.work {
+            black_box(step);
+        }
     }
 
     /// Moves `records` through the buffer and returns the time from the first push to the end of the
@@ -217,7 +272,7 @@ impl Flow {
             producers,
             consumers,
             |producers, source, share| produce(producers, source, share, self.push),
-            |consumers| work(consumers, self.take, pushed),
+            |consumers| work(consumers, self, pushed),
             || pushed.store(true, Ordering::Release),
         )
     }
@@ -313,10 +368,11 @@ fn produce<R: Sourced, P: Produce<R>>(
         }
         stage = if stage + 1 < stages { stage + 1 } else { 0 };
     }
+    producers.iter_mut().for_each(P::flush);
     producers
 }
 
-fn work<R, W: Consume<R>>(mut consumers: Vec<W>, max: usize, pushed: &AtomicBool) -> u64 {
+fn work<R, W: Consume<R>>(mut consumers: Vec<W>, flow: Flow, pushed: &AtomicBool) -> u64 {
     let mut taken = 0;
     let backoff = Backoff::new();
     loop {
@@ -324,7 +380,7 @@ fn work<R, W: Consume<R>>(mut consumers: Vec<W>, max: usize, pushed: &AtomicBool
         let last = pushed.load(Ordering::Acquire);
         let now: usize = consumers
             .iter_mut()
-            .map(|consumer| consumer.take(max, |record| _ = black_box(record)))
+            .map(|consumer| consumer.take(flow.take, |record| flow.see(record)))
             .sum();
         if now > 0 {
             taken += now as u64;

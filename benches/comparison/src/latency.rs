@@ -1,135 +1,134 @@
-//! Latency of the competitors that keep all three caps.
+//! Latency at fixed rates, one producer and one worker.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
 
 use crate::Effort;
 use crate::common::Medium;
-use crate::common::conveyor::Conveyor;
 use crate::common::latency::{Latencies, run};
-use crate::competitors::mutex::Locked;
-use crate::competitors::tokio::Tokio;
-use crate::measure::Spread;
-use crate::workloads::{CONVEYOR, MUTEX, TOKIO};
+use crate::common::work::Competitor;
+use crate::competitors::{self, Description, Rows};
+use crate::measure::{Spread, label};
 
-type Measure = fn(Option<f64>, std::time::Duration) -> Latencies;
+/// The loads, in percent of what the slowest competitor sustains.
+pub const LOADS: [u32; 3] = [10, 50, 90];
 
-const COMPETITORS: [(&str, Measure); 3] = [
-    (CONVEYOR.name, run::<Conveyor<Medium>>),
-    (MUTEX.name, run::<Locked<Medium>>),
-    (TOKIO.name, run::<Tokio<Medium>>),
-];
+struct Subject {
+    of: Description,
+    variant: &'static str,
+    run: fn(Option<f64>, Duration) -> Latencies,
+}
+
+impl Rows<Medium> for Vec<Subject> {
+    fn add<C>(&mut self, of: Description, variant: &'static str)
+    where
+        C: Competitor<Medium, Producer: 'static, Consumer: 'static> + 'static,
+    {
+        self.push(Subject { of, variant, run: run::<C> });
+    }
+}
 
 pub struct Latency {
     /// What each competitor sustains, in records a second.
-    pub sustained: Vec<(&'static str, f64)>,
+    pub sustained: Vec<(String, f64)>,
     pub loads: Vec<Load>,
 }
 
 pub struct Load {
-    pub title: String,
-    /// In percent.
     pub percent: u32,
-    /// Whether all competitors had the same rate, a share of what the slowest sustains. Otherwise each
-    /// had that share of what it sustains itself.
-    pub same_rate: bool,
+    /// In records a second, the same for all competitors.
+    pub rate: f64,
     pub rows: Vec<Row>,
 }
 
 pub struct Row {
-    pub competitor: &'static str,
-    pub rate: f64,
+    pub of: Description,
+    pub variant: &'static str,
     pub push: Times,
     pub through: Times,
 }
 
-/// Nanoseconds: medians over the turns.
-#[derive(Clone, Copy)]
+/// Nanoseconds: medians over the turns, and of p99.9 the figure of each turn.
 pub struct Times {
     pub p50: f64,
     pub p99: f64,
-    pub p999: Spread,
+    pub p999: Vec<f64>,
     pub max: f64,
 }
 
 pub fn measure(effort: Effort) -> Latency {
-    eprintln!("latency: what is sustained");
-    let mut rates = vec![Vec::new(); COMPETITORS.len()];
+    let mut subjects = Vec::new();
+    competitors::latency(&mut subjects);
+
+    eprintln!("latency: the highest sustained rate");
+    let mut rates = vec![Vec::new(); subjects.len()];
     for _ in 0..effort.loads {
-        for ((_, run), rates) in COMPETITORS.iter().zip(&mut rates) {
-            rates.push(run(None, effort.load).rate);
+        for (subject, rates) in subjects.iter().zip(&mut rates) {
+            rates.push((subject.run)(None, effort.load).rate);
         }
     }
-    let sustained: Vec<_> = COMPETITORS
+    let sustained: Vec<_> = subjects
         .iter()
         .zip(rates)
-        .map(|((name, _), rates)| (*name, Spread::of(rates).median))
+        .map(|(subject, rates)| (label(subject.of, subject.variant), Spread::of(rates).median))
         .collect();
     for (name, rate) in &sustained {
-        eprintln!("  {name:<20} {rate:>12.0} records/s");
+        eprintln!("  {name:<40} {rate:>12.0} records/s");
     }
     let slowest = sustained.iter().map(|(_, rate)| *rate).fold(f64::INFINITY, f64::min);
 
-    let mut loads = Vec::new();
-    for same_rate in [true, false] {
-        for percent in [50, 90] {
-            let share = f64::from(percent) / 100.0;
-            let rates: Vec<f64> = sustained
-                .iter()
-                .map(|(_, own)| share * if same_rate { slowest } else { *own })
-                .collect();
-            let title = if same_rate {
-                format!("{percent} % of what the slowest sustains, the same rate for all")
-            } else {
-                format!("{percent} % of what each sustains itself")
-            };
-            eprintln!("latency: {title}");
-            loads.push(Load { title, percent, same_rate, rows: measure_load(&rates, effort) });
-        }
-    }
-    Latency { sustained, loads }
+    let load = |percent| {
+        let rate = f64::from(percent) / 100.0 * slowest;
+        eprintln!("latency: {percent} %, {rate:.0} records/s");
+        Load { percent, rate, rows: measure_load(&subjects, rate, effort) }
+    };
+    Latency { loads: LOADS.map(load).into(), sustained }
 }
 
-fn measure_load(rates: &[f64], effort: Effort) -> Vec<Row> {
-    let mut turns: Vec<Vec<Latencies>> = COMPETITORS.iter().map(|_| Vec::new()).collect();
+fn measure_load(subjects: &[Subject], rate: f64, effort: Effort) -> Vec<Row> {
+    let mut turns: Vec<Vec<Latencies>> = subjects.iter().map(|_| Vec::new()).collect();
     for _ in 0..effort.loads {
-        for (((_, run), rate), turns) in COMPETITORS.iter().zip(rates).zip(&mut turns) {
-            turns.push(run(Some(*rate), effort.load));
+        for (subject, turns) in subjects.iter().zip(&mut turns) {
+            turns.push((subject.run)(Some(rate), effort.load));
         }
     }
-    let rows =
-        COMPETITORS.iter().zip(rates).zip(turns).map(|(((competitor, _), rate), turns)| Row {
-            competitor,
-            rate: *rate,
-            push: Times::of(turns.iter().map(|turn| &turn.push)),
-            through: Times::of(turns.iter().map(|turn| &turn.through)),
-        });
+    let rows = subjects.iter().zip(turns).map(|(subject, turns)| Row {
+        of: subject.of,
+        variant: subject.variant,
+        push: Times::of(turns.iter().map(|turn| &turn.push)),
+        through: Times::of(turns.iter().map(|turn| &turn.through)),
+    });
     let rows: Vec<Row> = rows.collect();
     for row in &rows {
-        eprintln!(
-            "  {:<20} push p50 {:>8.0}  p99 {:>9.0}  p99.9 {:>9.0} ns",
-            row.competitor, row.push.p50, row.push.p99, row.push.p999.median
-        );
+        let Times { p50, p99, ref p999, .. } = row.through;
+        let p999 = Spread::of(p999.clone()).median;
+        let label = label(row.of, row.variant);
+        eprintln!("  {label:<40} p50 {p50:>8.0}  p99 {p99:>9.0}  p99.9 {p999:>9.0} ns");
     }
     rows
 }
 
 impl Times {
-    fn of<'a>(turns: impl Iterator<Item = &'a hdrhistogram::Histogram<u64>> + Clone) -> Self {
-        let quantile = |quantile: f64| {
-            Spread::of(turns.clone().map(|turn| turn.value_at_quantile(quantile) as f64).collect())
+    pub fn of<'a>(turns: impl Iterator<Item = &'a Histogram<u64>> + Clone) -> Self {
+        let quantile = |quantile: f64| -> Vec<f64> {
+            turns.clone().map(|turn| turn.value_at_quantile(quantile) as f64).collect()
         };
-        let max = Spread::of(turns.clone().map(|turn| turn.max() as f64).collect());
+        let max = turns.clone().map(|turn| turn.max() as f64).collect();
         Self {
-            p50: quantile(0.5).median,
-            p99: quantile(0.99).median,
+            p50: Spread::of(quantile(0.5)).median,
+            p99: Spread::of(quantile(0.99)).median,
             p999: quantile(0.999),
-            max: max.median,
+            max: Spread::of(max).median,
         }
     }
 }
 
 impl Latency {
-    /// The row of a competitor where all had the same rate.
-    pub fn at_same_rate(&self, percent: u32, competitor: &str) -> Option<&Row> {
-        let load = self.loads.iter().find(|load| load.same_rate && load.percent == percent)?;
-        load.rows.iter().find(|row| row.competitor == competitor)
+    /// p99.9 from push to batch of one competitor by that of the library, turn by turn.
+    pub fn ratio(&self, percent: u32, of: Description) -> Option<Spread> {
+        let rows = &self.loads.iter().find(|load| load.percent == percent)?.rows;
+        let row = rows.iter().find(|row| row.of == of)?;
+        Some(Spread::of_ratios(&row.through.p999, &rows[0].through.p999))
     }
 }

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine that the figures were measured on.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 pub struct Machine {
-    /// What and its value.
+    pub cores: usize,
+    /// Properties and their values.
     pub lines: Vec<(&'static str, String)>,
 }
 
@@ -23,6 +24,7 @@ impl Machine {
             [System::name(), System::kernel_version()].map(Result::unwrap_or_default).join(" ");
         let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         Self {
+            cores,
             lines: vec![
                 ("Processor", processor),
                 ("Cores", cores.to_string()),
@@ -35,14 +37,14 @@ impl Machine {
     }
 }
 
-/// The commit that was measured, and whether there was more than is in it.
+/// The commit that was measured, and whether the files differed from it.
 fn commit() -> String {
     let hash = output("git", &["rev-parse", "--short", "HEAD"]);
     let changes = output("git", &["status", "--porcelain", "--", "src", "Cargo.toml", "benches"]);
     if changes.is_empty() { hash } else { format!("{hash}, with changes") }
 }
 
-/// What a command prints, run in the repository; empty if it cannot be run.
+/// Returns what a command prints that is run in the repository, or nothing if it cannot be run.
 fn output(command: &str, arguments: &[&str]) -> String {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     Command::new(command)
@@ -53,11 +55,11 @@ fn output(command: &str, arguments: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-/// The version of a package, as this program was built with.
+/// Returns the version of a package that this program was built with.
 pub fn version(package: &str) -> &'static str {
     let lock = include_str!("../Cargo.lock");
     let name = format!("name = \"{package}\"\n");
-    // Of several versions the last is the newest, which is what this package asks for.
+    // The last of several versions is the newest, which this package depends on.
     let (_, entry) = lock.rsplit_once(&name).unwrap_or_default();
     entry
         .lines()

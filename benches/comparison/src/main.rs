@@ -13,6 +13,7 @@ mod machine;
 mod measure;
 mod memory;
 mod report;
+mod wake_up;
 mod workloads;
 
 use std::path::PathBuf;
@@ -86,14 +87,25 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let latency = options.wants("latency").then(|| latency::measure(effort));
+    let wake_up = options.wants("wake-up").then(|| wake_up::measure(effort));
     let memory = if options.wants("memory") { Some(memory::measure()?) } else { None };
 
     let goals = goals::all(&results, latency.as_ref(), memory.as_ref());
+    for goal in &goals {
+        let verdict = match goal.reached() {
+            Some(true) => "reached",
+            Some(false) => "missed ",
+            None => "       ",
+        };
+        let goals::Goal { work, against, .. } = goal;
+        eprintln!("{verdict} {work}, {against}: {}, goal {}", goal.measured(), goal.goal());
+    }
     let report = report::Report {
         machine: &machine,
         rounds: effort.rounds,
         results: &results,
         latency: latency.as_ref(),
+        wake_up: wake_up.as_deref(),
         memory: memory.as_ref(),
         goals: &goals,
     };

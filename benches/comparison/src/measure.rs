@@ -1,39 +1,31 @@
-//! Turns in rounds, and what is made of their times.
+//! Rounds and turns, and the statistics of their times.
 
 use std::time::Duration;
 
 use crate::Effort;
+use crate::competitors::Description;
 
-/// What moves so many records, or tries so many pushes, and tells how long it took.
+/// Moves so many records, or tries so many pushes, and returns the time that took.
 pub type Run = Box<dyn FnMut(u64) -> Duration>;
 
-/// What a competitor is and what it keeps.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Description {
-    pub name: &'static str,
-    /// The package whose version is told.
-    pub package: &'static str,
-    pub caps: &'static str,
-    /// How it is used.
-    pub how: &'static str,
-}
-
-/// One row of a workload's table.
+/// A row of a workload's table, before it is measured.
 pub struct Entry {
-    pub competitor: Description,
-    /// What sets it apart from other rows of the same competitor.
+    pub of: Description,
+    /// Distinguishes the rows of one competitor.
     pub variant: &'static str,
-    /// Makes an empty buffer, warm and ready.
+    /// Makes an empty buffer, warmed up.
     pub build: Box<dyn Fn() -> Run>,
 }
 
-/// A table: the first entry is what the others are compared with.
+/// A table. The report compares all rows with the first, which is the library's.
 pub struct Workload {
     pub id: &'static str,
     pub title: String,
     pub about: &'static str,
     /// What the times are of: a record, a push.
     pub unit: &'static str,
+    /// The number of threads that are busy at the same time.
+    pub threads: usize,
     pub entries: Vec<Entry>,
 }
 
@@ -42,24 +34,25 @@ pub struct Results {
     pub title: String,
     pub about: &'static str,
     pub unit: &'static str,
+    pub threads: usize,
     pub rows: Vec<Row>,
 }
 
 pub struct Row {
-    pub competitor: Description,
+    pub of: Description,
     pub variant: &'static str,
-    /// Nanoseconds a record.
-    pub time: Spread,
-    /// The same by that of the table's first row.
-    pub ratio: Spread,
+    /// Nanoseconds a record, one figure for each round.
+    times: Vec<f64>,
 }
 
-/// The median and the quartiles.
+/// The extremes, the quartiles and the median.
 #[derive(Clone, Copy)]
 pub struct Spread {
+    pub least: f64,
     pub low: f64,
     pub median: f64,
     pub high: f64,
+    pub greatest: f64,
 }
 
 impl Spread {
@@ -71,13 +64,30 @@ impl Spread {
             let above = (below + 1).min(samples.len() - 1);
             samples[below] + (samples[above] - samples[below]) * part
         };
-        Self { low: at(0.25), median: at(0.5), high: at(0.75) }
+        Self { least: at(0.0), low: at(0.25), median: at(0.5), high: at(0.75), greatest: at(1.0) }
+    }
+
+    /// Of the reciprocals of the samples.
+    pub fn inverse(self) -> Self {
+        let Self { least, low, median, high, greatest } = self;
+        Self {
+            least: greatest.recip(),
+            low: high.recip(),
+            median: median.recip(),
+            high: low.recip(),
+            greatest: least.recip(),
+        }
+    }
+
+    /// Of the ratios of two series of samples, round by round.
+    pub fn of_ratios(samples: &[f64], base: &[f64]) -> Self {
+        Self::of(samples.iter().zip(base).map(|(sample, base)| sample / base).collect())
     }
 }
 
-/// Gives each competitor its turn in each round, on a fresh buffer each time.
+/// Gives each competitor a turn in each round, on a new buffer each time.
 pub fn measure(workload: Workload, effort: Effort) -> Results {
-    let Workload { id, title, about, unit, entries } = workload;
+    let Workload { id, title, about, unit, threads, entries } = workload;
     eprintln!("{id}: {title}");
     let records: Vec<u64> = entries.iter().map(|entry| enough(&entry.build, effort.turn)).collect();
     let mut times = vec![Vec::new(); entries.len()];
@@ -90,24 +100,19 @@ pub fn measure(workload: Workload, effort: Effort) -> Results {
     }
     eprintln!();
 
-    let base = times[0].clone();
     let rows: Vec<Row> = entries
         .into_iter()
         .zip(times)
-        .map(|(Entry { competitor, variant, .. }, times)| Row {
-            competitor,
-            variant,
-            ratio: Spread::of(times.iter().zip(&base).map(|(time, base)| time / base).collect()),
-            time: Spread::of(times),
-        })
+        .map(|(Entry { of, variant, .. }, times)| Row { of, variant, times })
         .collect();
     for row in &rows {
-        eprintln!("  {:<50} {:>9.2} ns  {:>6.2}", row.label(), row.time.median, row.ratio.median);
+        let (time, ratio) = (row.time().median, row.ratio_to(&rows[0]).median);
+        eprintln!("  {:<50} {time:>9.2} ns  {ratio:>6.2}", row.label());
     }
-    Results { id, title, about, unit, rows }
+    Results { id, title, about, unit, threads, rows }
 }
 
-/// How many records take about so long: a multiple of 100.
+/// Returns how many records take about as long as `turn`: a multiple of 100.
 fn enough(build: &dyn Fn() -> Run, turn: Duration) -> u64 {
     let mut run = build();
     let mut records = 100;
@@ -123,15 +128,26 @@ fn enough(build: &dyn Fn() -> Run, turn: Duration) -> u64 {
 
 impl Row {
     pub fn label(&self) -> String {
-        match self.variant {
-            "" => self.competitor.name.to_owned(),
-            variant => format!("{}, {variant}", self.competitor.name),
-        }
+        label(self.of, self.variant)
+    }
+
+    /// Nanoseconds a record.
+    pub fn time(&self) -> Spread {
+        Spread::of(self.times.clone())
+    }
+
+    /// The time by that of another row, round by round.
+    pub fn ratio_to(&self, base: &Self) -> Spread {
+        Spread::of_ratios(&self.times, &base.times)
     }
 }
 
+pub fn label(of: Description, variant: &str) -> String {
+    if variant.is_empty() { of.name.to_owned() } else { format!("{}, {variant}", of.name) }
+}
+
 impl Results {
-    pub fn find(&self, competitor: &str, variant: &str) -> Option<&Row> {
-        self.rows.iter().find(|row| row.competitor.name == competitor && row.variant == variant)
+    pub fn find(&self, of: Description, variant: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.of == of && row.variant == variant)
     }
 }

@@ -1,5 +1,5 @@
-//! The memory of an idle stage. A program of its own measures it, since what counts allocations would
-//! slow down everything that is timed here.
+//! The memory of an idle stage, measured by a program of its own, since counting allocations would slow
+//! down everything that is timed here.
 
 use std::process::Command;
 
@@ -7,11 +7,11 @@ use anyhow::{Context, ensure};
 
 /// Heap bytes.
 pub struct Memory {
-    /// A stage of 10,000 records of 104 bytes that holds none.
+    /// An empty stage with room for 10,000 records of 104 bytes.
     pub stage: f64,
-    /// A raw ring of 10,000 such records.
+    /// A raw ring with room for as many records.
     pub ring: f64,
-    /// A raw ring of 10,000 slots that can hold either a record or a `Vec` of records.
+    /// A raw ring of 10,000 slots, each for a record or a `Vec` of records.
     pub slots: f64,
 }
 

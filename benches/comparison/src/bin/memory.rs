@@ -1,6 +1,6 @@
-//! Prints the heap bytes of an idle stage of 10,000 records of 104 bytes, of the ring of crossbeam
-//! with as many slots for such records, and of the same ring with the smallest slot that can hold
-//! either a record or a `Vec` of them. One number a line.
+//! Prints the heap bytes of an empty stage with room for 10,000 records of 104 bytes, of crossbeam's
+//! ring with as many slots for such records, and of that ring with slots for a record or a `Vec` of
+//! records. One number a line.
 
 #[path = "../../../common/mod.rs"]
 mod common;
@@ -18,7 +18,7 @@ enum Slot {
 
 fn main() {
     let manager = BufferManager::<Medium>::new(BufferSettings::default());
-    // What the first stage of all needs, beside itself, is not a stage's.
+    // The first stage also allocates what all stages share.
     let _first = manager.stage("first").expect("room for a stage");
     let mut stage = None;
     let idle = heap_bytes(|| stage = Some(manager.stage("stage").expect("room for a stage")));
@@ -34,7 +34,7 @@ fn main() {
     println!("{idle}\n{records}\n{slots}");
 }
 
-/// What is still allocated after a call, and was not before.
+/// Returns how many more bytes are allocated after a call than before it.
 fn heap_bytes(call: impl FnOnce()) -> i64 {
     allocation_counter::measure(call).bytes_current
 }

@@ -1,17 +1,17 @@
-//! What one would use without caps: a raw ring and the channels. Each is bounded, which is the cap of
-//! the stage; none knows of sources or of other stages. The ring is the limit: the library's own
-//! stages stand on it.
+//! A raw ring and the channels of several crates. The bound of each is the cap of its stage; none
+//! counts the records of a source or those of all stages. The library's stages are built on the ring,
+//! so that it is the limit for all that is built in this way.
 
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{push_each, see_all, take_each};
-use crate::common::Sourced;
+use super::{BlockingRows, Caps, Description, Rows, see_all, take_each};
 use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
 use crate::common::work::{Competitor, Consume, Produce, STAGE_CAP};
+use crate::common::{Medium, Sourced};
 
-/// A competitor whose stages are one channel each, with senders and receivers that can be cloned.
+/// Defines a competitor with a channel for each stage, whose senders and receivers can be cloned.
 macro_rules! channel {
     ($(#[$doc:meta])* $name:ident, $sender:ty, $receiver:ty, $new:expr) => {
         $(#[$doc])*
@@ -34,16 +34,16 @@ macro_rules! channel {
     };
 }
 
-/// The way into a channel.
+/// The sender of a channel.
 pub struct Sender<S>(S);
 
-/// The way out of a channel, with a place for what is taken together.
+/// The receiver of a channel, with room for the records that it takes at once.
 pub struct Receiver<T, R> {
     receiver: T,
     records: Vec<R>,
 }
 
-/// Sends one by one: none of these channels has a call to send several.
+/// Sends records one by one: these channels have no call that sends several.
 macro_rules! sends {
     ($sender:ty, |$self:ident, $record:ident| $push:expr) => {
         impl<R: Sourced> Produce<R> for Sender<$sender> {
@@ -51,19 +51,15 @@ macro_rules! sends {
                 let $self = &self.0;
                 $push
             }
-            fn push_batch(&mut self, records: &mut Vec<R>) {
-                let $self = &self.0;
-                push_each(records, |$record| $push);
-            }
         }
     };
 }
 
-/// Receives one by one.
+/// Receives records one by one.
 macro_rules! receives {
     ($receiver:ty, |$self:ident| $take:expr) => {
         impl<R: Sourced> Consume<R> for Receiver<$receiver, R> {
-            fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+            fn take(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
                 let $self = &self.receiver;
                 take_each(max, || $take, see)
             }
@@ -75,12 +71,12 @@ macro_rules! receives {
     };
 }
 
-/// Receives one alone, or all that wait at once. That may be more than was asked for, which is to the
+/// Receives one record, or all that are there. That may be more than `max`, which is to the
 /// competitor's advantage.
 macro_rules! drains {
     ($receiver:ty, |$self:ident| $take:expr, |$records:ident| $drain:expr) => {
         impl<R: Sourced> Consume<R> for Receiver<$receiver, R> {
-            fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+            fn take(&mut self, max: usize, mut see: impl FnMut(&R)) -> usize {
                 let $self = &self.receiver;
                 if max == 1 {
                     return take_each(1, || $take, see);
@@ -114,10 +110,10 @@ macro_rules! waits {
         }
 
         impl<R: Sourced> ConsumeBlocking<R> for Receiver<$receiver, R> {
-            fn take_blocking(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+            fn take_blocking(&mut self, max: usize, mut see: impl FnMut(&R)) -> usize {
                 let $receiving = &self.receiver;
-                let Ok(mut first) = $receive else { return 0 };
-                see(&mut first);
+                let Ok(first) = $receive else { return 0 };
+                see(&first);
                 1 + self.take(max - 1, see)
             }
         }
@@ -170,7 +166,7 @@ waits!(
 );
 
 channel!(
-    /// `drain` takes all that waits under one lock.
+    /// `drain` takes all records under one lock.
     Flume,
     flume::Sender<R>,
     flume::Receiver<R>,
@@ -191,8 +187,8 @@ waits!(
 );
 
 channel!(
-    /// `try_send` drops what it refuses, so it is `try_send_option`; `drain_into` takes all that
-    /// waits under one lock.
+    /// `try_send_option` keeps a record that is refused, which `try_send` drops; `drain_into` takes all
+    /// records under one lock.
     Kanal,
     kanal::Sender<R>,
     kanal::Receiver<R>,
@@ -206,7 +202,7 @@ sends!(kanal::Sender<R>, |sender, record| {
     }
 });
 drains!(kanal::Receiver<R>, |receiver| receiver.try_recv().ok().flatten(), |records| {
-    // Of a closed channel there is nothing to be had.
+    // A closed channel has no records.
     let _ = receiver.drain_into(records);
 });
 waits!(
@@ -221,7 +217,7 @@ type CrossfireMany<R> = crossfire::mpmc::Array<R>;
 type CrossfireOne<R> = crossfire::mpsc::Array<R>;
 
 channel!(
-    /// For several workers a stage.
+    /// With several workers for each stage.
     Crossfire,
     crossfire::MTx<CrossfireMany<R>>,
     crossfire::MRx<CrossfireMany<R>>,
@@ -239,7 +235,7 @@ waits!(
     |receiver| receiver.recv()
 );
 
-/// For one worker a stage.
+/// With one worker for each stage.
 pub struct CrossfireSingle<R: Sourced>(Vec<(SenderToOne<R>, Option<OneReceiver<R>>)>);
 
 type SenderToOne<R> = crossfire::MTx<CrossfireOne<R>>;
@@ -258,7 +254,7 @@ impl<R: Sourced> Competitor<R> for CrossfireSingle<R> {
         Sender(self.0[stage].0.clone())
     }
     fn consumer(&mut self, stage: usize) -> Self::Consumer {
-        let receiver = self.0[stage].1.take().expect("one worker a stage");
+        let receiver = self.0[stage].1.take().expect("one worker for each stage");
         Receiver { receiver, records: Vec::new() }
     }
 }
@@ -274,3 +270,75 @@ waits!(
     OneReceiver<R>,
     |receiver| receiver.recv()
 );
+
+pub const RING: Description = Description {
+    name: "raw ArrayQueue",
+    package: "crossbeam-queue",
+    caps: Caps::Length,
+    how: "`push` and `pop`: the limit",
+};
+pub const CROSSBEAM: Description = Description {
+    name: "crossbeam-channel",
+    package: "crossbeam-channel",
+    caps: Caps::Length,
+    how: "`try_send` and `try_recv`; to wait, `send` and `recv`",
+};
+const FLUME: Description = Description {
+    name: "flume",
+    package: "flume",
+    caps: Caps::Length,
+    how: "`try_send` and `try_recv`, or `drain` for many; to wait, `send` and `recv`",
+};
+const KANAL: Description = Description {
+    name: "kanal",
+    package: "kanal",
+    caps: Caps::Length,
+    how: "`try_send_option` and `try_recv`, or `drain_into` for many; to wait, `send` and `recv`",
+};
+const ASYNC_CHANNEL: Description = Description {
+    name: "async-channel",
+    package: "async-channel",
+    caps: Caps::Length,
+    how: "`try_send` and `try_recv`; to wait, `send_blocking` and `recv_blocking`",
+};
+const CROSSFIRE: Description = Description {
+    name: "crossfire",
+    package: "crossfire",
+    caps: Caps::Length,
+    how: "`mpsc` for one worker, `mpmc` for many, `detect_backoff_cfg` first; to wait, `send` and \
+          `recv`",
+};
+
+pub fn ring<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Rings<R>>(RING, "");
+}
+
+pub fn rows<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Crossbeam<R>>(CROSSBEAM, "");
+    rows.add::<Flume<R>>(FLUME, "");
+    rows.add::<Kanal<R>>(KANAL, "");
+    rows.add::<AsyncChannel<R>>(ASYNC_CHANNEL, "");
+}
+
+pub fn crossfire_single<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<CrossfireSingle<R>>(CROSSFIRE, "");
+}
+
+pub fn crossfire<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Crossfire<R>>(CROSSFIRE, "");
+}
+
+pub fn blocking(rows: &mut impl BlockingRows) {
+    rows.add::<Crossbeam<Medium>>(CROSSBEAM, "");
+    rows.add::<Flume<Medium>>(FLUME, "");
+    rows.add::<Kanal<Medium>>(KANAL, "");
+    rows.add::<AsyncChannel<Medium>>(ASYNC_CHANNEL, "");
+}
+
+pub fn blocking_crossfire_single(rows: &mut impl BlockingRows) {
+    rows.add::<CrossfireSingle<Medium>>(CROSSFIRE, "");
+}
+
+pub fn blocking_crossfire(rows: &mut impl BlockingRows) {
+    rows.add::<Crossfire<Medium>>(CROSSFIRE, "");
+}

@@ -1,5 +1,5 @@
-//! The published crate that this library takes the place of, and the library itself used in the same
-//! way: by name, with that crate's own records.
+//! conveyor-etl-buffer, the published crate that the library replaces, and the library used in the same
+//! way: by name, with the records of that crate.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -8,12 +8,20 @@ use std::time::{Duration, Instant};
 use conveyor_buffer::{BufferManager, BufferedRecord};
 use conveyor_etl_proto::common::Record;
 
+use super::{Caps, Description};
 use crate::common::work::{GLOBAL_CAP, SOURCE_CAP, STAGE_CAP};
+
+pub const ETL: Description = Description {
+    name: "conveyor-etl-buffer",
+    package: "conveyor-etl-buffer",
+    caps: Caps::Partial("its stage; all records nearly; none per source"),
+    how: "by name",
+};
 
 const THRESHOLD: f64 = 0.8;
 const STAGE: &str = "filter";
 
-/// The result of a call that never waits.
+/// Returns the result of a call that never waits.
 fn at_once<F: Future>(call: F) -> F::Output {
     match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
@@ -40,8 +48,7 @@ fn theirs() -> conveyor_etl_buffer::BufferedRecord {
     }
 }
 
-/// A record goes in by name and comes out by name, and so on; or 100 do, as one batch. The records go
-/// round.
+/// A step that pushes and takes one record by name, or 100 as one batch. The records are reused.
 macro_rules! by_name {
     ($manager:expr, $record:expr) => {{
         let manager = $manager;

@@ -1,15 +1,15 @@
-//! fanring: a ring for each producer, and so a cap for each producer. No caps on a stage or on all.
-//!
-//! Its channel for one worker has batches on both sides; the one for many workers has none.
+//! fanring: a ring for each producer, and with it a cap for each producer, but none for the stage or for
+//! all records. Its channel for one worker has batches on both sides; the one for many workers has
+//! none.
 
 use fanring::{mpmc, mpsc};
 
-use super::{push_each, see_all, take_each};
-use crate::common::Sourced;
+use super::{BlockingRows, Caps, Description, Rows, see_all, take_each};
 use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
-use crate::common::work::{Competitor, Consume, Produce, SOURCE_CAP};
+use crate::common::work::{Competitor, Consume, Produce, SOURCE_CAP, push_each};
+use crate::common::{Medium, Sourced};
 
-/// For one worker a stage.
+/// With one worker for each stage.
 pub struct Fanring<R>(Vec<(mpsc::Sender<R>, Option<mpsc::Receiver<R>>)>);
 
 pub struct Receiver<R> {
@@ -30,7 +30,7 @@ impl<R: Sourced> Competitor<R> for Fanring<R> {
         self.0[stage].0.try_clone().expect("a live receiver")
     }
     fn consumer(&mut self, stage: usize) -> Receiver<R> {
-        let receiver = self.0[stage].1.take().expect("one worker a stage");
+        let receiver = self.0[stage].1.take().expect("one worker for each stage");
         Receiver { receiver, records: Vec::new() }
     }
 }
@@ -49,11 +49,11 @@ impl<R: Sourced> Produce<R> for mpsc::Sender<R> {
 }
 
 impl<R: Sourced> Consume<R> for Receiver<R> {
-    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+    fn take(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         if max == 1 {
             return take_each(1, || self.receiver.try_recv().ok(), see);
         }
-        // Nothing waits: nothing is taken.
+        // An empty channel is an error, and nothing is taken.
         let _ = self.receiver.try_recv_batch_into(&mut self.records, max);
         see_all(&mut self.records, see)
     }
@@ -72,14 +72,14 @@ impl<R: Sourced> ProduceBlocking<R> for mpsc::Sender<R> {
 }
 
 impl<R: Sourced> ConsumeBlocking<R> for Receiver<R> {
-    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
-        // All senders are gone: nothing is taken.
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
+        // A closed channel is an error, and nothing is taken.
         let _ = self.receiver.recv_batch_into(&mut self.records, max);
         see_all(&mut self.records, see)
     }
 }
 
-/// For several workers a stage.
+/// With several workers for each stage.
 pub struct FanringMany<R>(Vec<(mpmc::Sender<R>, mpmc::Receiver<R>)>);
 
 impl<R: Sourced> Competitor<R> for FanringMany<R> {
@@ -101,13 +101,10 @@ impl<R: Sourced> Produce<R> for mpmc::Sender<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
         self.try_send(record).map_err(mpmc::TrySendError::into_inner)
     }
-    fn push_batch(&mut self, records: &mut Vec<R>) {
-        push_each(records, |record| self.push(record));
-    }
 }
 
 impl<R: Sourced> Consume<R> for mpmc::Receiver<R> {
-    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+    fn take(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         take_each(max, || self.try_recv().ok(), see)
     }
     fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
@@ -124,9 +121,33 @@ impl<R: Sourced> ProduceBlocking<R> for mpmc::Sender<R> {
 }
 
 impl<R: Sourced> ConsumeBlocking<R> for mpmc::Receiver<R> {
-    fn take_blocking(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
-        let Ok(mut first) = self.recv() else { return 0 };
-        see(&mut first);
+    fn take_blocking(&mut self, max: usize, mut see: impl FnMut(&R)) -> usize {
+        let Ok(first) = self.recv() else { return 0 };
+        see(&first);
         1 + self.take(max - 1, see)
     }
+}
+
+const FANRING: Description = Description {
+    name: "fanring",
+    package: "fanring",
+    caps: Caps::LengthPerProducer,
+    how: "`mpsc` for one worker, with `try_recv_batch_into`, and `try_send_deferred` and `flush` for \
+          batches; `mpmc` for many; to wait, `send`, `recv` and `recv_batch_into`",
+};
+
+pub fn mpsc<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Fanring<R>>(FANRING, "");
+}
+
+pub fn mpmc<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<FanringMany<R>>(FANRING, "");
+}
+
+pub fn blocking_mpsc(rows: &mut impl BlockingRows) {
+    rows.add::<Fanring<Medium>>(FANRING, "");
+}
+
+pub fn blocking_mpmc(rows: &mut impl BlockingRows) {
+    rows.add::<FanringMany<Medium>>(FANRING, "");
 }

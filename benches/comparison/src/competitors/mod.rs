@@ -1,52 +1,209 @@
 //! The competitors, each used as its documentation advises: by calls that never wait, and by calls
-//! that wait where the workload is about these.
+//! that wait where the workload is about these. The functions of this file list the rows of each kind
+//! of table; a row is only what a user would choose for that work.
 //!
-//! Any number of threads may push: of a crate with several kinds of channel, the one for many
-//! producers is used, and for one worker or many as the workload requires.
+//! Any number of threads may push, but for competitors that allow one: of a crate with several kinds
+//! of channel, the one for many producers is used, and for one worker or many as the workload requires.
 
 pub mod channels;
+pub mod conveyor;
 #[cfg(feature = "conveyor-etl-buffer")]
 pub mod etl;
 pub mod fanring;
 pub mod mutex;
 pub mod tokio;
 
-/// Pushes one by one, and leaves what was refused and what is behind it.
-fn push_each<R>(records: &mut Vec<R>, mut push: impl FnMut(R) -> Result<(), R>) {
-    let mut rest = records.drain(..);
-    let refused = rest.by_ref().find_map(|record| push(record).err());
-    if let Some(refused) = refused {
-        let refused = std::iter::once(refused).chain(rest).collect();
-        *records = refused;
+use std::fmt;
+
+use crate::common::blocking::BlockingCompetitor;
+use crate::common::work::Competitor;
+use crate::common::{Medium, Sourced};
+
+/// What a competitor is and which caps it holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Description {
+    pub name: &'static str,
+    /// The package whose version the report gives.
+    pub package: &'static str,
+    pub caps: Caps,
+    /// How it is used.
+    pub how: &'static str,
+}
+
+/// The caps that a competitor holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Caps {
+    /// On all records, each stage and each source, until a record is settled.
+    UntilSettled,
+    /// The same, until a record is taken.
+    UntilTaken,
+    /// Other caps than these three.
+    #[cfg(feature = "conveyor-etl-buffer")]
+    Partial(&'static str),
+    /// The length of the queue alone.
+    Length,
+    /// The length of each producer's queue alone.
+    LengthPerProducer,
+}
+
+impl Caps {
+    /// Whether the global cap and those of stages and sources hold.
+    pub fn all(self) -> bool {
+        matches!(self, Self::UntilSettled | Self::UntilTaken)
     }
 }
 
-/// Takes one by one while there are any.
-fn take_each<R>(
-    max: usize,
-    mut take: impl FnMut() -> Option<R>,
-    mut see: impl FnMut(&mut R),
-) -> usize {
+impl fmt::Display for Caps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UntilSettled => "all three, until settled",
+            Self::UntilTaken => "all three, until taken",
+            #[cfg(feature = "conveyor-etl-buffer")]
+            Self::Partial(which) => which,
+            Self::Length => "only its length",
+            Self::LengthPerProducer => "only its length, per producer",
+        })
+    }
+}
+
+/// A table that rows are added to.
+pub trait Rows<R: Sourced> {
+    /// Adds a row of competitor `C`. `variant` distinguishes the rows of one competitor.
+    fn add<C>(&mut self, of: Description, variant: &'static str)
+    where
+        C: Competitor<R, Producer: 'static, Consumer: 'static> + 'static;
+}
+
+/// A table of calls that wait.
+pub trait BlockingRows {
+    fn add<C: BlockingCompetitor<Medium> + 'static>(
+        &mut self,
+        of: Description,
+        variant: &'static str,
+    );
+}
+
+/// One record in and out, then the next, on one thread. Gathering is no use here.
+pub fn one_at_a_time<R: Sourced>(rows: &mut impl Rows<R>) {
+    conveyor::one_at_a_time(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+    channels::ring(rows);
+    channels::rows(rows);
+    channels::crossfire_single(rows);
+    fanring::mpsc(rows);
+}
+
+/// Single records of one producer, taken by the hundred by one worker.
+pub fn one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
+    conveyor::singles(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+    channels::ring(rows);
+    channels::rows(rows);
+    channels::crossfire_single(rows);
+    fanring::mpsc(rows);
+}
+
+/// Single records of several producers, taken by the hundred by several workers.
+pub fn many_to_many<R: Sourced>(rows: &mut impl Rows<R>) {
+    conveyor::singles(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+    channels::ring(rows);
+    channels::rows(rows);
+    channels::crossfire(rows);
+    fanring::mpmc(rows);
+}
+
+/// Batches of one producer and one worker.
+pub fn batches_one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
+    conveyor::batches(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+    channels::ring(rows);
+    channels::rows(rows);
+    channels::crossfire_single(rows);
+    fanring::mpsc(rows);
+}
+
+/// Batches of several producers, taken by several workers.
+pub fn batches_many_to_many<R: Sourced>(rows: &mut impl Rows<R>) {
+    conveyor::batches(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+    channels::ring(rows);
+    channels::rows(rows);
+    channels::crossfire(rows);
+    fanring::mpmc(rows);
+}
+
+/// Competitors that hold all three caps, for work with many sources and stages.
+pub fn with_all_caps<R: Sourced>(rows: &mut impl Rows<R>) {
+    conveyor::one_at_a_time(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+}
+
+/// Single records by calls that wait, one producer and one worker.
+pub fn blocking_one_to_one(rows: &mut impl BlockingRows) {
+    conveyor::blocking(rows);
+    mutex::blocking(rows);
+    tokio::blocking(rows);
+    channels::blocking(rows);
+    channels::blocking_crossfire_single(rows);
+    fanring::blocking_mpsc(rows);
+}
+
+/// Single records by calls that wait, several producers and workers.
+pub fn blocking_many_to_many(rows: &mut impl BlockingRows) {
+    conveyor::blocking(rows);
+    mutex::blocking(rows);
+    tokio::blocking(rows);
+    channels::blocking(rows);
+    channels::blocking_crossfire(rows);
+    fanring::blocking_mpmc(rows);
+}
+
+/// The latency of single records at a fixed rate, one producer and one worker.
+pub fn latency(rows: &mut impl Rows<Medium>) {
+    conveyor::singles(rows);
+    mutex::rows(rows);
+    tokio::rows(rows);
+}
+
+/// The wake-up of a worker that waits for single records as they come.
+pub fn wake_up(rows: &mut impl BlockingRows) {
+    conveyor::blocking_as_it_comes(rows);
+    mutex::blocking_as_it_comes(rows);
+    tokio::blocking(rows);
+    channels::blocking(rows);
+    channels::blocking_crossfire_single(rows);
+    fanring::blocking_mpsc(rows);
+}
+
+/// Takes records one by one, up to `max`.
+fn take_each<R>(max: usize, mut take: impl FnMut() -> Option<R>, mut see: impl FnMut(&R)) -> usize {
     let mut taken = 0;
     while taken < max
-        && let Some(mut record) = take()
+        && let Some(record) = take()
     {
-        see(&mut record);
+        see(&record);
         taken += 1;
     }
     taken
 }
 
-/// Shows records to `see` and drops them. Their `Vec` keeps its memory.
-fn see_all<R>(records: &mut Vec<R>, mut see: impl FnMut(&mut R)) -> usize {
+/// Shows records to `see` and drops them. The `Vec` keeps its allocation.
+fn see_all<R>(records: &mut Vec<R>, mut see: impl FnMut(&R)) -> usize {
     let taken = records.len();
-    for mut record in records.drain(..) {
-        see(&mut record);
+    for record in records.drain(..) {
+        see(&record);
     }
     taken
 }
 
-/// Neighbours of one source, and how many they are.
+/// Returns the source and the length of each run of records of one source.
 fn runs<R: crate::common::Sourced>(records: &[R]) -> impl Iterator<Item = (usize, usize)> {
     let runs = records.chunk_by(|one, other| one.source() == other.source());
     runs.map(|run| (run[0].source() as usize, run.len()))
@@ -79,7 +236,7 @@ mod tests {
         (0..).take_while(|_| producer.push(marked(source, 0)).is_ok()).count()
     }
 
-    /// The cap that is reached first is the one that refuses, and what is taken makes room again.
+    /// The cap that is reached first refuses, and records that are taken make room again.
     fn holds_all_caps<C: Competitor<Medium>>() {
         let mut competitor = C::new(3, 1, 1);
         let mut producers: Vec<_> = (0..3).map(|source| competitor.producer(source, 0)).collect();
@@ -108,7 +265,7 @@ mod tests {
         assert_eq!(full(&mut last, sources - 1), BATCH);
     }
 
-    /// Records come out once each and in order, whether they went alone or together.
+    /// Records come out once and in order, whether they went in one by one or as a batch.
     fn passes_records_on<C: Competitor<Medium>>(workers: usize) {
         let mut competitor = C::new(1, 1, workers);
         let mut producer = competitor.producer(0, 0);
@@ -116,6 +273,7 @@ mod tests {
         for mark in 0..3 {
             assert!(producer.push(marked(0, mark)).is_ok());
         }
+        producer.flush();
         let mut records: Vec<_> = (3..BATCH as u8).map(|mark| marked(0, mark)).collect();
         producer.push_batch(&mut records);
         assert!(records.is_empty());
@@ -133,7 +291,7 @@ mod tests {
         let marks: Vec<_> = records.iter().map(|record| record.payload[0]).collect();
         assert_eq!(marks, (0..BATCH as u8).collect::<Vec<_>>());
 
-        // What is refused stays, and in its order.
+        // Refused records remain, in their order.
         let pushed = full(&mut producer, 0);
         producer.push_batch(&mut records);
         assert_eq!(records.len(), BATCH);
@@ -145,20 +303,20 @@ mod tests {
         assert_eq!(taken, pushed);
     }
 
-    /// Nothing is lost and everybody comes to an end, whoever waits for whom.
+    /// All records come out and all threads end, whichever side waits.
     fn ends<C: BlockingCompetitor<Medium>>(producers: usize, workers: usize) {
         Flow::at_one_stage(producers, workers, 1).run_blocking::<Medium, C>(30_000);
     }
 
     #[test]
-    fn those_that_are_said_to_keep_all_caps_keep_them() {
+    fn competitors_with_all_caps_hold_them() {
         holds_all_caps::<Conveyor<Medium>>();
         holds_all_caps::<Locked<Medium>>();
         holds_all_caps::<Tokio<Medium>>();
     }
 
     #[test]
-    fn every_competitor_passes_records_on_in_order() {
+    fn records_come_out_once_and_in_order() {
         passes_records_on::<Conveyor<Medium>>(1);
         passes_records_on::<Rings<Medium>>(1);
         passes_records_on::<Locked<Medium>>(1);
@@ -175,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_competitor_that_waits_passes_all_records_on_and_ends() {
+    fn calls_that_wait_pass_on_all_records_and_end() {
         ends::<Conveyor<Medium>>(2, 2);
         ends::<Conveyor<Medium, true>>(2, 2);
         ends::<Locked<Medium>>(2, 2);

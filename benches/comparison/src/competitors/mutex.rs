@@ -1,35 +1,56 @@
-//! The same three caps under one `parking_lot::Mutex`: what one would write first, with care. A batch
-//! takes the lock once, and nothing is dropped or allocated under it that need not be.
+//! The three caps under one `parking_lot::Mutex`, as a careful first version would have them. A batch
+//! takes the lock once, and no record is dropped and nothing is allocated under the lock.
 //!
-//! It has less to do than the library: a record's credits are free as soon as it is taken, so that
-//! taking and settling are one.
+//! It does less than the library: a record's credits are free as soon as it is taken, so that taking
+//! settles it, and a record that was taken cannot be returned.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{runs, see_all};
-use crate::common::Sourced;
+use super::{BlockingRows, Caps, Description, Rows, runs, see_all};
 use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
 use crate::common::conveyor::LINGER;
 use crate::common::work::{Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP};
+use crate::common::{Medium, Sourced};
 
-/// With workers that take what there is, or, in the calls that wait, linger for full batches as the
+pub const MUTEX: Description = Description {
+    name: "mutex",
+    package: "parking_lot",
+    caps: Caps::UntilTaken,
+    how: "one `Mutex` around all counts and a `VecDeque` for each stage; a batch takes the lock \
+          once; to wait, two `Condvar`s",
+};
+
+pub fn rows<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Locked<R>>(MUTEX, "");
+}
+
+pub fn blocking(rows: &mut impl BlockingRows) {
+    rows.add::<Locked<Medium, true>>(MUTEX, "lingering");
+    rows.add::<Locked<Medium>>(MUTEX, "as it comes");
+}
+
+pub fn blocking_as_it_comes(rows: &mut impl BlockingRows) {
+    rows.add::<Locked<Medium>>(MUTEX, "");
+}
+
+/// In the calls that wait, workers take what there is, or linger for a full batch if `LINGERS`, as the
 /// library's do.
 pub struct Locked<R, const LINGERS: bool = false>(Arc<Shared<R>>);
 
 struct Shared<R> {
     books: Mutex<Books<R>>,
-    /// For workers: there are as many records as one of them waits for.
+    /// Workers wait here: there are as many records as one of them waits for.
     filled: Condvar,
-    /// For producers: there is room.
+    /// Producers wait here: there is room.
     freed: Condvar,
 }
 
 struct Books<R> {
     closed: bool,
-    /// The fewest records that a worker waits for, of the one stage that is waited at.
+    /// The fewest records that a worker waits for, at the only stage that workers wait at.
     awaited: usize,
     held: usize,
     sources: Vec<usize>,
@@ -37,7 +58,7 @@ struct Books<R> {
 }
 
 impl<R: Sourced> Books<R> {
-    /// How many more records may go from a source to a stage.
+    /// Returns how many more records a source may push to a stage.
     fn room(&self, source: usize, stage: usize) -> usize {
         let global = GLOBAL_CAP - self.held;
         let source = SOURCE_CAP - self.sources[source];
@@ -61,7 +82,7 @@ impl<R: Sourced> Books<R> {
         Some(record)
     }
 
-    /// `records` is empty.
+    /// Moves up to `max` records to `records`, which is empty.
     fn take(&mut self, stage: usize, max: usize, records: &mut Vec<R>) {
         let stage = &mut self.stages[stage];
         let taken = max.min(stage.len());
@@ -128,11 +149,11 @@ pub struct Consumer<R, const LINGERS: bool> {
 }
 
 impl<R: Sourced, const LINGERS: bool> Consume<R> for Consumer<R, LINGERS> {
-    fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+    fn take(&mut self, max: usize, mut see: impl FnMut(&R)) -> usize {
         if max == 1 {
             let taken = self.shared.books.lock().take_one(self.stage);
-            return taken.map_or(0, |mut record| {
-                see(&mut record);
+            return taken.map_or(0, |record| {
+                see(&record);
                 1
             });
         }
@@ -171,7 +192,7 @@ impl<R: Sourced> ProduceBlocking<R> for Producer<R> {
 }
 
 impl<R: Sourced, const LINGERS: bool> ConsumeBlocking<R> for Consumer<R, LINGERS> {
-    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         let mut books = self.shared.books.lock();
         let too_few = |books: &mut Books<R>, wanted: usize| {
             let wait = books.stages[self.stage].len() < wanted && !books.closed;
@@ -180,7 +201,7 @@ impl<R: Sourced, const LINGERS: bool> ConsumeBlocking<R> for Consumer<R, LINGERS
             }
             wait
         };
-        // While one lingers, others may take all.
+        // While this worker lingers, others may take all records.
         while self.records.is_empty() {
             self.shared.filled.wait_while(&mut books, |books| too_few(books, 1));
             if LINGERS {
@@ -193,7 +214,7 @@ impl<R: Sourced, const LINGERS: bool> ConsumeBlocking<R> for Consumer<R, LINGERS
             }
         }
         drop(books);
-        // Each producer may wait for a cap of its own.
+        // Producers may wait for different caps, so all of them look again.
         self.shared.freed.notify_all();
         see_all(&mut self.records, see)
     }

@@ -1,10 +1,9 @@
-//! A bounded channel of tokio with two semaphores, one for all records and one for each source: what
-//! one would build in an async program. The channel's length is the cap of the stage.
+//! A bounded channel of tokio with a semaphore for all records and one for each source, as an async
+//! program would have it. The length of the channel is the cap of the stage.
 //!
-//! A permit is forgotten when its record is sent and added again when it is taken, so that no permit
-//! and no shared pointer travels with the record. Records that go together cost one call of each
-//! semaphore, `try_reserve_many` on the way in and `recv_many` on the way out. As with the mutex,
-//! taking and settling are one.
+//! A permit is forgotten when its record is sent and added again when the record is taken, so that no
+//! permit and no shared pointer travels with it. A batch costs one call of each semaphore, one of
+//! `try_reserve_many` and one of `recv_many`. As with the plain mutex, taking a record settles it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,10 +13,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{push_each, runs, see_all, take_each};
-use crate::common::Sourced;
+use super::{BlockingRows, Caps, Description, Rows, runs, see_all, take_each};
 use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
-use crate::common::work::{Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP};
+use crate::common::work::{
+    Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP, push_each,
+};
+use crate::common::{Medium, Sourced};
 
 pub struct Tokio<R> {
     credits: Arc<Credits>,
@@ -25,9 +26,9 @@ pub struct Tokio<R> {
 }
 
 enum Taker<R> {
-    /// The stage's only worker has it, or will.
+    /// For the only worker of the stage.
     One(Option<Receiver<R>>),
-    /// The channel has one receiver, so several workers share it.
+    /// A channel has one receiver, which several workers share.
     Many(Arc<Mutex<Receiver<R>>>),
 }
 
@@ -48,7 +49,7 @@ impl Credits {
         self.global.add_permits(records);
     }
 
-    /// The same for a whole batch, with one call for all.
+    /// Gives back the credits of a batch: one call for each run of a source, and one for all.
     fn give_back_all<R: Sourced>(&self, records: &[R]) {
         for (source, records) in runs(records) {
             self.sources[source].add_permits(records);
@@ -88,7 +89,9 @@ impl<R: Sourced> Competitor<R> for Tokio<R> {
 
     fn consumer(&mut self, stage: usize) -> Consumer<R> {
         let taker = match &mut self.stages[stage].1 {
-            Taker::One(receiver) => Taker::One(Some(receiver.take().expect("one worker a stage"))),
+            Taker::One(receiver) => {
+                Taker::One(Some(receiver.take().expect("one worker for each stage")))
+            }
             Taker::Many(receiver) => Taker::Many(Arc::clone(receiver)),
         };
         Consumer { credits: Arc::clone(&self.credits), taker, records: Vec::new() }
@@ -116,7 +119,7 @@ impl<R: Sourced> Produce<R> for Producer<R> {
             places.zip(records.drain(..)).for_each(|(place, record)| place.send(record));
             permits.into_iter().for_each(SemaphorePermit::forget);
         } else {
-            // Not all of them fit: as many as do.
+            // Not all of them fit: pushes as many as do.
             push_each(records, |record| self.push(record));
         }
     }
@@ -129,7 +132,7 @@ pub struct Consumer<R> {
 }
 
 impl<R: Sourced> Consume<R> for Consumer<R> {
-    fn take(&mut self, max: usize, mut see: impl FnMut(&mut R)) -> usize {
+    fn take(&mut self, max: usize, mut see: impl FnMut(&R)) -> usize {
         if max == 1 {
             let Self { credits, taker, .. } = self;
             let take = || {
@@ -148,8 +151,8 @@ impl<R: Sourced> Consume<R> for Consumer<R> {
 
     fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
         self.taker.with(|receiver| {
-            // Of an empty channel it would leave a waker behind, for the next sender to wake. One that
-            // is not empty may still have nothing ready: a sender is about to fill its place.
+            // Polling an empty channel would register a waker, which the next sender would wake. A
+            // channel that is not empty may still be pending, while a sender fills its place.
             if !receiver.is_empty() {
                 let look = pin!(receiver.recv_many(records, max));
                 let _ = look.poll(&mut Context::from_waker(Waker::noop()));
@@ -172,7 +175,7 @@ impl<R: Sourced> BlockingCompetitor<R> for Tokio<R> {}
 
 impl<R: Sourced> ProduceBlocking<R> for Producer<R> {
     fn push_blocking(&mut self, record: R) {
-        // To wait costs an allocation, though there be room.
+        // The call that waits allocates, even if there is room.
         let Err(record) = self.push(record) else { return };
         pollster::block_on(async {
             let source = self.credits.sources[self.source].acquire().await.expect("it stays open");
@@ -185,10 +188,26 @@ impl<R: Sourced> ProduceBlocking<R> for Producer<R> {
 }
 
 impl<R: Sourced> ConsumeBlocking<R> for Consumer<R> {
-    fn take_blocking(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         let Self { credits, taker, records } = self;
         taker.with(|receiver| receiver.blocking_recv_many(records, max));
         credits.give_back_all(records);
         see_all(records, see)
     }
+}
+
+pub const TOKIO: Description = Description {
+    name: "tokio",
+    package: "tokio",
+    caps: Caps::UntilTaken,
+    how: "a bounded `mpsc` and two `Semaphore`s; `try_reserve_many` and `recv_many` for batches; \
+          to wait, `reserve` under `pollster::block_on` where it is full, and `blocking_recv_many`",
+};
+
+pub fn rows<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Tokio<R>>(TOKIO, "");
+}
+
+pub fn blocking(rows: &mut impl BlockingRows) {
+    rows.add::<Tokio<Medium>>(TOKIO, "");
 }
