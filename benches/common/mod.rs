@@ -61,7 +61,7 @@ impl<const PAYLOAD: usize> Envelope for Record<PAYLOAD> {
 }
 
 /// A record that knows the number of its source. Competitors with a cap per source need it.
-pub trait Sourced: Envelope {
+pub trait Sourced: Envelope + Sync {
     fn of(source: u32) -> Self;
     fn source(&self) -> u32;
 }

@@ -92,11 +92,8 @@ fn main() -> anyhow::Result<()> {
 
     let goals = goals::all(&results, latency.as_ref(), memory.as_ref());
     for goal in &goals {
-        let verdict = match goal.reached() {
-            Some(true) => "reached",
-            Some(false) => "missed ",
-            None => "       ",
-        };
+        let Some(reached) = goal.reached() else { continue };
+        let verdict = if reached { "reached" } else { "missed " };
         let goals::Goal { work, against, .. } = goal;
         eprintln!("{verdict} {work}, {against}: {}, goal {}", goal.measured(), goal.goal());
     }

@@ -7,10 +7,12 @@
 
 pub mod channels;
 pub mod conveyor;
+pub mod disruptor;
 #[cfg(feature = "conveyor-etl-buffer")]
 pub mod etl;
 pub mod fanring;
 pub mod mutex;
+pub mod rtrb;
 pub mod tokio;
 
 use std::fmt;
@@ -88,6 +90,8 @@ pub fn one_at_a_time<R: Sourced>(rows: &mut impl Rows<R>) {
     conveyor::one_at_a_time(rows);
     mutex::rows(rows);
     tokio::rows(rows);
+    rtrb::rows(rows);
+    disruptor::rows(rows);
     channels::ring(rows);
     channels::rows(rows);
     channels::crossfire_single(rows);
@@ -99,6 +103,8 @@ pub fn one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
     conveyor::singles(rows);
     mutex::rows(rows);
     tokio::rows(rows);
+    rtrb::rows(rows);
+    disruptor::rows(rows);
     channels::ring(rows);
     channels::rows(rows);
     channels::crossfire_single(rows);
@@ -121,6 +127,7 @@ pub fn batches_one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
     conveyor::batches(rows);
     mutex::rows(rows);
     tokio::rows(rows);
+    rtrb::rows(rows);
     channels::ring(rows);
     channels::rows(rows);
     channels::crossfire_single(rows);
@@ -170,6 +177,7 @@ pub fn latency(rows: &mut impl Rows<Medium>) {
     conveyor::singles(rows);
     mutex::rows(rows);
     tokio::rows(rows);
+    rtrb::rows(rows);
 }
 
 /// The wake-up of a worker that waits for single records as they come.
@@ -181,6 +189,9 @@ pub fn wake_up(rows: &mut impl BlockingRows) {
     channels::blocking_crossfire_single(rows);
     fanring::blocking_mpsc(rows);
 }
+
+/// The producer and the consumer of a queue that has one of each, until they are handed out.
+type Ends<P, C> = (Option<P>, Option<C>);
 
 /// Takes records one by one, up to `max`.
 fn take_each<R>(max: usize, mut take: impl FnMut() -> Option<R>, mut see: impl FnMut(&R)) -> usize {
@@ -221,8 +232,10 @@ mod tests {
     use super::channels::{
         AsyncChannel, Crossbeam, Crossfire, CrossfireSingle, Flume, Kanal, Rings,
     };
+    use super::disruptor::Disruptor;
     use super::fanring::{Fanring, FanringMany};
     use super::mutex::Locked;
+    use super::rtrb::Rtrb;
     use super::tokio::Tokio;
 
     /// A record with a mark of its own.
@@ -284,14 +297,20 @@ mod tests {
         assert_eq!(worker.take(rest, |record| marks.push(record.payload[0])), rest);
         assert_eq!(worker.take(BATCH, |_| ()), 0);
         assert_eq!(marks, (0..BATCH as u8).collect::<Vec<_>>());
+    }
 
-        records.extend((0..BATCH as u8).map(|mark| marked(0, mark)));
+    /// Records move out in order, and refused records remain in theirs.
+    fn passes_batches_on<C: Competitor<Medium>>(workers: usize) {
+        passes_records_on::<C>(workers);
+        let mut competitor = C::new(1, 1, workers);
+        let mut producer = competitor.producer(0, 0);
+        let mut worker = competitor.consumer(0);
+        let mut records: Vec<_> = (0..BATCH as u8).map(|mark| marked(0, mark)).collect();
         producer.push_batch(&mut records);
         worker.take_into(BATCH, &mut records);
         let marks: Vec<_> = records.iter().map(|record| record.payload[0]).collect();
         assert_eq!(marks, (0..BATCH as u8).collect::<Vec<_>>());
 
-        // Refused records remain, in their order.
         let pushed = full(&mut producer, 0);
         producer.push_batch(&mut records);
         assert_eq!(records.len(), BATCH);
@@ -317,19 +336,21 @@ mod tests {
 
     #[test]
     fn records_come_out_once_and_in_order() {
-        passes_records_on::<Conveyor<Medium>>(1);
-        passes_records_on::<Rings<Medium>>(1);
-        passes_records_on::<Locked<Medium>>(1);
-        passes_records_on::<Tokio<Medium>>(1);
-        passes_records_on::<Tokio<Medium>>(2);
-        passes_records_on::<Crossbeam<Medium>>(1);
-        passes_records_on::<Flume<Medium>>(1);
-        passes_records_on::<Kanal<Medium>>(1);
-        passes_records_on::<AsyncChannel<Medium>>(1);
-        passes_records_on::<CrossfireSingle<Medium>>(1);
-        passes_records_on::<Crossfire<Medium>>(2);
-        passes_records_on::<Fanring<Medium>>(1);
-        passes_records_on::<FanringMany<Medium>>(2);
+        passes_batches_on::<Conveyor<Medium>>(1);
+        passes_batches_on::<Rings<Medium>>(1);
+        passes_batches_on::<Locked<Medium>>(1);
+        passes_batches_on::<Tokio<Medium>>(1);
+        passes_batches_on::<Tokio<Medium>>(2);
+        passes_batches_on::<Crossbeam<Medium>>(1);
+        passes_batches_on::<Flume<Medium>>(1);
+        passes_batches_on::<Kanal<Medium>>(1);
+        passes_batches_on::<AsyncChannel<Medium>>(1);
+        passes_batches_on::<CrossfireSingle<Medium>>(1);
+        passes_batches_on::<Crossfire<Medium>>(2);
+        passes_batches_on::<Fanring<Medium>>(1);
+        passes_batches_on::<FanringMany<Medium>>(2);
+        passes_batches_on::<Rtrb<Medium>>(1);
+        passes_records_on::<Disruptor<Medium>>(1);
     }
 
     #[test]
