@@ -3,7 +3,7 @@
 use crate::competitors::Description;
 use crate::competitors::channels::RING;
 use crate::competitors::conveyor::{BATCHES, CONVEYOR, SHARED_HANDLE};
-use crate::competitors::mutex::MUTEX;
+use crate::competitors::mutex::{MUTEX, SETTLED};
 use crate::competitors::tokio::TOKIO;
 #[cfg(feature = "conveyor-etl-buffer")]
 use crate::competitors::{conveyor::BY_NAME, etl::ETL};
@@ -97,6 +97,7 @@ pub fn all(results: &[Results], latency: Option<&Latency>, memory: Option<&Memor
         faster(BATCH, "batch-104", BATCHES, TOKIO, 35.0),
         faster(BATCH, "batch-104", BATCHES, MUTEX, 15.0),
         at_most(SINGLE, "single-104", SHARED_HANDLE, RING, 2.6),
+        at_most(SINGLE, "single-104", SHARED_HANDLE, SETTLED, 1.0),
         latency(MUTEX),
         latency(TOKIO),
         #[cfg(feature = "conveyor-etl-buffer")]

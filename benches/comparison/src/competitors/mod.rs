@@ -101,7 +101,7 @@ pub fn one_at_a_time<R: Sourced>(rows: &mut impl Rows<R>) {
 /// Single records of one producer, taken by the hundred by one worker.
 pub fn one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
     conveyor::singles(rows);
-    mutex::rows(rows);
+    mutex::singles(rows);
     tokio::rows(rows);
     rtrb::rows(rows);
     disruptor::rows(rows);
@@ -114,7 +114,7 @@ pub fn one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
 /// Single records of several producers, taken by the hundred by several workers.
 pub fn many_to_many<R: Sourced>(rows: &mut impl Rows<R>) {
     conveyor::singles(rows);
-    mutex::rows(rows);
+    mutex::singles(rows);
     tokio::rows(rows);
     channels::ring(rows);
     channels::rows(rows);
@@ -175,7 +175,7 @@ pub fn blocking_many_to_many(rows: &mut impl BlockingRows) {
 /// The latency of single records at a fixed rate, one producer and one worker.
 pub fn latency(rows: &mut impl Rows<Medium>) {
     conveyor::singles(rows);
-    mutex::rows(rows);
+    mutex::singles(rows);
     tokio::rows(rows);
     rtrb::rows(rows);
 }
@@ -234,7 +234,7 @@ mod tests {
     };
     use super::disruptor::Disruptor;
     use super::fanring::{Fanring, FanringMany};
-    use super::mutex::Locked;
+    use super::mutex::{Gathering, Locked, Settled};
     use super::rtrb::Rtrb;
     use super::tokio::Tokio;
 
@@ -331,6 +331,8 @@ mod tests {
     fn competitors_with_all_caps_hold_them() {
         holds_all_caps::<Conveyor<Medium>>();
         holds_all_caps::<Locked<Medium>>();
+        holds_all_caps::<Settled<Medium>>();
+        holds_all_caps::<Gathering<Medium>>();
         holds_all_caps::<Tokio<Medium>>();
     }
 
@@ -339,6 +341,8 @@ mod tests {
         passes_batches_on::<Conveyor<Medium>>(1);
         passes_batches_on::<Rings<Medium>>(1);
         passes_batches_on::<Locked<Medium>>(1);
+        passes_batches_on::<Settled<Medium>>(1);
+        passes_batches_on::<Gathering<Medium>>(1);
         passes_batches_on::<Tokio<Medium>>(1);
         passes_batches_on::<Tokio<Medium>>(2);
         passes_batches_on::<Crossbeam<Medium>>(1);
@@ -358,7 +362,11 @@ mod tests {
         ends::<Conveyor<Medium>>(2, 2);
         ends::<Conveyor<Medium, true>>(2, 2);
         ends::<Locked<Medium>>(2, 2);
-        ends::<Locked<Medium, true>>(2, 2);
+        ends::<Locked<Medium, false, true>>(2, 2);
+        ends::<Settled<Medium>>(2, 2);
+        ends::<Settled<Medium, true>>(2, 2);
+        ends::<Gathering<Medium>>(2, 2);
+        ends::<Gathering<Medium, true>>(2, 2);
         ends::<Tokio<Medium>>(1, 1);
         ends::<Tokio<Medium>>(2, 2);
         ends::<Crossbeam<Medium>>(2, 2);
