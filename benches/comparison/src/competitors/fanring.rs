@@ -7,7 +7,7 @@ use fanring::{mpmc, mpsc};
 use super::{BlockingRows, Caps, Description, Rows, see_all, take_each};
 use crate::common::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
 use crate::common::work::{Competitor, Consume, Produce, SOURCE_CAP, push_each};
-use crate::common::{Medium, Sourced};
+use crate::common::{BATCH, Medium, Sourced};
 
 /// With one worker for each stage.
 pub struct Fanring<R>(Vec<(mpsc::Sender<R>, Option<mpsc::Receiver<R>>)>);
@@ -60,6 +60,46 @@ impl<R: Sourced> Consume<R> for Receiver<R> {
 
     fn take_into(&mut self, max: usize, records: &mut Vec<R>) {
         let _ = self.receiver.try_recv_batch_into(records, max);
+    }
+}
+
+/// With one worker for each stage, and producers that publish a hundred records at once.
+pub struct Deferred<R>(Fanring<R>);
+
+pub struct DeferredSender<R> {
+    sender: mpsc::Sender<R>,
+    /// Records that are not published yet.
+    pending: usize,
+}
+
+impl<R: Sourced> Competitor<R> for Deferred<R> {
+    type Producer = DeferredSender<R>;
+    type Consumer = Receiver<R>;
+
+    fn new(sources: usize, stages: usize, workers: usize) -> Self {
+        Self(Fanring::new(sources, stages, workers))
+    }
+    fn producer(&mut self, source: usize, stage: usize) -> DeferredSender<R> {
+        DeferredSender { sender: self.0.producer(source, stage), pending: 0 }
+    }
+    fn consumer(&mut self, stage: usize) -> Receiver<R> {
+        self.0.consumer(stage)
+    }
+}
+
+impl<R: Sourced> Produce<R> for DeferredSender<R> {
+    fn push(&mut self, record: R) -> Result<(), R> {
+        let pushed = self.sender.try_send_deferred(record);
+        self.pending += 1;
+        if self.pending == BATCH {
+            self.flush();
+        }
+        pushed.map_err(mpsc::TrySendError::into_inner)
+    }
+
+    fn flush(&mut self) {
+        self.sender.flush();
+        self.pending = 0;
     }
 }
 
@@ -132,9 +172,16 @@ const FANRING: Description = Description {
     name: "fanring",
     package: "fanring",
     caps: Caps::LengthPerProducer,
-    how: "`mpsc` for one worker, with `try_recv_batch_into`, and `try_send_deferred` and `flush` for \
-          batches; `mpmc` for many; to wait, `send`, `recv` and `recv_batch_into`",
+    how: "`mpsc` for one worker, with `try_recv_batch_into`, and for batches or deferred by the hundred, \
+          `try_send_deferred` and `flush`; `mpmc` for many; to wait, `send`, `recv` and \
+          `recv_batch_into`",
 };
+
+/// Single records, of which a thread pushes many before it does anything else.
+pub fn mpsc_singles<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<Fanring<R>>(FANRING, "");
+    rows.add::<Deferred<R>>(FANRING, "deferred");
+}
 
 pub fn mpsc<R: Sourced>(rows: &mut impl Rows<R>) {
     rows.add::<Fanring<R>>(FANRING, "");

@@ -108,7 +108,7 @@ pub fn one_to_one<R: Sourced>(rows: &mut impl Rows<R>) {
     channels::ring(rows);
     channels::rows(rows);
     channels::crossfire_single(rows);
-    fanring::mpsc(rows);
+    fanring::mpsc_singles(rows);
 }
 
 /// Single records of several producers, taken by the hundred by several workers.
@@ -233,7 +233,7 @@ mod tests {
         AsyncChannel, Crossbeam, Crossfire, CrossfireSingle, Flume, Kanal, Rings,
     };
     use super::disruptor::Disruptor;
-    use super::fanring::{Fanring, FanringMany};
+    use super::fanring::{Deferred, Fanring, FanringMany};
     use super::mutex::{Gathering, Locked, Settled};
     use super::rtrb::Rtrb;
     use super::tokio::Tokio;
@@ -352,6 +352,7 @@ mod tests {
         passes_batches_on::<CrossfireSingle<Medium>>(1);
         passes_batches_on::<Crossfire<Medium>>(2);
         passes_batches_on::<Fanring<Medium>>(1);
+        passes_batches_on::<Deferred<Medium>>(1);
         passes_batches_on::<FanringMany<Medium>>(2);
         passes_batches_on::<Rtrb<Medium>>(1);
         passes_records_on::<Disruptor<Medium>>(1);
