@@ -74,9 +74,9 @@ pub fn draw<'a>(results: &'a [Results]) -> String {
         ));
     let mut x = 20.0;
     for (colour, label, width) in [
-        (OURS, "conveyor-buffer: caps on all records, stages and sources", 350.0),
-        (ALL_CAPS, "the same caps", 125.0),
-        (NO_CAPS, "no caps but the length of the queue", 0.0),
+        (OURS, "conveyor-buffer: caps on all records, stages and sources", 380.0),
+        (ALL_CAPS, "the same caps", 130.0),
+        (NO_CAPS, "no cap but the length of the queue", 0.0),
     ] {
         drawing =
             drawing.add(bar(x, 59.0, 11.0, 11.0, colour)).add(text(label, x + 17.0, 69.0, 12, INK));
@@ -149,9 +149,10 @@ fn text(content: &str, x: f64, y: f64, size: u32, colour: &str) -> Text {
         .set("fill", colour)
 }
 
-/// Keeps a text readable where a line of the scale crosses it.
-fn over_lines(text: Text) -> Text {
-    text.set("paint-order", "stroke").set("stroke", PAPER).set("stroke-width", 3)
+/// A text that stays readable where a line of the scale crosses it: its outline is drawn first.
+fn over_lines(text: Text) -> Group {
+    let outline = text.clone().set("stroke", PAPER).set("stroke-width", 3);
+    Group::new().add(outline).add(text)
 }
 
 /// A logarithmic axis.
