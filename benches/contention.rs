@@ -1,5 +1,5 @@
-//! Threads that push and threads that take, at the same time: at one stage and at four, on one account
-//! and on four.
+//! Threads that push and threads that take, at the same time: at one stage and at four, on one
+//! account and on four.
 
 mod common;
 

@@ -9,8 +9,8 @@ use common::Medium;
 use conveyor_buffer::{BufferManager, BufferSettings, Source, Stage};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Small stages, of the same size in each benchmark: a thousand of the default size take more than a
-/// gigabyte.
+/// Small stages, of the same size in each benchmark: a thousand of the default size take more than
+/// a gigabyte.
 const SETTINGS: BufferSettings = BufferSettings {
     max_total_records: 100_000,
     max_per_stage: 100,

@@ -1,9 +1,9 @@
-//! Latency of the library alone: of a push, and from the push to the batch, at 10 %, 50 % and 90 % of
-//! the highest sustained rate, with one producer and one worker. `benches/comparison/` measures the
-//! competitors in the same way.
+//! Latency of the library alone: of a push, and from the push to the batch, at 10 %, 50 % and 90 %
+//! of the highest sustained rate, with one producer and one worker. `benches/comparison/` measures
+//! the competitors in the same way.
 //!
-//! `cargo bench --bench latency`. With `--test`, as for the other benchmarks, it only checks that the
-//! program runs.
+//! `cargo bench --bench latency`. With `--test`, as for the other benchmarks, it only checks that
+//! the program runs.
 
 mod common;
 

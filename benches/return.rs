@@ -36,8 +36,8 @@ fn returns<R: Sourced>(criterion: &mut Criterion) {
     });
 }
 
-/// Returns the time of settling batches of 100 and of taking the returned records. Refilling the stage
-/// is not timed.
+/// Returns the time of settling batches of 100 and of taking the returned records. Refilling the
+/// stage is not timed.
 fn time_returns<R: Sourced>(batches: u64, together: bool, settle: fn(Batch<R>)) -> Duration {
     let manager = BufferManager::<R>::new(BufferSettings::default());
     let (stage, source) = (manager.stage("stage").unwrap(), manager.source("source").unwrap());

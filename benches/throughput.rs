@@ -1,6 +1,6 @@
-//! One thread pushes records and takes them, one at a time and 100 at a time, beside the raw ring that
-//! the stages are built on. The raw ring holds no caps and is the limit. The same by the calls that may
-//! wait.
+//! One thread pushes records and takes them, one at a time and 100 at a time, beside the raw ring
+//! that the stages are built on. The raw ring holds no caps and is the limit. The same by the calls
+//! that may wait.
 
 mod common;
 

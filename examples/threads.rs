@@ -1,5 +1,5 @@
-//! A pipeline on threads: two sources, two stages, retries, dead letters, backpressure and a graceful
-//! shutdown. `tokio.rs` is the same pipeline on tasks. Run it with `cargo run --example threads`.
+//! A pipeline on threads: two sources, two stages, retries, dead letters, backpressure, graceful
+//! shutdown. `tokio.rs` is the same on tasks. Run it with `cargo run --example threads`.
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A pipeline on tokio: two sources, two stages, retries, dead letters, backpressure and a graceful
-//! shutdown. `threads.rs` is the same pipeline on threads. Run it with `cargo run --example tokio`.
+//! A pipeline on tokio: two sources, two stages, retries, dead letters, backpressure, graceful
+//! shutdown. `threads.rs` is the same on threads. Run it with `cargo run --example tokio`.
 
 use std::{error::Error, iter, time::Duration};
 

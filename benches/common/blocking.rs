@@ -1,4 +1,5 @@
-//! The same work by calls that wait: a thread that finds the buffer full or empty sleeps in the call.
+//! The same work by calls that wait: a thread that finds the buffer full or empty sleeps in the
+//! call.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -12,8 +12,8 @@ use super::work::{Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CA
 /// shorter than a time slice of the system's scheduler.
 pub const LINGER: Duration = Duration::from_micros(100);
 
-/// Sources and stages by handle. In the calls that wait, workers take what there is, or linger for a
-/// full batch if `LINGERS`.
+/// Sources and stages by handle. In the calls that wait, workers take what there is, or linger for
+/// a full batch if `LINGERS`.
 pub struct Conveyor<R: Envelope, const LINGERS: bool = false> {
     pub manager: BufferManager<R>,
     pub sources: Vec<Source<R>>,

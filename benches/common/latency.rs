@@ -36,8 +36,8 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 /// One producer pushes records for `duration`, `rate` of them a second, and one worker takes them.
-/// Without a rate, each record is due when the push before it has returned, which measures the highest
-/// rate that is sustained.
+/// Without a rate, each record is due when the push before it has returned, which measures the
+/// highest rate that is sustained.
 pub fn run<C: Competitor<Medium>>(rate: Option<f64>, duration: Duration) -> Latencies {
     let mut competitor = C::new(1, 1, 1);
     let (producer, consumer) = (competitor.producer(0, 0), competitor.consumer(0));

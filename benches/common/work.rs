@@ -1,8 +1,8 @@
 //! The work that is timed, generic over the buffer under test.
 //!
-//! All of it uses calls that never wait, so that the buffer is measured and not how it parks a thread:
-//! a thread that finds nothing to do backs off in the same way for all competitors. The calls that
-//! wait are measured in `blocking.rs`.
+//! All of it uses calls that never wait, so that the buffer is measured and not how it parks a
+//! thread: a thread that finds nothing to do backs off in the same way for all competitors. The
+//! calls that wait are measured in `blocking.rs`.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -32,12 +32,13 @@ pub trait Produce<R>: Send {
     /// Pushes one record, or returns it if the buffer is full.
     fn push(&mut self, record: R) -> Result<(), R>;
 
-    /// Publishes the records that this handle has gathered. Called before a thread does anything else
-    /// than to push. By default does nothing: most competitors publish each record as it is pushed.
+    /// Publishes the records that this handle has gathered. Called before a thread does anything
+    /// else than to push. By default does nothing: most competitors publish each record as it is
+    /// pushed.
     fn flush(&mut self) {}
 
-    /// Pushes records as one batch. Those that do not fit remain in `records`. By default pushes them
-    /// one by one.
+    /// Pushes records as one batch. Those that do not fit remain in `records`. By default pushes
+    /// them one by one.
     fn push_batch(&mut self, records: &mut Vec<R>) {
         push_each(records, |record| self.push(record));
         self.flush();
@@ -152,13 +153,13 @@ pub fn round_robin<R: Sourced, C: Competitor<R>>(
     }
 }
 
-/// The sources that measure a refusal, and the stages they push to: enough stages that the global cap
-/// is reached first.
+/// The sources that measure a refusal, and the stages they push to: enough stages that the global
+/// cap is reached first.
 const REFUSED_SOURCES: usize = 10_000;
 const REFUSED_STAGES: usize = 20;
 
-/// Sources push one record each, in turn; all pushes are accepted. Emptying the buffer in between is
-/// not timed.
+/// Sources push one record each, in turn; all pushes are accepted. Emptying the buffer in between
+/// is not timed.
 pub fn accepted<R: Sourced, C: Competitor<R>>() -> impl FnMut(u64) -> Duration {
     let mut competitor = C::new(REFUSED_SOURCES, REFUSED_STAGES, 1);
     let mut producers = many_producers(&mut competitor);
@@ -251,9 +252,9 @@ impl Flow {
         }
     }
 
-    /// Moves `records` through the buffer and returns the time from the first push to the end of the
-    /// last batch. Producer `p` pushes for source `p` modulo the number of sources, to all stages in
-    /// turn; all workers drain all stages in turn.
+    /// Moves `records` through the buffer and returns the time from the first push to the end of
+    /// the last batch. Producer `p` pushes for source `p` modulo the number of sources, to all
+    /// stages in turn; all workers drain all stages in turn.
     pub fn run<R: Sourced, C: Competitor<R>>(self, records: u64) -> Duration {
         let mut competitor = C::new(self.sources, self.stages, self.workers);
         let producers: Vec<Vec<_>> = (0..self.producers)
@@ -277,8 +278,9 @@ impl Flow {
         )
     }
 
-    /// Runs `produce` for each producer, with its source and its share of the records, and `work` for
-    /// each worker, on threads of their own. `end` tells the workers that all records are pushed. What
+    /// Runs `produce` for each producer, with its source and its share of the records, and `work`
+    /// for each worker, on threads of their own. `end` tells the workers that all records are
+    /// pushed. What
     /// `produce` returns is dropped after the last record is taken, since dropping the senders may
     /// close a channel.
     pub fn time<P: Send, W: Send, L: Send>(

@@ -16,7 +16,8 @@ pub struct Goal {
     pub work: &'static str,
     pub against: String,
     pub aim: Aim,
-    /// The other's time by that of the library if the aim is to be faster, and the reverse otherwise.
+    /// The other's time by that of the library if the aim is to be faster, and the reverse
+    /// otherwise.
     pub measured: Option<Spread>,
 }
 

@@ -1,7 +1,8 @@
 //! Measures conveyor-buffer beside its alternatives and writes `BENCHMARKS.md`.
 //!
-//! All figures are from one run. Every competitor has a turn in each round, so that a disturbance of
-//! the machine affects them alike. The report gives the median and the quartiles over the rounds.
+//! All figures are from one run. Every competitor has a turn in each round, so that a disturbance
+//! of the machine affects them alike. The report gives the median and the quartiles over the
+//! rounds.
 
 mod chart;
 #[path = "../../common/mod.rs"]
@@ -24,7 +25,8 @@ use clap::Parser;
 /// Measures conveyor-buffer beside its alternatives and writes BENCHMARKS.md and its chart.
 #[derive(Parser)]
 struct Options {
-    /// Few and short rounds, to check that everything runs. Prints the report unless --out is given.
+    /// Few and short rounds, to check that everything runs. Prints the report unless --out is
+    /// given.
     #[arg(long)]
     quick: bool,
     /// Only the workloads whose names begin with this. Prints the report unless --out is given.

@@ -1,5 +1,5 @@
-//! The memory of an idle stage, measured by a program of its own, since counting allocations would slow
-//! down everything that is timed here.
+//! The memory of an idle stage, measured by a program of its own, since counting allocations would
+//! slow down everything that is timed here.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! How the program is brought to an end before its time: by Ctrl-C, or by a failure.
+//! Early ends of the program: by Ctrl-C or by a failure.
 
 use std::process;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use conveyor_buffer::BufferManager;
 use crate::error::Error;
 use crate::flight::Flight;
 
-/// What a shell reports of a program that Ctrl-C has killed.
+/// The exit code that a shell reports for a program that Ctrl-C has killed.
 const KILLED_BY_CTRL_C: i32 = 130;
 
 /// Stops the pipeline, from any thread.
@@ -31,24 +31,25 @@ impl Control {
         })
     }
 
-    /// Stages and sources are made, which a closed buffer would refuse: from now on it may close.
+    /// Allows Ctrl-C to close the buffer. Called when all stages and sources exist, since a closed
+    /// buffer refuses new ones.
     pub fn start(&self) {
         self.started.store(true, SeqCst);
     }
 
-    /// From now on the first Ctrl-C stops the sources, and the second kills the program.
+    /// Installs a handler: the first Ctrl-C stops the sources, the second kills the program.
     ///
     /// # Errors
     ///
-    /// Whatever the system says against it.
+    /// The system refuses the handler.
     pub fn catch_ctrl_c(self: &Arc<Self>) -> Result<(), Error> {
         let control = Arc::clone(self);
         ctrlc::set_handler(move || {
             if control.interrupted.swap(true, SeqCst) {
                 process::exit(KILLED_BY_CTRL_C);
             }
-            // The handler has a thread of its own, and closing waits for nobody. Before the start
-            // there is nothing to close, and the sources find the mark as soon as they begin.
+            // The handler runs on a thread of its own, and closing does not block. Before the start
+            // there is nothing to close, and the sources check `interrupted` when they begin.
             if control.started.load(SeqCst) {
                 control.manager.close();
             }
@@ -56,13 +57,14 @@ impl Control {
         .map_err(Error::Signal)
     }
 
-    /// Stops the sources, and has what is in the buffer thrown away. Keeps the first reason.
+    /// Stops the sources and lets the workers discard what is in the buffer. Keeps the first
+    /// reason.
     pub fn fail(&self, error: Error) {
         self.failure().get_or_insert(error);
         self.manager.close();
     }
 
-    /// Whether sources are to stop. Workers go on, to drain what was accepted.
+    /// Returns whether the sources should stop. Workers go on, to drain what was accepted.
     pub fn is_stopping(&self) -> bool {
         self.interrupted() || self.failed()
     }
@@ -71,12 +73,12 @@ impl Control {
         self.interrupted.load(SeqCst)
     }
 
-    /// Whether what is in the buffer is to be thrown away.
+    /// Returns whether the workers should discard what is in the buffer.
     pub fn failed(&self) -> bool {
         self.failure().is_some()
     }
 
-    /// What has stopped the pipeline, if something has.
+    /// Takes the failure that stopped the pipeline, if there is one.
     pub fn take_failure(&self) -> Option<Error> {
         self.failure().take()
     }

@@ -1,4 +1,4 @@
-//! The SQLite file: its tables, the transactions that fill it, and what the report asks of it.
+//! The SQLite file: its tables, the transactions that fill it, and the queries of the report.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -12,10 +12,10 @@ use rusqlite::{Connection, Row, params};
 use crate::error::Error;
 use crate::flight::{Body, Flight};
 
-/// How long to wait for another program that has locked the file.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for another program that holds the file's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What every SQLite file begins with.
+/// The first bytes of every SQLite file.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 const TABLES: &str = "
@@ -42,7 +42,7 @@ const AIRLINES: &str = "
     SELECT carrier, max(airline), count(*), avg(dep_delay), avg(arr_delay)
     FROM flights GROUP BY carrier ORDER BY count(*) DESC, carrier";
 
-/// The one connection that writes.
+/// The only connection that writes.
 pub struct Database {
     path: PathBuf,
     connection: Mutex<Connection>,
@@ -59,11 +59,11 @@ pub struct Airline {
 }
 
 impl Database {
-    /// Makes the file with empty tables. One that exists is replaced, if it is of SQLite.
+    /// Creates the file with empty tables. Replaces an SQLite file, and no other.
     ///
     /// # Errors
     ///
-    /// Whatever SQLite or the file system has against it.
+    /// An error of SQLite or of the file system.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let connection = create(path).map_err(|cause| Error::database(path, cause))?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
@@ -73,14 +73,14 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// Whatever SQLite has against it; then none of them is inserted.
+    /// An error of SQLite. None of the records is inserted then.
     pub fn load<'f>(&self, flights: impl Iterator<Item = &'f Flight>) -> Result<(), Error> {
         self.run(|connection| {
             let transaction = connection.transaction()?;
             {
                 let mut insert = transaction.prepare_cached(INSERT_FLIGHT)?;
                 for flight in flights {
-                    // Nothing else comes here. If it did, the account at the end would not hold.
+                    // No other record reaches this stage. The accounting at the end would find one.
                     let Body::Enriched(departure, surroundings) = flight.body() else { continue };
                     let weather = surroundings.weather.as_ref();
                     insert.execute(params![
@@ -124,8 +124,8 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// Whatever SQLite has against it; then none of them is inserted.
-    pub fn bury(&self, letters: &[DeadLetter<Flight>]) -> Result<(), Error> {
+    /// An error of SQLite. None of the records is inserted then.
+    pub fn insert_dead_letters(&self, letters: &[DeadLetter<Flight>]) -> Result<(), Error> {
         self.run(|connection| {
             let transaction = connection.transaction()?;
             {
@@ -148,11 +148,11 @@ impl Database {
         })
     }
 
-    /// How many flights and how many dead letters the file holds.
+    /// Returns the numbers of flights and of dead letters in the file.
     ///
     /// # Errors
     ///
-    /// Whatever SQLite has against it.
+    /// An error of SQLite.
     pub fn counts(&self) -> Result<(u64, u64), Error> {
         let query = "SELECT (SELECT count(*) FROM flights), (SELECT count(*) FROM dead_letters)";
         self.run(|connection| {
@@ -160,11 +160,11 @@ impl Database {
         })
     }
 
-    /// The airlines, by falling number of flights.
+    /// Returns the airlines, those with the most flights first.
     ///
     /// # Errors
     ///
-    /// Whatever SQLite has against it.
+    /// An error of SQLite.
     pub fn airlines(&self) -> Result<Vec<Airline>, Error> {
         self.run(|connection| {
             let mut query = connection.prepare(AIRLINES)?;
@@ -192,13 +192,13 @@ impl Database {
         work(&mut self.connection()).map_err(|cause| Error::database(&self.path, cause))
     }
 
-    /// A thread that panicked here has left no transaction open: it was rolled back on the way.
+    /// A poisoned lock is no problem: the transaction of a thread that panicked was rolled back.
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// SQLite's numbers are signed; a count never is below 0.
+/// Reads a count. SQLite's integers are signed, but a count is never negative.
 fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(i64::unsigned_abs)
 }
@@ -210,8 +210,8 @@ fn create(path: &Path) -> Result<Connection, Box<dyn std::error::Error + Send + 
     if is_foreign(path)? {
         return Err("it exists and is not an SQLite file, so it is not replaced".into());
     }
-    // SQLite keeps up to three files beside its own. Left by a program that was killed, they would
-    // be taken for those of the new file.
+    // SQLite keeps up to three files beside its own. It would take those that a killed program has
+    // left for files of the new database.
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let mut file = path.as_os_str().to_owned();
         file.push(suffix);
@@ -221,16 +221,16 @@ fn create(path: &Path) -> Result<Connection, Box<dyn std::error::Error + Send + 
         }
     }
     let connection = Connection::open(path)?;
-    connection.busy_timeout(PATIENCE)?;
-    // With a write-ahead log a commit need not wait for the disk: a crash of the machine may cost
-    // the last commits, but not the file; a crash of the program costs nothing.
+    connection.busy_timeout(LOCK_TIMEOUT)?;
+    // With a write-ahead log a commit does not wait for the disk: a crash of the machine may lose
+    // the last commits, but does not damage the file; a crash of the program loses nothing.
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.execute_batch(TABLES)?;
     Ok(connection)
 }
 
-/// Whether there is something that this program should not delete.
+/// Returns whether the path names something other than an SQLite file or an empty file.
 fn is_foreign(path: &Path) -> std::io::Result<bool> {
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

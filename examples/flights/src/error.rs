@@ -1,4 +1,4 @@
-//! What can end the program early, and the exit code that goes with it.
+//! The errors that end the program, and their exit codes.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 use conveyor_buffer::{RegistryError, Remaining, SettingsError};
 
-/// Why the program gives up.
+/// The reason why the program gives up.
 #[derive(Debug)]
 pub enum Error {
-    /// The settings of the buffer do not pass the library's own check.
+    /// The library refuses the settings of the buffer.
     Settings(SettingsError),
-    /// A stage or a source cannot be made.
+    /// A stage or a source cannot be registered.
     Registry(RegistryError),
-    /// A file cannot be read, or is not what it should be.
+    /// A file cannot be read, or has the wrong contents.
     File { path: PathBuf, cause: Box<dyn StdError + Send + Sync> },
     /// SQLite, or the file that it writes, fails.
     Database { path: PathBuf, cause: Box<dyn StdError + Send + Sync> },
     /// Ctrl-C cannot be caught.
     Signal(ctrlc::Error),
-    /// A source was refused for a reason that no waiting will mend.
+    /// A push was refused for a reason that does not pass.
     Refused { source: String, cause: conveyor_buffer::RejectReason },
-    /// Tokio's runtime cannot be made.
+    /// Tokio's runtime cannot be built.
     Runtime(std::io::Error),
     /// The buffer did not drain.
     Stuck(Remaining),
-    /// Rows went missing.
+    /// Rows are missing.
     Unaccounted(String),
     /// The report cannot be printed.
     Output(std::io::Error),
@@ -40,7 +40,7 @@ impl Error {
         Self::Database { path: path.to_owned(), cause: cause.into() }
     }
 
-    /// 2 for what the user should ask for differently, as clap has it; 1 for what went wrong.
+    /// Returns 2 for wrong options, as clap does, and 1 for any other failure.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Registry(_) => 2,

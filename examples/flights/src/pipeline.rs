@@ -22,20 +22,20 @@ use crate::{tasks, threads};
 /// Most dead letters that are written in one transaction.
 const LETTERS_AT_ONCE: usize = 1_000;
 
-/// After so many failures of SQLite in a row, with no success in between, the program gives up: by
-/// default before the rows that it returns have used up their retries.
+/// The program gives up after this many failures of SQLite in a row: with the default options
+/// before the rows that it returns have used up their retries.
 const MAX_STRIKES: u32 = 3;
 
-/// How long to leave SQLite alone after a failure.
+/// The pause after a failure of SQLite.
 const AFTER_STRIKE: Duration = Duration::from_millis(100);
 
-/// How long the buffer may take to drain when all is read, before the program gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the buffer may take to drain after the last row is read.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a worker of the last stage waits for a full batch, for each is a transaction.
+/// How long a worker of the last stage lingers for a full batch: each batch is a transaction.
 pub const LINGER: Duration = Duration::from_millis(1);
 
-/// Everything that sources and workers share.
+/// The state that sources and workers share.
 pub struct Pipeline {
     pub manager: BufferManager<Flight>,
     pub control: Arc<Control>,
@@ -68,7 +68,7 @@ pub struct Step {
 /// A source: an airport, or the rest.
 pub struct Origin {
     pub name: &'static str,
-    /// How many rows the files hold of it.
+    /// The number of its rows in the files.
     pub rows: u64,
     pub handle: Source<Flight>,
     pub tally: SourceTally,
@@ -98,7 +98,7 @@ impl Pipeline {
         Ok(Self {
             control,
             console: Console::new(options.quiet),
-            // Last, for it replaces a file: now nothing else can be wrong with the options.
+            // Last, since it replaces a file: all other options are valid by now.
             database: Database::create(&options.output)?,
             files: options.flights.clone(),
             columns: survey.columns,
@@ -115,11 +115,11 @@ impl Pipeline {
         })
     }
 
-    /// Runs until every row is settled, and tells how long that took.
+    /// Runs until every row is settled, and returns the time that took.
     ///
     /// # Errors
     ///
-    /// What has stopped the pipeline before its end.
+    /// The failure that stopped the pipeline early.
     pub fn run(self: &Arc<Self>, on_tasks: bool) -> Result<Duration, Error> {
         self.control.start();
         let started = Instant::now();
@@ -137,11 +137,11 @@ impl Pipeline {
         }
     }
 
-    /// Makes departures of rows. What is none is settled here. It may wait for SQLite.
+    /// Parses rows and returns the departures. Settles the other rows. May wait for SQLite.
     pub fn parse(&self, batch: Batch<Flight>) -> Batch<Flight> {
         let (parsed, failed) = batch.partition(|flight| flight.parse(&self.columns));
         failed.settle(|flight| match flight.body() {
-            // Perhaps it departs after all: worth another try, up to the limit.
+            // A cancelled flight may yet depart: retried up to the limit.
             Body::Failed(ParseError::Cancelled) => Outcome::Return,
             _ => Outcome::DeadLetter,
         });
@@ -149,23 +149,23 @@ impl Pipeline {
         parsed
     }
 
-    /// Joins departures with what else is known.
+    /// Joins departures with airline and weather.
     pub fn enrich(&self, batch: &mut Batch<Flight>) {
         for flight in batch.iter_mut() {
             flight.enrich(|departure| self.reference.of(departure));
         }
     }
 
-    /// Inserts departures, and settles them. It waits for SQLite.
+    /// Inserts departures and settles them. Waits for SQLite.
     pub fn load(&self, batch: Batch<Flight>) {
         if self.control.failed() {
-            // Nothing is to come of it, and nobody is to wait for room.
+            // Discards the records, so that no thread waits for their room.
             drop(batch.into_records());
             return;
         }
         match self.database.load(batch.iter()) {
             Ok(()) => {
-                // Only now, after the commit: whatever fails before, the records come again.
+                // After the commit: if anything fails before, the records come again.
                 batch.ack();
                 self.strikes.store(0, SeqCst);
             }
@@ -177,7 +177,8 @@ impl Pipeline {
         self.write_many_dead_letters();
     }
 
-    /// Writes the dead letters if they fill half of their room: without room they hold up the rest.
+    /// Writes the dead letters if they fill half of their room. Without room they are parked and
+    /// keep their credits.
     fn write_many_dead_letters(&self) {
         let letters = self.manager.dead_letters();
         if letters.len() >= letters.capacity().div_ceil(2) {
@@ -194,7 +195,7 @@ impl Pipeline {
                 return;
             }
             while !self.control.failed() {
-                match self.database.bury(&held) {
+                match self.database.insert_dead_letters(&held) {
                     Ok(()) => {
                         self.strikes.store(0, SeqCst);
                         break;
@@ -205,7 +206,7 @@ impl Pipeline {
         }
     }
 
-    /// Gives SQLite some time after a failure, or gives up if it was one too many.
+    /// Pauses after a failure of SQLite, or gives up if it was the last allowed.
     fn strike(&self, error: Error) {
         if self.strikes.fetch_add(1, SeqCst) + 1 >= MAX_STRIKES {
             self.control.fail(error);
@@ -215,7 +216,7 @@ impl Pipeline {
         }
     }
 
-    /// Looks at the levels that a push has raised.
+    /// Samples the levels that a push has raised.
     pub fn note_push(&self, origin: &Origin) {
         self.parse.level.note(self.parse.held());
         self.level.note(self.held());
@@ -232,7 +233,7 @@ impl Pipeline {
         pollster::block_on(self.manager.get_global_utilization())
     }
 
-    /// Whether the rows of that airport have a source of their own.
+    /// Returns whether the rows of an airport have a source of their own.
     pub fn has_source(&self, airport: &str) -> bool {
         self.origins.iter().any(|origin| origin.name == airport)
     }

@@ -1,4 +1,4 @@
-//! What is seen while the pipeline runs: bars on a terminal, and the lines of the signals.
+//! The output while the pipeline runs: bars on a terminal, and a line for each signal.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -9,10 +9,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::pipeline::Pipeline;
 
-/// How often the bars are drawn.
+/// The interval at which the bars are drawn.
 const FRAME: Duration = Duration::from_millis(50);
 
-/// Where the program talks while it runs: stderr, so that stdout holds the report alone.
+/// The output while the program runs, on stderr: stdout holds the report alone.
 pub struct Console {
     quiet: bool,
     bars: MultiProgress,
@@ -20,17 +20,17 @@ pub struct Console {
 
 impl Console {
     pub fn new(quiet: bool) -> Self {
-        // It draws on stderr, and hides itself where that is no terminal.
+        // Draws on stderr, and hides itself if that is no terminal.
         Self { quiet, bars: MultiProgress::new() }
     }
 
     /// Prints a line above the bars.
     pub fn say(&self, line: &str) {
-        // Nobody may be listening any more, which is no reason to stop the work.
+        // A closed stderr is no reason to stop the work.
         let _ = self.bars.suspend(|| writeln!(io::stderr(), "{line}"));
     }
 
-    /// Prints a line above the bars, unless only the report is wanted.
+    /// Prints a line above the bars, unless --quiet is given.
     pub fn say_signal(&self, line: &str) {
         if !self.quiet {
             self.say(line);
@@ -50,7 +50,7 @@ impl Console {
     }
 }
 
-/// Draws the bars until everything is settled or has failed.
+/// Draws the bars until all rows are settled or the pipeline has failed.
 pub fn show(pipeline: &Pipeline, settled: &AtomicBool) {
     let console = &pipeline.console;
     if !console.shows_bars() {

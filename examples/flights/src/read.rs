@@ -1,4 +1,4 @@
-//! Reading the CSV files: a first look that finds the sources, and the reader of each source.
+//! Reads the CSV files: a first pass finds the sources, and each source has a reader.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,17 +13,18 @@ use crate::error::Error;
 use crate::flight::{Columns, Flight};
 use crate::pipeline::{Origin, Pipeline};
 
-/// The source of the rows that name no airport, and of those whose airport came too late.
+/// The source of rows without an airport, and of rows whose airport came after [`MAX_AIRPORTS`]
+/// others.
 const OTHER: &str = "other";
 
-/// How many airports have a source of their own, so that a file full of made-up codes does not make
-/// thousands of threads.
+/// The most airports with a source of their own: a file of invented codes must not start thousands
+/// of threads.
 const MAX_AIRPORTS: usize = 16;
 
-/// How long a source that was asked to slow down rests after each push, if nothing changes.
+/// How long a source that was asked to slow down rests after each push, unless its signal changes.
 pub const REST: Duration = Duration::from_millis(10);
 
-/// What a first pass over the files found.
+/// The result of a first pass over the files.
 pub struct Survey {
     /// The columns of each file.
     pub columns: Vec<Columns>,
@@ -32,7 +33,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks for the columns of each file, and counts the rows of each source.
+    /// Finds the columns of each file and counts the rows of each source.
     ///
     /// # Errors
     ///
@@ -47,7 +48,7 @@ impl Survey {
             let failed = |cause| Error::file(path, cause);
             let header = reader.byte_headers().map_err(failed)?;
             let found = Columns::from_header(header).map_err(|cause| Error::file(path, cause))?;
-            // After Ctrl-C nothing will be read, and so nothing need be counted.
+            // After Ctrl-C no row is read, so that none needs to be counted.
             while !control.is_stopping() && reader.read_byte_record(&mut row).map_err(failed)? {
                 let airport = found.airport(&row);
                 if let Some(count) = airport.and_then(|airport| airports.get_mut(airport)) {
@@ -70,13 +71,13 @@ impl Survey {
 }
 
 fn open(path: &Path) -> Result<csv::Reader<File>, Error> {
-    // A pipe could be read once only.
+    // A pipe can be read only once, and this program reads twice.
     if !fs::metadata(path).map_err(|cause| Error::file(path, cause))?.is_file() {
         return Err(Error::file(path, "not a regular file"));
     }
     let file = File::open(path).map_err(|cause| Error::file(path, cause))?;
-    // Every line is a row, come what may: a quote that is never closed must not swallow the lines
-    // after it. What is wrong with a line is for parse to find.
+    // Every line is a row, even with an unclosed quote, which must not swallow the lines after it. The
+    // parse stage finds what is wrong with a line.
     Ok(ReaderBuilder::new().flexible(true).quoting(false).from_reader(file))
 }
 
@@ -86,7 +87,7 @@ struct Rows<'p> {
     name: &'static str,
     /// The file that is being read, and its place among the files.
     file: Option<(usize, csv::Reader<File>)>,
-    /// How many files were opened so far.
+    /// The number of files opened so far.
     opened: usize,
     row: ByteRecord,
 }
@@ -121,14 +122,14 @@ impl<'p> Rows<'p> {
     }
 }
 
-/// A source at work: reads its rows, and follows its signals. At normal rate it reads whole batches;
-/// asked to slow down, half of one at a time.
+/// Reads the rows of a source and follows its signals: whole batches at normal rate, half a batch
+/// at a time when asked to slow down.
 pub struct Reader<'p> {
     pipeline: &'p Pipeline,
     origin: &'p Origin,
     rows: Rows<'p>,
     signal: BackpressureSignal,
-    /// Until when the time under `signal` is counted.
+    /// The time under `signal` is counted up to this moment.
     counted: Instant,
 }
 
@@ -139,7 +140,7 @@ impl<'p> Reader<'p> {
         Self { pipeline, origin, rows, signal, counted: Instant::now() }
     }
 
-    /// From now on follows the signal that stands, and tells which it is.
+    /// Follows the present signal from now on, and returns it.
     pub fn follow(&mut self, signals: &SignalReceiver) -> BackpressureSignal {
         self.count_time();
         let signal = signals.current();
@@ -155,7 +156,7 @@ impl<'p> Reader<'p> {
         signal
     }
 
-    /// The rows to push next. None are left when it is empty.
+    /// Returns the rows to push next: none at the end of the files.
     ///
     /// # Errors
     ///
@@ -172,8 +173,8 @@ impl<'p> Reader<'p> {
         Ok(rows)
     }
 
-    /// Takes note of what became of so many rows. Those that are handed back because the buffer was
-    /// closed count as unread: nobody has promised anything about them.
+    /// Counts the rows of a push. Rows handed back because the buffer was closed count as unread,
+    /// since the buffer has not accepted them.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What flights are joined with: the names of the airlines, and the weather at each airport.
+//! The data that flights are joined with: the names of airlines, and the weather at each airport.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use csv::StringRecord;
 use crate::error::Error;
 use crate::flight::{Departure, Surroundings};
 
-/// The weather at one airport in one hour. What was not measured is `None`.
+/// The weather at one airport in one hour. A value that was not measured is `None`.
 #[derive(Debug, Clone, Copy)]
 pub struct Weather {
     pub temp: Option<f64>,
@@ -40,7 +40,7 @@ impl Reference {
         })
     }
 
-    /// What is known about a departure.
+    /// Returns what is known about a departure.
     pub fn of(&self, departure: &Departure) -> Surroundings {
         let airline = departure.carrier.as_ref().and_then(|carrier| self.airlines.get(carrier));
         let weather = departure

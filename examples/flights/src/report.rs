@@ -14,12 +14,12 @@ use crate::pipeline::Pipeline;
 ///
 /// # Errors
 ///
-/// What is missing, or why the report could not be made.
+/// The rows that are missing, or the reason why the report cannot be printed.
 pub fn report(pipeline: &Pipeline, elapsed: Duration) -> Result<(), Error> {
     let airlines = pipeline.database.airlines()?;
     let account = Account::of(pipeline)?;
     match print(pipeline, &airlines, &account, elapsed) {
-        // Whoever reads the report may have seen enough.
+        // The reader of a pipe may have closed it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(Error::Output(error));
         }
@@ -28,7 +28,7 @@ pub fn report(pipeline: &Pipeline, elapsed: Duration) -> Result<(), Error> {
     account.check(pipeline)
 }
 
-/// Where the rows are. The loaded and the dead are counted in the database itself.
+/// Where the rows are. Loaded rows and dead letters are counted in the database.
 struct Account {
     read: u64,
     loaded: u64,

@@ -1,9 +1,9 @@
-//! Numbers that one thread counts and others read: statistics, so none of them guards anything.
+//! Statistics that one thread counts and others read. No memory access depends on them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What is counted of a source.
+/// The statistics of a source.
 #[derive(Default)]
 pub struct SourceTally {
     /// Rows that were read and pushed.
@@ -42,8 +42,8 @@ impl Stopwatch {
     }
 }
 
-/// The highest level that was seen at a cap. It is looked at right after each push and each step to
-/// the next stage, which are what raises levels.
+/// The highest level seen at a cap. It is sampled after each push and each forward, which are the
+/// calls that raise levels.
 #[derive(Default)]
 pub struct Level(AtomicUsize);
 

@@ -1,7 +1,7 @@
 //! The pipeline on tokio: a task for each source and each worker, with the async calls.
 //!
-//! Whatever waits for a file or for SQLite is inside `block_in_place`, as tokio has it: other tasks move
-//! to another thread meanwhile.
+//! Code that waits for a file or for SQLite runs in `block_in_place`, so that tokio moves other
+//! tasks to another thread.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::flight::Flight;
-use crate::pipeline::{LINGER, PATIENCE, Pipeline, Step};
+use crate::pipeline::{DRAIN_TIMEOUT, LINGER, Pipeline, Step};
 use crate::read::{REST, Reader};
 
-/// Reads everything, and drains the buffer.
+/// Reads all rows and drains the buffer.
 ///
 /// # Errors
 ///
-/// What remains in the buffer, if it does not drain.
+/// The records that remain, if the buffer does not drain in time.
 pub fn run(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
     let runtime =
         runtime::Builder::new_multi_thread().enable_time().build().map_err(Error::Runtime)?;
     let ended = runtime.block_on(work(pipeline));
-    // Tasks that are left are stuck: they are not waited for.
+    // Does not wait for tasks that are stuck.
     runtime.shutdown_background();
     ended
 }
@@ -49,22 +49,22 @@ async fn work(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
     }
     sources.join_all().await;
     pipeline.manager.close();
-    if timeout(PATIENCE, pipeline.manager.drain()).await.is_err() {
+    if timeout(DRAIN_TIMEOUT, pipeline.manager.drain()).await.is_err() {
         return Err(pipeline.manager.remaining().into());
     }
     workers.join_all().await;
     Ok(())
 }
 
-/// A source: pushes its rows as fast as the signals let it.
+/// A source: pushes its rows at the rate that its signals ask for.
 async fn push(pipeline: &Pipeline, origin: usize) -> Result<(), Error> {
     let origin = &pipeline.origins[origin];
     let mut reader = Reader::new(pipeline, origin);
     let mut signals = origin.handle.signals();
     while !pipeline.control.is_stopping() {
         if reader.follow(&signals) == BackpressureSignal::Pause {
-            // With a timeout: a resume that comes between the two calls would not be reported if the
-            // last report was a resume as well.
+            // With a timeout: a resume that comes between the two calls would not be reported if
+            // the last report was a resume as well.
             let _ = timeout(REST, signals.changed()).await;
             continue;
         }
@@ -75,7 +75,7 @@ async fn push(pipeline: &Pipeline, origin: usize) -> Result<(), Error> {
         let count = rows.len();
         reader.note(count, origin.handle.send_batch(&pipeline.parse.handle, rows).await)?;
         if reader.follow(&signals) == BackpressureSignal::SlowDown {
-            // Whether it has changed or the rest is over: on with the next rows.
+            // Goes on when the signal changes or the rest is over.
             let _ = timeout(REST, signals.changed()).await;
         }
     }
@@ -106,7 +106,8 @@ async fn load(pipeline: Arc<Pipeline>) {
     }
 }
 
-/// Moves a batch on. It fits, for `Pipeline::batch` does, and stages close with the buffer alone.
+/// Forwards a batch. It fits under the caps, since `Pipeline::batch` does, and only the buffer as a
+/// whole is ever closed.
 async fn forward(batch: Batch<Flight>, next: &Step) {
     if batch.forward(&next.handle).await.is_ok() {
         next.level.note(next.held());

@@ -7,14 +7,14 @@ use conveyor_buffer::{BackpressureSignal, Batch};
 
 use crate::error::Error;
 use crate::flight::Flight;
-use crate::pipeline::{LINGER, Origin, PATIENCE, Pipeline, Step};
+use crate::pipeline::{DRAIN_TIMEOUT, LINGER, Origin, Pipeline, Step};
 use crate::read::{REST, Reader};
 
-/// Reads everything, and drains the buffer.
+/// Reads all rows and drains the buffer.
 ///
 /// # Errors
 ///
-/// What remains in the buffer, if it does not drain.
+/// The records that remain, if the buffer does not drain in time.
 pub fn run(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
     let steps = [&pipeline.parse, &pipeline.enrich, &pipeline.load];
     let works: [fn(&Pipeline); 3] = [parse, enrich, load];
@@ -31,7 +31,7 @@ pub fn run(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
         }
     });
     pipeline.manager.close();
-    pipeline.manager.drain_timeout(PATIENCE)?;
+    pipeline.manager.drain_timeout(DRAIN_TIMEOUT)?;
     for worker in workers {
         // A thread that panics ends the program.
         let _ = worker.join();
@@ -39,14 +39,14 @@ pub fn run(pipeline: &Arc<Pipeline>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A source: pushes its rows as fast as the signals let it.
+/// A source: pushes its rows at the rate that its signals ask for.
 fn push(pipeline: &Pipeline, origin: &Origin) -> Result<(), Error> {
     let mut reader = Reader::new(pipeline, origin);
     let mut signals = origin.handle.signals();
     while !pipeline.control.is_stopping() {
         if reader.follow(&signals) == BackpressureSignal::Pause {
-            // With a timeout: a resume that comes between the two calls would not be reported if the
-            // last report was a resume as well.
+            // With a timeout: a resume that comes between the two calls would not be reported if
+            // the last report was a resume as well.
             signals.changed_timeout(REST);
             continue;
         }
@@ -86,7 +86,8 @@ fn load(pipeline: &Pipeline) {
     }
 }
 
-/// Moves a batch on. It fits, for `Pipeline::batch` does, and stages close with the buffer alone.
+/// Forwards a batch. It fits under the caps, since `Pipeline::batch` does, and only the buffer as a
+/// whole is ever closed.
 fn forward(batch: Batch<Flight>, next: &Step) {
     if batch.forward_blocking(&next.handle).is_ok() {
         next.level.note(next.held());

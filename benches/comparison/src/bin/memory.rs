@@ -1,6 +1,6 @@
-//! Prints the heap bytes of an empty stage with room for 10,000 records of 104 bytes, of crossbeam's
-//! ring with as many slots for such records, and of that ring with slots for a record or a `Vec` of
-//! records. One number a line.
+//! Prints the heap bytes of an empty stage with room for 10,000 records of 104 bytes, of
+//! crossbeam's ring with as many slots for such records, and of that ring with slots for a record
+//! or a `Vec` of records. One number a line.
 
 #[path = "../../../common/mod.rs"]
 mod common;

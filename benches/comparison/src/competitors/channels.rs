@@ -1,6 +1,6 @@
 //! A raw ring and the channels of several crates. The bound of each is the cap of its stage; none
-//! counts the records of a source or those of all stages. The library's stages are built on the ring,
-//! so that it is the limit for all that is built in this way.
+//! counts the records of a source or those of all stages. The library's stages are built on the
+//! ring, so that it is the limit for all that is built in this way.
 
 use std::sync::Arc;
 
@@ -187,8 +187,8 @@ waits!(
 );
 
 channel!(
-    /// `try_send_option` keeps a record that is refused, which `try_send` drops; `drain_into` takes all
-    /// records under one lock.
+    /// `try_send_option` keeps a record that is refused, which `try_send` drops; `drain_into` takes
+    /// all records under one lock.
     Kanal,
     kanal::Sender<R>,
     kanal::Receiver<R>,

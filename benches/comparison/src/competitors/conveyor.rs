@@ -1,5 +1,5 @@
-//! The rows of the library. Each handle that the library has for a kind of work gets its row here, and
-//! so takes part in every workload of that kind.
+//! The rows of the library. Each handle that the library has for a kind of work gets its row here,
+//! and so takes part in every workload of that kind.
 
 use super::{BlockingRows, Caps, Description, Rows};
 use crate::common::conveyor::Conveyor;

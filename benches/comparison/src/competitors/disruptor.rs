@@ -1,8 +1,9 @@
 //! disruptor: a ring whose slots are written and read in place.
 //!
-//! Every reader of a disruptor sees every event, so that several workers cannot share the work: it takes
-//! part with one producer and one worker, who polls. An event cannot be moved out of its slot, so that
-//! it takes no part where batches are moved out. Its size is a power of two: the next above the cap.
+//! Every reader of a disruptor sees every event, so that several workers cannot share the work: it
+//! takes part with one producer and one worker, who polls. An event cannot be moved out of its
+//! slot, so that it takes no part where batches are moved out. Its size is a power of two: the next
+//! above the cap.
 
 use disruptor::{
     BusySpin, EventPoller, Producer as _, SingleConsumerBarrier, SingleProducer,

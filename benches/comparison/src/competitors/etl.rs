@@ -1,5 +1,5 @@
-//! conveyor-etl-buffer, the published crate that the library replaces, and the library used in the same
-//! way: by name, with the records of that crate.
+//! conveyor-etl-buffer, the published crate that the library replaces, and the library used in the
+//! same way: by name, with the records of that crate.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};

@@ -1,6 +1,6 @@
-//! fanring: a ring for each producer, and with it a cap for each producer, but none for the stage or for
-//! all records. Its channel for one worker has batches on both sides; the one for many workers has
-//! none.
+//! fanring: a ring for each producer, and with it a cap for each producer, but none for the stage
+//! or for all records. Its channel for one worker has batches on both sides; the one for many
+//! workers has none.
 
 use fanring::{mpmc, mpsc};
 

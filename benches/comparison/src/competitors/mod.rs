@@ -1,9 +1,10 @@
 //! The competitors, each used as its documentation advises: by calls that never wait, and by calls
-//! that wait where the workload is about these. The functions of this file list the rows of each kind
-//! of table; a row is only what a user would choose for that work.
+//! that wait where the workload is about these. The functions of this file list the rows of each
+//! kind of table; a row is only what a user would choose for that work.
 //!
-//! Any number of threads may push, but for competitors that allow one: of a crate with several kinds
-//! of channel, the one for many producers is used, and for one worker or many as the workload requires.
+//! Any number of threads may push, but for competitors that allow one: of a crate with several
+//! kinds of channel, the one for many producers is used, and for one worker or many as the workload
+//! requires.
 
 pub mod channels;
 pub mod conveyor;

@@ -1,5 +1,5 @@
-//! rtrb: a wait-free ring for one producer and one worker. It counts nothing but its own length, so that
-//! it is the limit for single records.
+//! rtrb: a wait-free ring for one producer and one worker. It counts nothing but its own length, so
+//! that it is the limit for single records.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 

@@ -1,8 +1,9 @@
 //! A bounded channel of tokio with a semaphore for all records and one for each source, as an async
 //! program would have it. The length of the channel is the cap of the stage.
 //!
-//! A permit is forgotten when its record is sent and added again when the record is taken, so that no
-//! permit and no shared pointer travels with it. A batch costs one call of each semaphore, one of
+//! A permit is forgotten when its record is sent and added again when the record is taken, so that
+//! no permit and no shared pointer travels with it. A batch costs one call of each semaphore, one
+//! of
 //! `try_reserve_many` and one of `recv_many`. As with the plain mutex, taking a record settles it.
 
 use std::pin::pin;

@@ -23,7 +23,8 @@ pub struct Gathering<R, const LINGERS: bool = false>(Arc<Shared<R>>);
 struct Shared<R> {
     books: Mutex<Books<R>>,
     /// The fewest records that a worker waits for, at the only stage that workers wait at. Written
-    /// under the lock, and read without it by producers: a hint to publish a block that is not full.
+    /// under the lock, and read without it by producers: a hint to publish a block that is not
+    /// full.
     awaited: AtomicUsize,
     /// Workers wait here: there are as many records as one of them waits for.
     filled: Condvar,
@@ -43,8 +44,8 @@ struct Stage<R> {
 }
 
 impl<R: Sourced> Books<R> {
-    /// Moves up to `max` records to `records`, which is empty, and frees their room. Hands on the first
-    /// block as it is if it is not too large, and returns the allocation that it replaces.
+    /// Moves up to `max` records to `records`, which is empty, and frees their room. Hands on the
+    /// first block as it is if it is not too large, and returns the allocation that it replaces.
     fn take(&mut self, stage: usize, max: usize, records: &mut Vec<R>) -> Vec<R> {
         let Stage { blocks, records: left } = &mut self.stages[stage];
         let mut replaced = Vec::new();
@@ -130,8 +131,8 @@ impl<R: Sourced> Producer<R> {
         }
     }
 
-    /// Publishes the open block. Takes room for the next if none is left and `go_on`; otherwise gives
-    /// back what is left.
+    /// Publishes the open block. Takes room for the next if none is left and `go_on`; otherwise
+    /// gives back what is left.
     fn publish(&mut self, go_on: bool) {
         let Self { ref shared, source, stage, .. } = *self;
         // A block that was published early is a sign that the next will be as well.

@@ -1,9 +1,9 @@
-//! A lock for each record in and another for each batch out. A batch takes the lock once, and no record
-//! is dropped and nothing is allocated under the lock.
+//! A lock for each record in and another for each batch out. A batch takes the lock once, and no
+//! record is dropped and nothing is allocated under the lock.
 //!
-//! In its first form it does less than the library: taking a record settles it, which frees its room at
-//! once, and a record that was taken cannot be returned. With `SETTLES` it makes the same promises, by a
-//! third lock.
+//! In its first form it does less than the library: taking a record settles it, which frees its
+//! room at once, and a record that was taken cannot be returned. With `SETTLES` it makes the same
+//! promises, by a third lock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::common::conveyor::LINGER;
 use crate::common::work::{Competitor, Consume, Produce};
 use crate::competitors::{runs, see_all};
 
-/// In the calls that wait, workers take what there is, or linger for a full batch if `LINGERS`, as the
-/// library's do.
+/// In the calls that wait, workers take what there is, or linger for a full batch if `LINGERS`, as
+/// the library's do.
 pub struct Locked<R, const SETTLES: bool = false, const LINGERS: bool = false>(Arc<Shared<R>>);
 
 /// With the same promises as the library.
@@ -110,7 +110,8 @@ pub struct Consumer<R, const SETTLES: bool, const LINGERS: bool> {
     records: Vec<R>,
 }
 
-/// Records that a worker holds, which count until they are settled. It returns them when it is dropped.
+/// Records that a worker holds, which count until they are settled. It returns them when it is
+/// dropped.
 ///
 /// It borrows the worker, so that it costs no allocation and no count of references: the library's
 /// batches do not.

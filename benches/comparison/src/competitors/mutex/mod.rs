@@ -1,5 +1,6 @@
-//! The three caps under one `parking_lot::Mutex`, as a careful first version would have them, in three
-//! forms: with less to do than the library, with the same promises, and with gathering producers.
+//! The three caps under one `parking_lot::Mutex`, as a careful first version would have them, in
+//! three forms: with less to do than the library, with the same promises, and with gathering
+//! producers.
 
 mod gathering;
 mod locked;
