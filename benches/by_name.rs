@@ -1,4 +1,4 @@
-//! The calls by name: what the look-ups cost, among few names and among many.
+//! The calls by name: the cost of the look-ups, among few names and among many.
 
 mod common;
 
@@ -62,8 +62,8 @@ fn among_many(criterion: &mut Criterion) {
     }
 }
 
-fn questions(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("by name, questions");
+fn queries(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("by name, queries");
     let manager = BufferManager::<Medium>::new(SETTINGS);
     block_on(manager.buffer_for_stage("stage", Medium::of(0))).unwrap();
     let source = source_name(0);
@@ -89,6 +89,6 @@ criterion_group!(
     in_and_out::<Medium>,
     in_and_out::<Large>,
     among_many,
-    questions
+    queries
 );
 criterion_main!(benches);

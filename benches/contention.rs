@@ -1,5 +1,5 @@
-//! Threads that push against threads that take: how much they are in each other's way, at one stage
-//! and at four, on one account and on four.
+//! Threads that push and threads that take, at the same time: at one stage and at four, on one
+//! account and on four.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::work::Flow;
 use common::{BATCH, Medium};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Records for each iteration: so many that starting the threads is not what is measured.
+/// Records of an iteration: enough that the start of the threads does not count.
 const RECORDS: u64 = 10_000;
 
 fn contention(criterion: &mut Criterion) {
@@ -20,7 +20,8 @@ fn contention(criterion: &mut Criterion) {
         for (stages, sources) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
             for producers in [1, 2, 4] {
                 for workers in [1, 2, 4] {
-                    let flow = Flow { producers, workers, sources, stages, push, take: BATCH };
+                    let flow =
+                        Flow { producers, workers, sources, stages, push, take: BATCH, work: 0 };
                     let threads = format!("{producers} producers, {workers} workers");
                     let places = format!("{stages} stages, {sources} sources");
                     group.bench_function(BenchmarkId::new(places, threads), |bencher| {
@@ -34,7 +35,7 @@ fn contention(criterion: &mut Criterion) {
     }
 }
 
-/// The same by calls that wait, with workers that take what there is and with such as linger.
+/// The same by calls that wait, with workers that take what there is and with workers that linger.
 fn waiting(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(format!("1 in, up to {BATCH} out, waiting"));
     group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
@@ -46,8 +47,8 @@ fn waiting(criterion: &mut Criterion) {
                 bencher.iter_custom(|iterations| run(flow, iterations * RECORDS));
             });
         };
-        bench("as it comes", Flow::run_waiting::<Medium, Conveyor<Medium>>);
-        bench("lingering", Flow::run_waiting::<Medium, Conveyor<Medium, true>>);
+        bench("as it comes", Flow::run_blocking::<Medium, Conveyor<Medium>>);
+        bench("lingering", Flow::run_blocking::<Medium, Conveyor<Medium, true>>);
     }
 }
 

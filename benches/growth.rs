@@ -1,5 +1,5 @@
-//! One record in and out, each from the next source to the next stage, as they grow in number; and
-//! what it costs to make a source or a stage where there are many already.
+//! One record in and out, from the next source to the next stage each time, with growing numbers of
+//! both; and the cost of registering a source or a stage among many.
 
 mod common;
 
@@ -9,8 +9,8 @@ use common::Medium;
 use conveyor_buffer::{BufferManager, BufferSettings, Source, Stage};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// A thousand stages of the default size would take more than a gigabyte: these are small, and all
-/// the same, so that only their number differs.
+/// Small stages, of the same size in each benchmark: a thousand of the default size take more than
+/// a gigabyte.
 const SETTINGS: BufferSettings = BufferSettings {
     max_total_records: 100_000,
     max_per_stage: 100,

@@ -1,5 +1,5 @@
-//! How many instructions a call takes, counted by callgrind: the same on every run, on a busy machine
-//! too. Needs valgrind and `cargo install gungraun-runner --version 0.20.0 --locked`.
+//! Instructions of each call, counted by callgrind: the same on every run, even on a busy machine.
+//! Needs valgrind and `cargo install gungraun-runner --version 0.20.0 --locked`.
 //!
 //! `cargo bench --features instructions --bench instructions`
 
@@ -11,14 +11,14 @@ use common::{BATCH, Medium};
 use conveyor_buffer::{Batch, BufferManager, BufferSettings, RejectReason, Source, Stage};
 use gungraun::prelude::*;
 
-/// A buffer, with what is to be done to it.
+/// A buffer, and the argument of the call that is counted.
 struct Ready<T> {
     source: Source<Medium>,
     stage: Stage<Medium>,
     todo: T,
 }
 
-/// A buffer in which records have gone round: leases are taken.
+/// A buffer that records have passed through, so that its accounts hold leases.
 fn warm<T>(todo: T) -> Ready<T> {
     let manager = BufferManager::new(BufferSettings::default());
     let (source, stage) = (manager.source("source").unwrap(), manager.stage("stage").unwrap());
@@ -37,7 +37,7 @@ fn records() -> Vec<Medium> {
     (0..BATCH).map(|_| record()).collect()
 }
 
-/// A batch of so many records that were pushed together.
+/// A batch of `records` records that were pushed as one.
 fn taken(records: usize) -> Ready<Batch<Medium>> {
     let Ready { source, stage, .. } = warm(());
     source.try_send_batch(&stage, (0..records).map(|_| record()).collect()).unwrap();
@@ -45,7 +45,7 @@ fn taken(records: usize) -> Ready<Batch<Medium>> {
     Ready { source, stage, todo }
 }
 
-/// A buffer that is full by the cap of which it has least.
+/// A full buffer. The lowest of the caps refuses the next push.
 fn full(total: usize, stage: usize, source: usize) -> Ready<Medium> {
     let settings = BufferSettings {
         max_total_records: total,
@@ -59,7 +59,7 @@ fn full(total: usize, stage: usize, source: usize) -> Ready<Medium> {
     Ready { source, stage, todo: record() }
 }
 
-// What each count below has in it beside the call: that arguments and results are moved.
+// The part of each count below that is not the call: moving its arguments and results.
 #[library_benchmark]
 #[bench::one(warm(record()))]
 fn nothing(ready: Ready<Medium>) -> (Source<Medium>, Stage<Medium>) {

@@ -1,4 +1,4 @@
-//! A push that is refused, at each of the three caps, beside one that is accepted.
+//! A push that each of the three caps refuses, beside one that is accepted.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{BATCH, Medium};
 use conveyor_buffer::{BufferManager, BufferSettings};
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// Settings under which the cap that comes first is the one to be measured.
+/// Settings with these caps.
 fn settings(total: usize, stage: usize, source: usize) -> BufferSettings {
     BufferSettings {
         max_total_records: total,

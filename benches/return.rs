@@ -1,4 +1,4 @@
-//! A batch of 100 records that goes back to its stage and is taken again: whole, in part, and by name.
+//! A batch of 100 records is returned to its stage and taken again: whole, in part, and by name.
 
 mod common;
 
@@ -36,8 +36,8 @@ fn returns<R: Sourced>(criterion: &mut Criterion) {
     });
 }
 
-/// The time of settling a batch of 100 and of taking from the stage what went back. Filling it up
-/// again is not timed.
+/// Returns the time of settling batches of 100 and of taking the returned records. Refilling the
+/// stage is not timed.
 fn time_returns<R: Sourced>(batches: u64, together: bool, settle: fn(Batch<R>)) -> Duration {
     let manager = BufferManager::<R>::new(BufferSettings::default());
     let (stage, source) = (manager.stage("stage").unwrap(), manager.source("source").unwrap());

@@ -1,6 +1,6 @@
-//! One thread puts records in and takes them out again, one at a time and 100 at a time, beside the
-//! raw ring that the stages stand on. The raw ring holds no caps: it is the limit. And by the calls that
-//! may wait.
+//! One thread pushes records and takes them, one at a time and 100 at a time, beside the raw ring
+//! that the stages are built on. The raw ring holds no caps and is the limit. The same by the calls
+//! that may wait.
 
 mod common;
 
@@ -39,7 +39,7 @@ fn together<R: Sourced>(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     let bytes = size_of::<R>();
 
-    // The records themselves go round, so that making them is not what is measured.
+    // The records are reused, so that their construction is not measured.
     let ring = ArrayQueue::new(STAGE_CAP);
     let mut records: Vec<_> = (0..BATCH).map(|_| R::of(0)).collect();
     group.bench_function(BenchmarkId::new("raw ArrayQueue", bytes), |bencher| {
@@ -57,8 +57,8 @@ fn together<R: Sourced>(criterion: &mut Criterion) {
     });
 }
 
-/// By calls that would wait, but need not: while nobody does, and while another source waits for room
-/// elsewhere.
+/// Calls that may wait but find room and records: while no thread waits, and while another source
+/// waits for room at another stage.
 fn blocking(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one record in and out, blocking");
     group.throughput(Throughput::Elements(1));
@@ -72,12 +72,12 @@ fn blocking(criterion: &mut Criterion) {
         here.recv_batch_blocking(1).expect("a record").ack();
     };
 
-    group.bench_function("while nobody waits", |bencher| bencher.iter(step));
+    group.bench_function("while no thread waits", |bencher| bencher.iter(step));
     while noisy.try_send(&elsewhere, Medium::of(1)).is_ok() {}
     thread::scope(|scope| {
-        // The close turns it away.
+        // Refused when the buffer closes.
         scope.spawn(|| assert!(noisy.send_blocking(&elsewhere, Medium::of(1)).is_err()));
-        // Time enough for it to fall asleep.
+        // Long enough for that thread to park.
         thread::sleep(Duration::from_millis(100));
         group.bench_function("while another source waits", |bencher| bencher.iter(step));
         manager.close();

@@ -1,27 +1,28 @@
-//! The library as a contender.
+//! The library as a competitor.
 
 use std::time::Duration;
 
 use conveyor_buffer::{Batch, BufferManager, BufferSettings, Envelope, Source, Stage};
 
 use super::Sourced;
-use super::waits::{WaitingProducer, WaitingWorker, Waits};
-use super::work::{Contender, GLOBAL_CAP, Producer, SOURCE_CAP, STAGE_CAP, Worker};
+use super::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
+use super::work::{Competitor, Consume, GLOBAL_CAP, Produce, SOURCE_CAP, STAGE_CAP};
 
-/// How long a worker lingers for a full batch, where it does: long beside the time in which a fast
-/// source fills one, short beside the turns of the system.
+/// How long a lingering worker waits for a full batch: longer than a fast source needs to fill one,
+/// shorter than a time slice of the system's scheduler.
 pub const LINGER: Duration = Duration::from_micros(100);
 
-/// With workers that take what there is, or, in the calls that wait, linger for full batches.
+/// Sources and stages by handle. In the calls that wait, workers take what there is, or linger for
+/// a full batch if `LINGERS`.
 pub struct Conveyor<R: Envelope, const LINGERS: bool = false> {
-    manager: BufferManager<R>,
-    sources: Vec<Source<R>>,
-    stages: Vec<Stage<R>>,
+    pub manager: BufferManager<R>,
+    pub sources: Vec<Source<R>>,
+    pub stages: Vec<Stage<R>>,
 }
 
-impl<R: Sourced, const LINGERS: bool> Contender<R> for Conveyor<R, LINGERS> {
-    type Producer = Way<R>;
-    type Worker = Out<R, LINGERS>;
+impl<R: Sourced, const LINGERS: bool> Competitor<R> for Conveyor<R, LINGERS> {
+    type Producer = SharedHandle<R>;
+    type Consumer = Consumer<R, LINGERS>;
 
     fn new(sources: usize, stages: usize, _workers: usize) -> Self {
         let settings = BufferSettings {
@@ -38,21 +39,22 @@ impl<R: Sourced, const LINGERS: bool> Contender<R> for Conveyor<R, LINGERS> {
         Self { manager, sources, stages }
     }
 
-    fn producer(&mut self, source: usize, stage: usize) -> Way<R> {
-        Way { source: self.sources[source].clone(), stage: self.stages[stage].clone() }
+    fn producer(&mut self, source: usize, stage: usize) -> SharedHandle<R> {
+        SharedHandle { source: self.sources[source].clone(), stage: self.stages[stage].clone() }
     }
 
-    fn worker(&mut self, stage: usize) -> Out<R, LINGERS> {
-        Out(self.stages[stage].clone())
+    fn consumer(&mut self, stage: usize) -> Consumer<R, LINGERS> {
+        Consumer(self.stages[stage].clone())
     }
 }
 
-pub struct Way<R: Envelope> {
+/// A source and the stage it pushes to. Threads may share such a handle.
+pub struct SharedHandle<R: Envelope> {
     source: Source<R>,
     stage: Stage<R>,
 }
 
-impl<R: Envelope> Producer<R> for Way<R> {
+impl<R: Envelope> Produce<R> for SharedHandle<R> {
     fn push(&mut self, record: R) -> Result<(), R> {
         self.source.try_send(&self.stage, record).map_err(|rejected| rejected.record)
     }
@@ -64,10 +66,10 @@ impl<R: Envelope> Producer<R> for Way<R> {
     }
 }
 
-pub struct Out<R: Envelope, const LINGERS: bool>(Stage<R>);
+pub struct Consumer<R: Envelope, const LINGERS: bool>(Stage<R>);
 
-impl<R: Envelope, const LINGERS: bool> Worker<R> for Out<R, LINGERS> {
-    fn take(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+impl<R: Envelope, const LINGERS: bool> Consume<R> for Consumer<R, LINGERS> {
+    fn take(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         self.0.try_recv_batch(max).map_or(0, |batch| settle(batch, see))
     }
 
@@ -78,27 +80,27 @@ impl<R: Envelope, const LINGERS: bool> Worker<R> for Out<R, LINGERS> {
     }
 }
 
-fn settle<R: Envelope>(mut batch: Batch<R>, see: impl FnMut(&mut R)) -> usize {
+fn settle<R: Envelope>(batch: Batch<R>, see: impl FnMut(&R)) -> usize {
     let taken = batch.len();
-    batch.iter_mut().for_each(see);
+    batch.iter().for_each(see);
     batch.ack();
     taken
 }
 
-impl<R: Sourced, const LINGERS: bool> Waits<R> for Conveyor<R, LINGERS> {
+impl<R: Sourced, const LINGERS: bool> BlockingCompetitor<R> for Conveyor<R, LINGERS> {
     fn close(self) {
         self.manager.close();
     }
 }
 
-impl<R: Sourced> WaitingProducer<R> for Way<R> {
-    fn push_or_wait(&mut self, record: R) {
+impl<R: Sourced> ProduceBlocking<R> for SharedHandle<R> {
+    fn push_blocking(&mut self, record: R) {
         self.source.send_blocking(&self.stage, record).expect("an open buffer");
     }
 }
 
-impl<R: Sourced, const LINGERS: bool> WaitingWorker<R> for Out<R, LINGERS> {
-    fn take_or_wait(&mut self, max: usize, see: impl FnMut(&mut R)) -> usize {
+impl<R: Sourced, const LINGERS: bool> ConsumeBlocking<R> for Consumer<R, LINGERS> {
+    fn take_blocking(&mut self, max: usize, see: impl FnMut(&R)) -> usize {
         let batch = if LINGERS {
             self.0.recv_batch_linger_blocking(max, LINGER)
         } else {

@@ -1,8 +1,8 @@
-//! How long a push takes, and how long a record waits until a worker has it, at a fixed rate.
+//! Latency at a fixed rate: of a push, and from the push to the batch.
 //!
-//! Each record has a moment at which it is due, set by the rate alone. All times count from that
-//! moment, not from when a late producer came round to it: so a stall is seen by every record that
-//! it held up, and the omission that is coordinated with the stall does not occur.
+//! The rate alone sets the moment at which each record is due. All times count from that moment and
+//! not from the start of a push that is late, so that every record which a stall delays shows the
+//! delay. This avoids coordinated omission.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,89 +13,63 @@ use crossbeam_utils::Backoff;
 use hdrhistogram::Histogram;
 use quanta::Clock;
 
-use super::work::{Contender, Producer, Worker};
+use super::work::{Competitor, Consume, Produce};
 use super::{BATCH, Medium};
 
-/// Producers, each with a source of its own, and workers, at one stage.
-pub const PRODUCERS: usize = 2;
-pub const WORKERS: usize = 2;
-
-/// A producer that is due later than this lets others run; sooner, it spins.
+/// A producer whose next record is due later than this yields; otherwise it spins. In nanoseconds.
 const SOON: u64 = 1_000;
-/// Times above this count as this.
+/// Longer times are recorded as this. In nanoseconds.
 const LONGEST: u64 = 60_000_000_000;
 
-/// Nanoseconds, to within 1 %.
+/// Times in nanoseconds, to within 1 %.
 pub struct Latencies {
-    /// From when a record was due until its push returned.
+    /// From the moment a record was due until its push returned.
     pub push: Histogram<u64>,
-    /// From when a record was due until a worker had it.
+    /// From the moment a record was due until a worker held it.
     pub through: Histogram<u64>,
-    /// What went through, in records a second.
+    /// Throughput, in records a second.
     pub rate: f64,
 }
 
-fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 2).expect("valid bounds")
 }
 
-/// Pushes records that fall due at `rate` a second, all producers together, for so long. Without a
-/// rate, a record is due when the one before it has gone: that shows what can be sustained.
-pub fn run<C: Contender<Medium>>(rate: Option<f64>, duration: Duration) -> Latencies {
-    let mut contender = C::new(PRODUCERS, 1, WORKERS);
-    let producers: Vec<_> = (0..PRODUCERS).map(|p| contender.producer(p, 0)).collect();
-    let workers: Vec<_> = (0..WORKERS).map(|_| contender.worker(0)).collect();
+/// One producer pushes records for `duration`, `rate` of them a second, and one worker takes them.
+/// Without a rate, each record is due when the push before it has returned, which measures the
+/// highest rate that is sustained.
+pub fn run<C: Competitor<Medium>>(rate: Option<f64>, duration: Duration) -> Latencies {
+    let mut competitor = C::new(1, 1, 1);
+    let (producer, consumer) = (competitor.producer(0, 0), competitor.consumer(0));
 
     let clock = Clock::new();
-    let interval = rate.map(|rate| 1e9 * PRODUCERS as f64 / rate);
+    let interval = rate.map(|rate| 1e9 / rate);
     let end = duration.as_nanos() as u64;
-    let ready = Barrier::new(PRODUCERS + WORKERS);
-    let pushed = AtomicBool::new(false);
+    let (ready, pushed) = (&Barrier::new(2), &AtomicBool::new(false));
     let start = clock.raw();
-    let now = || clock.delta_as_nanos(start, clock.raw());
+    let now = &|| clock.delta_as_nanos(start, clock.raw());
 
     thread::scope(|scope| {
-        let producers: Vec<_> = (0..)
-            .zip(producers)
-            .map(|(source, way)| {
-                let (now, ready) = (&now, &ready);
-                scope.spawn(move || {
-                    ready.wait();
-                    produce(way, source, interval, end, now)
-                })
-            })
-            .collect();
-        let workers: Vec<_> = workers
-            .into_iter()
-            .map(|way| {
-                let (now, ready, pushed) = (&now, &ready, &pushed);
-                scope.spawn(move || {
-                    ready.wait();
-                    work(way, pushed, now)
-                })
-            })
-            .collect();
-
-        let mut all = Latencies { push: histogram(), through: histogram(), rate: 0.0 };
-        let mut senders = Vec::new();
-        for thread in producers {
-            let (way, push) = thread.join().expect("a producer");
-            all.push += push;
-            senders.push(way);
-        }
+        let producer = scope.spawn(move || {
+            ready.wait();
+            produce(producer, interval, end, now)
+        });
+        let consumer = scope.spawn(move || {
+            ready.wait();
+            consume(consumer, pushed, now)
+        });
+        // The producer lives on until all is taken, since dropping it may close a channel.
+        let (_producer, push) = producer.join().expect("a producer");
         pushed.store(true, Ordering::Release);
-        for thread in workers {
-            all.through += thread.join().expect("a worker");
-        }
-        assert_eq!(all.push.len(), all.through.len(), "every record comes out once");
-        all.rate = all.push.len() as f64 / (now() as f64 / 1e9);
-        all
+        let through = consumer.join().expect("a worker");
+        assert_eq!(push.len(), through.len(), "every record comes out once");
+        let rate = push.len() as f64 / (now() as f64 / 1e9);
+        Latencies { push, through, rate }
     })
 }
 
-fn produce<P: Producer<Medium>>(
-    mut way: P,
-    source: u32,
+fn produce<P: Produce<Medium>>(
+    mut producer: P,
     interval: Option<f64>,
     end: u64,
     now: impl Fn() -> u64,
@@ -105,27 +79,39 @@ fn produce<P: Producer<Medium>>(
     let mut sent = 0_u64;
     loop {
         let due = match interval {
-            // The producers are due at different moments.
-            Some(interval) => {
-                let place = sent as f64 + f64::from(source) / PRODUCERS as f64;
-                begin + (place * interval) as u64
-            }
+            Some(interval) => begin + (sent as f64 * interval) as u64,
             None => now(),
         };
         if due - begin >= end {
-            return (way, times);
+            producer.flush();
+            return (producer, times);
         }
-        wait_until(due, &now);
-        let mut record = Medium::of(source);
-        record.payload[..8].copy_from_slice(&due.to_ne_bytes());
+        if due > now() {
+            // As before any wait for input.
+            producer.flush();
+            wait_until(due, &now);
+        }
+        let mut record = stamped(due);
         let backoff = Backoff::new();
-        while let Err(refused) = way.push(record) {
+        while let Err(refused) = producer.push(record) {
             record = refused;
             backoff.snooze();
         }
         times.saturating_record(now().saturating_sub(due).max(1));
         sent += 1;
     }
+}
+
+/// A record that carries a moment.
+pub fn stamped(moment: u64) -> Medium {
+    let mut record = Medium::of(0);
+    record.payload[..8].copy_from_slice(&moment.to_ne_bytes());
+    record
+}
+
+/// The moment that a record carries.
+pub fn stamp(record: &Medium) -> u64 {
+    record.payload.first_chunk().copied().map_or(0, u64::from_ne_bytes)
 }
 
 fn wait_until(due: u64, now: impl Fn() -> u64) {
@@ -138,8 +124,8 @@ fn wait_until(due: u64, now: impl Fn() -> u64) {
     }
 }
 
-fn work(
-    mut way: impl Worker<Medium>,
+fn consume(
+    mut consumer: impl Consume<Medium>,
     pushed: &AtomicBool,
     now: impl Fn() -> u64,
 ) -> Histogram<u64> {
@@ -147,12 +133,11 @@ fn work(
     let backoff = Backoff::new();
     loop {
         let last = pushed.load(Ordering::Acquire);
-        // All records of a batch are in the worker's hands when it sees the first.
+        // The worker holds all records of a batch when it sees the first.
         let mut in_hand = None;
-        let taken = way.take(BATCH, |record| {
-            let due = record.payload.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+        let taken = consumer.take(BATCH, |record| {
             let in_hand = *in_hand.get_or_insert_with(&now);
-            times.saturating_record(in_hand.saturating_sub(due).max(1));
+            times.saturating_record(in_hand.saturating_sub(stamp(record)).max(1));
         });
         if taken > 0 {
             backoff.reset();

@@ -1,20 +1,20 @@
-//! What the benchmarks of the library and the program in `rivals/` share: the records, and the work.
-//! Each takes in the parts that it needs.
-#![allow(dead_code, reason = "no benchmark needs all of it")]
+//! Shared by the benchmarks of the library and by the program in `comparison/`: the records and the
+//! work that is timed.
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
+pub mod blocking;
 pub mod conveyor;
 pub mod latency;
-pub mod waits;
 pub mod work;
 
 use std::sync::LazyLock;
 
 use conveyor_buffer::Envelope;
 
-/// How many records travel together where they travel together.
+/// The number of records in a batch.
 pub const BATCH: usize = 100;
 
-/// A record of 8 bytes and its payload, which knows its source by number.
+/// A record: 8 bytes and a payload. It names its source by number.
 pub struct Record<const PAYLOAD: usize> {
     pub source: u32,
     pub retries: u32,
@@ -23,7 +23,7 @@ pub struct Record<const PAYLOAD: usize> {
 
 /// A record of 8 bytes: a tick, a counter.
 pub type Small = Record<0>;
-/// A record of 104 bytes: a row, with its numbers and a few pointers. The one that most figures name.
+/// A record of 104 bytes: a row of numbers and a few pointers. Most figures are of this one.
 pub type Medium = Record<96>;
 /// A record of 328 bytes: a struct of many fields.
 pub type Large = Record<320>;
@@ -38,10 +38,10 @@ impl<const PAYLOAD: usize> Record<PAYLOAD> {
     }
 }
 
-/// How many names of sources there are.
+/// The number of source names.
 const NAMES: u32 = 10_000;
 
-/// The name of a source. The calls by handle never ask for it.
+/// Returns the name of a source. Only the calls by name use it.
 pub fn source_name(source: u32) -> &'static str {
     static TABLE: LazyLock<Vec<String>> =
         LazyLock::new(|| (0..NAMES).map(|source| format!("source-{source}")).collect());
@@ -60,8 +60,8 @@ impl<const PAYLOAD: usize> Envelope for Record<PAYLOAD> {
     }
 }
 
-/// A record that knows the number of its source, as those who keep a cap per source must.
-pub trait Sourced: Envelope {
+/// A record that knows the number of its source. Competitors with a cap per source need it.
+pub trait Sourced: Envelope + Sync {
     fn of(source: u32) -> Self;
     fn source(&self) -> u32;
 }

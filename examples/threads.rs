@@ -1,0 +1,80 @@
+//! A pipeline on threads: two sources, two stages, retries, dead letters, backpressure, graceful
+//! shutdown. `tokio.rs` is the same on tasks. Run it with `cargo run --example threads`.
+
+use std::error::Error;
+use std::time::Duration;
+use std::{iter, thread};
+
+use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
+use conveyor_buffer::{Outcome, Source, Stage};
+
+/// Lines of each source. Every tenth fails each time, and is a dead letter after the last retry.
+const LINES: usize = 1_000;
+const RETRIES: u32 = 3;
+
+type Line = BufferedRecord<String>;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let caps = BufferSettings { max_per_stage: 60, max_per_source: 50, ..Default::default() };
+    let manager = BufferManager::builder(caps).max_retries(RETRIES).build()?;
+    let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
+    let (north, south) = (manager.source("north")?, manager.source("south")?);
+
+    let (slowed, loaded) = thread::scope(|scope| {
+        scope.spawn(|| parse_lines(&parse, &load));
+        let loader = scope.spawn(|| load_lines(&load));
+        let readers = [&north, &south].map(|source| scope.spawn(|| read_lines(source, &parse)));
+        let slowed: usize = readers.map(|reader| reader.join().expect("no panic")).iter().sum();
+
+        // From here on pushes are refused, and the workers end when all records are settled.
+        manager.close();
+        manager.drain_timeout(Duration::from_secs(10))?;
+        Ok::<_, Box<dyn Error>>((slowed, loader.join().expect("no panic")))
+    })?;
+
+    let letters: Vec<_> = iter::from_fn(|| manager.dead_letters().try_recv()).collect();
+    println!("{} lines read, {slowed} of them at a reduced rate", 2 * LINES);
+    println!("{loaded} loaded, {} dead letters after {RETRIES} retries", letters.len());
+    assert!(slowed > 0, "the sources are faster than the loader");
+    assert_eq!((loaded, letters.len()), (2 * LINES / 10 * 9, 2 * LINES / 10));
+    assert!(letters.iter().all(|line| line.stage_id == "parse" && line.retry_count == RETRIES));
+    Ok(())
+}
+
+/// A source: waits at a cap, and rests while its signal asks for a lower rate. Returns how often.
+fn read_lines(source: &Source<Line>, parse: &Stage<Line>) -> usize {
+    let mut slowed = 0;
+    for n in 0..LINES {
+        let line = if n % 10 == 0 { "NA".to_owned() } else { n.to_string() };
+        let record = BufferedRecord::new(line, source.id(), "example", "parse");
+        source.send_blocking(parse, record).expect("the buffer is open");
+        if source.signal() != BackpressureSignal::Resume {
+            slowed += 1;
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+    slowed
+}
+
+/// A worker: forwards the numbers and returns the rest, which comes again before newer lines.
+fn parse_lines(parse: &Stage<Line>, load: &Stage<Line>) {
+    while let Ok(batch) = parse.recv_batch_blocking(10) {
+        let (numbers, rest) = batch.partition(|line| line.record.parse::<usize>().is_ok());
+        rest.return_to_buffer();
+        numbers.forward_blocking(load).expect("the next stage is open");
+    }
+}
+
+/// A slow worker. Its database is busy when a line that ends in 7 comes for the first time.
+fn load_lines(load: &Stage<Line>) -> usize {
+    let mut loaded = 0;
+    while let Ok(batch) = load.recv_batch_blocking(10) {
+        thread::sleep(Duration::from_micros(200));
+        batch.settle(|line| {
+            let busy = line.retry_count == 0 && line.record.ends_with('7');
+            loaded += usize::from(!busy);
+            if busy { Outcome::Return } else { Outcome::Ack }
+        });
+    }
+    loaded
+}
