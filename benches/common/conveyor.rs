@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conveyor_buffer::{Batch, BufferManager, BufferSettings, Envelope, Source, Stage};
+use conveyor_buffer::{Batch, BufferManager, BufferSettings, Envelope, Producer, Source, Stage};
 
 use super::Sourced;
 use super::blocking::{BlockingCompetitor, ConsumeBlocking, ProduceBlocking};
@@ -63,6 +63,51 @@ impl<R: Envelope> Produce<R> for SharedHandle<R> {
         if let Err(rejected) = self.source.try_send_batch(&self.stage, std::mem::take(records)) {
             *records = rejected.records;
         }
+    }
+}
+
+/// The library by producers: handles that one thread owns, which gather single records into blocks.
+pub struct ByProducer<R: Envelope, const LINGERS: bool = false>(Conveyor<R, LINGERS>);
+
+impl<R: Sourced, const LINGERS: bool> Competitor<R> for ByProducer<R, LINGERS> {
+    type Producer = Gathering<R>;
+    type Consumer = Consumer<R, LINGERS>;
+
+    fn new(sources: usize, stages: usize, workers: usize) -> Self {
+        Self(Conveyor::new(sources, stages, workers))
+    }
+
+    fn producer(&mut self, source: usize, stage: usize) -> Gathering<R> {
+        Gathering(self.0.sources[source].producer(&self.0.stages[stage]))
+    }
+
+    fn consumer(&mut self, stage: usize) -> Consumer<R, LINGERS> {
+        self.0.consumer(stage)
+    }
+}
+
+impl<R: Sourced, const LINGERS: bool> BlockingCompetitor<R> for ByProducer<R, LINGERS> {
+    fn close(self) {
+        self.0.close();
+    }
+}
+
+/// A producer of the library.
+pub struct Gathering<R: Envelope>(Producer<R>);
+
+impl<R: Envelope> Produce<R> for Gathering<R> {
+    fn push(&mut self, record: R) -> Result<(), R> {
+        self.0.try_send(record).map_err(|rejected| rejected.record)
+    }
+
+    fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl<R: Sourced> ProduceBlocking<R> for Gathering<R> {
+    fn push_blocking(&mut self, record: R) {
+        self.0.send_blocking(record).expect("an open buffer");
     }
 }
 

@@ -10,7 +10,7 @@ use futures_core::{FusedStream, Stream};
 use futures_sink::Sink;
 
 use super::batch::Batch;
-use super::permit::Permit;
+use super::producer::Producer;
 use super::send::Reserving;
 use super::source::Source;
 use super::stage::Stage;
@@ -68,7 +68,7 @@ impl<E: Envelope> Source<E> {
     /// # }).unwrap();
     /// ```
     pub fn sink(&self, stage: &Stage<E>) -> RecordSink<E> {
-        RecordSink { source: self.clone(), stage: stage.clone(), slot: Slot::Empty }
+        RecordSink { producer: self.producer(stage), reserving: None, closed: false }
     }
 }
 
@@ -156,9 +156,10 @@ impl<E: Envelope> fmt::Debug for Batches<E> {
 
 /// A source and a stage that its records go to: see [`Source::sink`].
 ///
-/// It is ready when it holds the credit and the place of one record, and what it is given is in the
-/// stage at once: flushing has nothing to do. Closing it gives back what it holds, and closes this sink
-/// alone: its source and its stage stay open.
+/// It stands on a [`Producer`]: `feed` gathers records into blocks, `flush` publishes them, and `send`
+/// does both; `StreamExt::forward` moves blocks. It is ready when it holds the credit and the place of
+/// one record. Closing it publishes what is pending, gives back what it holds, and closes this sink alone:
+/// its source and its stage stay open.
 ///
 /// # Errors
 ///
@@ -196,17 +197,10 @@ impl<E: Envelope> fmt::Debug for Batches<E> {
 /// ```
 #[must_use = "a sink pushes nothing unless it is given records"]
 pub struct RecordSink<E: Envelope> {
-    source: Source<E>,
-    stage: Stage<E>,
-    slot: Slot<E>,
-}
-
-/// What a sink has for its next record.
-enum Slot<E: Envelope> {
-    Empty,
-    Waiting(Reserving),
-    Ready(Permit<E>),
-    Closed,
+    producer: Producer<E>,
+    /// The request for the next record's credit and place, where it waits for them.
+    reserving: Option<Reserving>,
+    closed: bool,
 }
 
 impl<E: Envelope> Sink<E> for RecordSink<E> {
@@ -217,60 +211,53 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), RejectReason>> {
         let this = self.get_mut();
-        loop {
-            match &mut this.slot {
-                Slot::Empty => {
-                    this.slot = Slot::Waiting(Reserving::new(1));
-                }
-                Slot::Waiting(reserving) => {
-                    match ready!(reserving.poll(&this.source, &this.stage, context)) {
-                        Ok(first) => {
-                            let permit = Permit::new(&this.source, &this.stage, 1, first);
-                            this.slot = Slot::Ready(permit);
-                        }
-                        Err(reason) => {
-                            this.slot = Slot::Empty;
-                            return Poll::Ready(Err(reason));
-                        }
-                    }
-                }
-                Slot::Ready(_) => return Poll::Ready(Ok(())),
-                Slot::Closed => return Poll::Ready(Err(RejectReason::Closed)),
-            }
+        if this.closed {
+            return Poll::Ready(Err(RejectReason::Closed));
         }
+        let producer = &mut this.producer;
+        if this.reserving.is_none() {
+            if !producer.must_queue() {
+                match producer.prepare() {
+                    Err(reason) if reason.is_full() => {}
+                    done => return Poll::Ready(done),
+                }
+            }
+            producer.flush();
+        }
+        let reserving = this.reserving.get_or_insert_with(|| Reserving::new(1));
+        let reserved = ready!(reserving.poll(producer.source(), producer.stage(), context));
+        this.reserving = None;
+        Poll::Ready(reserved.map(|first| producer.hold(1, first)))
     }
 
     fn start_send(self: Pin<&mut Self>, record: E) -> Result<(), RejectReason> {
-        let slot = &mut self.get_mut().slot;
-        assert!(matches!(slot, Slot::Ready(_)), "a sink was given a record when it was not ready");
-        if let Slot::Ready(permit) = std::mem::replace(slot, Slot::Empty) {
-            permit.send(record);
-        }
+        let producer = &mut self.get_mut().producer;
+        assert!(producer.is_prepared(), "a sink was given a record when it was not ready");
+        producer.accept_prepared(record);
         Ok(())
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
+        self.get_mut().producer.flush();
         Poll::Ready(Ok(()))
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
-        self.get_mut().slot = Slot::Closed;
+        let this = self.get_mut();
+        this.producer.flush();
+        this.reserving = None;
+        this.closed = true;
         Poll::Ready(Ok(()))
     }
 }
 
 impl<E: Envelope> fmt::Debug for RecordSink<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slot = match self.slot {
-            Slot::Empty => "empty",
-            Slot::Waiting(_) => "waiting",
-            Slot::Ready(_) => "ready",
-            Slot::Closed => "closed",
-        };
         f.debug_struct("RecordSink")
-            .field("source", &self.source.id())
-            .field("stage", &self.stage.id())
-            .field("slot", &slot)
-            .finish()
+            .field("source", &self.producer.source().id())
+            .field("stage", &self.producer.stage().id())
+            .field("pending", &self.producer.pending())
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
     }
 }

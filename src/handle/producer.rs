@@ -181,15 +181,30 @@ impl<E: Envelope> Producer<E> {
         if let Err(reason) = self.prepare() {
             return Err(Rejected { record, reason });
         }
+        self.accept_prepared(record);
+        Ok(())
+    }
+
+    /// Takes a record after [`prepare`](Self::prepare), and holds nothing ahead where others wait.
+    pub(super) fn accept_prepared(&mut self, record: E) {
         self.accept(record);
         if self.source.core().admission().has_waiters() {
             self.flush();
         }
-        Ok(())
+    }
+
+    /// Whether it holds a credit and a place for the next record.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.ahead > 0
+    }
+
+    /// Whether requests wait, so that a record that waits for room stands in line with them.
+    pub(super) fn must_queue(&self) -> bool {
+        self.ahead == 0 && self.source.core().admission().has_waiters()
     }
 
     /// Sees to it that it holds a credit and a place for the next record.
-    fn prepare(&mut self) -> Result<(), RejectReason> {
+    pub(super) fn prepare(&mut self) -> Result<(), RejectReason> {
         let admission = self.source.core().admission();
         let (events, waits) = (admission.closings(), admission.has_waiters());
         if events != self.events {
@@ -210,7 +225,7 @@ impl<E: Envelope> Producer<E> {
     }
 
     /// Begins a block of records for which it holds credits and places.
-    fn hold(&mut self, records: u32, first: Sequence) {
+    pub(super) fn hold(&mut self, records: u32, first: Sequence) {
         self.first = first;
         self.ahead = records;
         if records > 1 {
@@ -253,19 +268,9 @@ impl<E: Envelope> Producer<E> {
     /// If it is dropped before it resolves, the record was not accepted and is dropped with the future.
     /// What was pending is published.
     pub async fn send(&mut self, record: E) -> Result<(), Rejected<E>> {
-        let Err(Rejected { record, reason }) = self.try_send(record) else { return Ok(()) };
-        if !reason.is_full() {
-            return Err(Rejected { record, reason });
-        }
-        self.flush();
-        match self.source.acquire(&self.stage, 1).await {
-            Ok(first) => {
-                self.hold(1, first);
-                self.accept(record);
-                Ok(())
-            }
-            Err(reason) => Err(Rejected { record, reason }),
-        }
+        let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
+        let acquired = self.source.acquire(&self.stage, 1).await;
+        self.accept_acquired(record, acquired)
     }
 
     /// Accepts a record as soon as there are a credit and a place for it; parks the thread until then.
@@ -276,10 +281,7 @@ impl<E: Envelope> Producer<E> {
     /// As for [`Source::send`].
     #[inline]
     pub fn send_blocking(&mut self, record: E) -> Result<(), Rejected<E>> {
-        match self.try_send(record) {
-            Err(rejected) if rejected.is_full() => self.send_until(rejected.record, None),
-            done => done,
-        }
+        self.send_until(record, None)
     }
 
     /// Accepts a record as soon as there are a credit and a place for it; parks the thread for at most
@@ -289,18 +291,39 @@ impl<E: Envelope> Producer<E> {
     ///
     /// As for [`Source::send_timeout`].
     pub fn send_timeout(&mut self, record: E, timeout: Duration) -> Result<(), Rejected<E>> {
-        match self.try_send(record) {
-            Err(rejected) if rejected.is_full() => {
-                self.send_until(rejected.record, Some(now().checked_add(timeout)).flatten())
-            }
-            done => done,
-        }
+        self.send_until(record, now().checked_add(timeout))
     }
 
-    #[cold]
+    #[inline]
     fn send_until(&mut self, record: E, deadline: Option<Instant>) -> Result<(), Rejected<E>> {
+        let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
+        let acquired = self.source.acquire_until(&self.stage, 1, deadline);
+        self.accept_acquired(record, acquired)
+    }
+
+    /// Accepts a record now, unless it must wait for room or for its turn: then it comes back, after what
+    /// is pending was published.
+    #[inline]
+    fn try_or_queue(&mut self, record: E) -> Result<Option<E>, Rejected<E>> {
+        let record = if self.must_queue() {
+            record
+        } else {
+            match self.try_send(record) {
+                Ok(()) => return Ok(None),
+                Err(rejected) if rejected.is_full() => rejected.record,
+                Err(rejected) => return Err(rejected),
+            }
+        };
         self.flush();
-        match self.source.acquire_until(&self.stage, 1, deadline) {
+        Ok(Some(record))
+    }
+
+    fn accept_acquired(
+        &mut self,
+        record: E,
+        acquired: Result<Sequence, RejectReason>,
+    ) -> Result<(), Rejected<E>> {
+        match acquired {
             Ok(first) => {
                 self.hold(1, first);
                 self.accept(record);
@@ -370,6 +393,9 @@ impl<E: Envelope> Producer<E> {
         &self.stage
     }
 }
+
+/// It never pins its records.
+impl<E: Envelope> Unpin for Producer<E> {}
 
 /// Publishes what is pending, even if the thread panics, and gives back what it holds ahead.
 impl<E: Envelope> Drop for Producer<E> {

@@ -16,6 +16,18 @@ pub(crate) struct Lanes<E> {
     returned: Mutex<Returned<E>>,
 }
 
+/// A block of so many records is not cut for a batch that is a quarter full.
+const LARGE_BLOCK: usize = 32;
+
+/// How a batch is filled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// With as many records as there are.
+    Wholly,
+    /// A large block that does not fit is left for the next batch.
+    Loosely,
+}
+
 /// Fragments of former blocks, the oldest first.
 struct Returned<E> {
     fragments: BTreeMap<Position, Fragment<E>>,
@@ -103,7 +115,13 @@ impl<E> Lanes<E> {
     /// Adds what waits to be taken to a batch that is to hold at most `max` records: returned records
     /// first, then from the ring.
     #[inline]
-    pub(crate) fn take(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
+    pub(crate) fn take(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        max: usize,
+        fill: Fill,
+    ) {
         if self.returned_len.load(SeqCst) > 0
             && contents.len() < max
             // Another worker is at it: the ring has records as well.
@@ -111,7 +129,7 @@ impl<E> Lanes<E> {
         {
             self.take_returned(&mut returned, contents, max);
         }
-        while contents.len() < max && self.take_block(places, contents, max) {}
+        while contents.len() < max && self.take_block(places, contents, max, fill) {}
         if contents.is_empty() && max > 0 {
             self.take_slow(places, contents, max);
         }
@@ -128,7 +146,7 @@ impl<E> Lanes<E> {
             if self.returned_len.load(SeqCst) > 0 {
                 self.take_returned(&mut self.returned.lock(), contents, max);
             }
-            while contents.len() < max && self.take_block(places, contents, max) {}
+            while contents.len() < max && self.take_block(places, contents, max, Fill::Wholly) {}
             if !contents.is_empty() || !under_way {
                 return;
             }
@@ -137,8 +155,14 @@ impl<E> Lanes<E> {
     }
 
     /// Adds the next block of the ring to a batch that is to hold at most `max` records, cut in two if
-    /// need be. `false` if there is none.
-    fn take_block(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) -> bool {
+    /// need be. `false` if there is none, or it was left for the next batch.
+    fn take_block(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        max: usize,
+        fill: Fill,
+    ) -> bool {
         match self.ring.pop() {
             None => return false,
             Some(Block { account, first, records: Records::One(record) }) => {
@@ -148,6 +172,11 @@ impl<E> Lanes<E> {
                 let (len, wanted) = (records.len(), max - contents.len());
                 if len <= wanted {
                     contents.push_many(account, first, records);
+                } else if fill == Fill::Loosely && len >= LARGE_BLOCK && contents.len() >= max / 4 {
+                    // The next batch has it whole, and finds the following blocks as they were made.
+                    self.cut(places, account, first, records, 0, contents);
+                    places.surplus.fetch_sub(len as u64 - 1, SeqCst);
+                    return false;
                 } else {
                     self.cut(places, account, first, records, wanted, contents);
                 }
@@ -170,7 +199,9 @@ impl<E> Lanes<E> {
         contents: &mut BatchContents<E>,
     ) {
         let mut records = VecDeque::from(records);
-        contents.take_front(account, first, &mut records, wanted);
+        if wanted > 0 {
+            contents.take_front(account, first, &mut records, wanted);
+        }
         let len = records.len() as u64;
         let first = first.plus(to_u32(wanted));
         let mut returned = self.returned.lock();

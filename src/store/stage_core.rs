@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::block::{Block, Records};
 use super::contents::{BatchContents, Run};
 use super::dead_letters::{DeadLetter, DeadLetterQueue, LetterMeta};
-use super::lanes::Lanes;
+use super::lanes::{Fill, Lanes};
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
 use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
@@ -141,7 +141,7 @@ impl<E: Envelope> StageCore<E> {
     pub(crate) fn take(&self, max: usize) -> Option<BatchContents<E>> {
         let mut contents = BatchContents::default();
         self.note_asked(max);
-        self.lanes.take(&self.places, &mut contents, max);
+        self.lanes.take(&self.places, &mut contents, max, Fill::Loosely);
         (!contents.is_empty()).then_some(contents)
     }
 
@@ -171,7 +171,7 @@ impl<E: Envelope> StageCore<E> {
 
     /// Adds what waits to be taken to a batch that is to hold at most `max` records.
     pub(crate) fn add_to(&self, contents: &mut BatchContents<E>, max: usize) {
-        self.lanes.take(&self.places, contents, max);
+        self.lanes.take(&self.places, contents, max, Fill::Wholly);
     }
 
     /// Takes up to `max` records for good, and gives back what they held.

@@ -2,17 +2,19 @@
 //! and so takes part in every workload of that kind.
 
 use super::{BlockingRows, Caps, Description, Rows};
-use crate::common::conveyor::Conveyor;
+use crate::common::conveyor::{ByProducer, Conveyor};
 use crate::common::{Medium, Sourced};
 
 pub const CONVEYOR: Description = Description {
     name: "conveyor-buffer",
     package: "conveyor-buffer",
     caps: Caps::UntilSettled,
-    how: "by handle: `try_send`, `try_send_batch`, `try_recv_batch`, `ack`, `into_records`; to wait, \
+    how: "by handle: a `Producer`, `try_send`, `try_send_batch`, `try_recv_batch`, `ack`, `into_records`; to wait, \
           `send_blocking` and `recv_batch_blocking`, or `recv_batch_linger_blocking` to linger",
 };
 
+/// A `Producer` of each thread, which gathers blocks.
+pub const PRODUCER: &str = "producer";
 /// A `Source` and a `Stage`, which threads may share.
 pub const SHARED_HANDLE: &str = "shared handle";
 /// The same, by the calls that push and take a `Vec`.
@@ -23,6 +25,7 @@ pub const BY_NAME: &str = "by name";
 
 /// Single records, of which a thread pushes many before it does anything else.
 pub fn singles<R: Sourced>(rows: &mut impl Rows<R>) {
+    rows.add::<ByProducer<R>>(CONVEYOR, PRODUCER);
     rows.add::<Conveyor<R>>(CONVEYOR, SHARED_HANDLE);
 }
 
@@ -38,11 +41,14 @@ pub fn batches<R: Sourced>(rows: &mut impl Rows<R>) {
 
 /// Single records by calls that wait.
 pub fn blocking(rows: &mut impl BlockingRows) {
+    rows.add::<ByProducer<Medium, true>>(CONVEYOR, "producer, lingering");
+    rows.add::<ByProducer<Medium>>(CONVEYOR, "producer, as it comes");
     rows.add::<Conveyor<Medium, true>>(CONVEYOR, "shared handle, lingering");
     rows.add::<Conveyor<Medium>>(CONVEYOR, "shared handle, as it comes");
 }
 
 /// Single records by calls that wait, with workers that take each as it comes.
 pub fn blocking_as_it_comes(rows: &mut impl BlockingRows) {
+    rows.add::<ByProducer<Medium>>(CONVEYOR, PRODUCER);
     rows.add::<Conveyor<Medium>>(CONVEYOR, SHARED_HANDLE);
 }
