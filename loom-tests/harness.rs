@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 // Not loom's: it counts over all executions.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -21,6 +21,9 @@ pub(crate) const ONE_AHEAD: u32 = 4;
 
 /// Switches away from a thread that could go on, at most, in one execution.
 const PREEMPTIONS: usize = 4;
+
+/// Steps of one execution. One that takes more goes on for ever.
+const MAX_STEPS: usize = 5_000;
 
 /// Explores a model over every interleaving with at most `LOOM_MAX_PREEMPTIONS` (unless set, 4)
 /// preemptions, and prints how many there were.
@@ -51,6 +54,7 @@ pub(crate) fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send 
         return loom::model(model);
     }
     let mut builder = loom::model::Builder::new();
+    builder.max_branches = MAX_STEPS;
     let bound = *builder.preemption_bound.get_or_insert(preemptions);
     // An exploration that stops at a limit of time or number would pass as if it were complete.
     assert!(builder.max_duration.is_none() && builder.max_permutations.is_none());
@@ -162,7 +166,7 @@ pub(crate) fn nothing_is_left(manager: &BufferManager<Item>, credits: usize) {
 }
 
 /// Polls a future once.
-pub(crate) fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+pub(crate) fn poll<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,

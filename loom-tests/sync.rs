@@ -231,6 +231,10 @@ impl Sleep {
     }
 }
 
+pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
+    drop(guard);
+}
+
 /// A panic fails the model.
 pub(crate) fn isolate(call: impl FnOnce()) {
     call();
@@ -238,7 +242,7 @@ pub(crate) fn isolate(call: impl FnOnce()) {
 
 /// Waits for a step that another thread is in the middle of.
 #[derive(Default)]
-pub(crate) struct Spin;
+pub(crate) struct Spin(());
 
 impl Spin {
     pub(crate) fn wait(&self) {
