@@ -250,6 +250,8 @@ impl Admission {
         if self.ledger().end_parking() {
             self.notify_if_drained();
         }
+        // A request that looked while it counted twice was denied what is free now.
+        self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: true });
     }
 
     /// Gives back what a parked letter holds. Its stage may be gone.
