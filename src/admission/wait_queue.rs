@@ -457,7 +457,10 @@ impl WaitQueue {
             protocol.account(account).reserve(records);
             protocol.ledger.reserve(records);
             // Idle credits that others have leased ahead are not theirs any more.
-            protocol.ledger.sweep();
+            if protocol.ledger.sweep() {
+                let moved = Moved { pool: true, left_some: true, ..Moved::default() };
+                deferred.moved.push(moved);
+            }
         }
         let patience = waiter.patience.max(waiter.longest_gap.saturating_mul(2));
         self.reservation = Some(Reservation { ticket, since: now, patience });
