@@ -18,7 +18,8 @@ impl<E: Envelope> Stage<E> {
     /// Takes up to `max` records, as soon as one is there to be taken. Returned records come first.
     ///
     /// It waits for the first record only: [`recv_batch_linger`](Self::recv_batch_linger) waits for
-    /// more. A `max` of 0 counts as 1. One push or return wakes one worker.
+    /// more. A `max` of 0 counts as 1. One push or return wakes one worker, and a worker that leaves
+    /// some of its records wakes the next.
     ///
     /// # Errors
     ///

@@ -95,6 +95,12 @@ impl<E> Lanes<E> {
         self.returned_len.fetch_add(len, SeqCst);
     }
 
+    /// Whether returned records, or the rest of a block that was cut, wait to be taken.
+    #[inline]
+    pub(crate) fn has_returned(&self) -> bool {
+        self.returned_len.load(SeqCst) > 0
+    }
+
     /// A read-modify-write of the word that counts returned records: see `Packed::fence`.
     pub(crate) fn fence(&self) {
         self.returned_len.fetch_add(0, SeqCst);
@@ -104,7 +110,7 @@ impl<E> Lanes<E> {
     /// first, then from the ring.
     #[inline]
     pub(crate) fn take(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
-        if self.returned_len.load(SeqCst) > 0
+        if self.has_returned()
             && contents.len() < max
             // Another worker is at it: the ring has records as well.
             && let Some(mut returned) = self.returned.try_lock()
@@ -125,7 +131,7 @@ impl<E> Lanes<E> {
         loop {
             // In this order: a cut ends with the rest among the returned records.
             let under_way = places.surplus.load(SeqCst) > 0;
-            if self.returned_len.load(SeqCst) > 0 {
+            if self.has_returned() {
                 self.take_returned(&mut self.returned.lock(), contents, max);
             }
             while contents.len() < max && self.take_block(places, contents, max) {}

@@ -137,13 +137,19 @@ impl<E: Envelope> StageCore<E> {
     #[inline]
     pub(crate) fn take(&self, max: usize) -> Option<BatchContents<E>> {
         let mut contents = BatchContents::default();
-        self.lanes.take(&self.places, &mut contents, max);
+        self.add_to(&mut contents, max);
         (!contents.is_empty()).then_some(contents)
     }
 
     /// Adds what waits to be taken to a batch that is to hold at most `max` records.
+    #[inline]
     pub(crate) fn add_to(&self, contents: &mut BatchContents<E>, max: usize) {
         self.lanes.take(&self.places, contents, max);
+        // A push or a return notifies one worker, however many records it brings: one that leaves some
+        // of them notifies the next.
+        if self.lanes.has_returned() {
+            self.receivers.notify(|| self.len());
+        }
     }
 
     /// Takes up to `max` records for good, and gives back what they held.
