@@ -275,7 +275,9 @@ impl<E: Envelope> Gathering<E> {
     }
 
     fn add(&mut self) {
-        self.stage.add_to(&mut self.contents, self.max as usize);
+        if self.wanted() > 0 {
+            self.stage.fill(&mut self.contents, self.max as usize);
+        }
     }
 
     fn finish(mut self) -> Batch<E> {

@@ -123,10 +123,10 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// The same, and not empty-handed while a record waits: one that is nowhere to be found at this moment
-    /// is in a block that another worker is cutting, or that is being pushed. Both count in the surplus
-    /// until they are done.
-    fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
+    /// The same, and waits for returned records that another worker is at. It does not go empty-handed
+    /// while a record waits: one that is nowhere to be found at this moment is in a block that another
+    /// worker is cutting, or that is being pushed. Both count in the surplus until they are done.
+    pub(crate) fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
         let spin = Spin::default();
         loop {
             // In this order: a cut ends with the rest among the returned records.

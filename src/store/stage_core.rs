@@ -145,8 +145,20 @@ impl<E: Envelope> StageCore<E> {
     #[inline]
     pub(crate) fn add_to(&self, contents: &mut BatchContents<E>, max: usize) {
         self.lanes.take(&self.places, contents, max);
-        // A push or a return notifies one worker, however many records it brings: one that leaves some
-        // of them notifies the next.
+        self.notify_of_returned();
+    }
+
+    /// The same for a worker that lingers. It waits for returned records that another worker is at: asleep,
+    /// it might not be notified of those that this one leaves.
+    pub(crate) fn fill(&self, contents: &mut BatchContents<E>, max: usize) {
+        self.lanes.take_slow(&self.places, contents, max);
+        self.notify_of_returned();
+    }
+
+    /// A push or a return notifies one worker, however many records it brings: one that leaves some of
+    /// them notifies the next.
+    #[inline]
+    fn notify_of_returned(&self) {
         if self.lanes.has_returned() {
             self.receivers.notify(|| self.len());
         }
