@@ -54,7 +54,7 @@ pub(crate) fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send 
         return loom::model(model);
     }
     let mut builder = loom::model::Builder::new();
-    builder.max_branches = MAX_STEPS;
+    builder.max_branches = builder.max_branches.max(MAX_STEPS);
     let bound = *builder.preemption_bound.get_or_insert(preemptions);
     // An exploration that stops at a limit of time or number would pass as if it were complete.
     assert!(builder.max_duration.is_none() && builder.max_permutations.is_none());

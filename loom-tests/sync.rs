@@ -242,10 +242,19 @@ pub(crate) fn isolate(call: impl FnOnce()) {
 
 /// Waits for a step that another thread is in the middle of.
 #[derive(Default)]
-pub(crate) struct Spin(());
+pub(crate) struct Spin(Cell<usize>);
+
+/// How often a thread waits for such a step before it is that other thread's turn for certain. loom would
+/// explore schedules in which two threads wait in turn, for ever, and a third does not come to its step.
+const FAIR: usize = 2;
 
 impl Spin {
     pub(crate) fn wait(&self) {
+        self.0.set(self.0.get() + 1);
+        if self.0.get() > FAIR {
+            // From here on loom takes the next thread that has waited least, and no other as well.
+            loom::skip_branch();
+        }
         loom::thread::yield_now();
     }
 }
