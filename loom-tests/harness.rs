@@ -2,26 +2,28 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 // Not loom's: it counts over all executions.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
+use crate::admission::Admission;
 use crate::backpressure::BackpressureController;
-use crate::batch::Batch;
-use crate::dead_letters::DeadLetterQueue;
-use crate::ledger::Ledger;
+use crate::handle::{Batch, Outcome, Source, Stage};
 use crate::manager::BufferManager;
+use crate::manager::registry::{Limits, Registry};
 use crate::record::Envelope;
-use crate::registry::{Plan, Registry};
-use crate::stage::Stage;
+use crate::store::DeadLetterQueue;
 
 /// An idle budget that lets each of two accounts lease one credit ahead.
 pub(crate) const ONE_AHEAD: u32 = 4;
 
 /// Switches away from a thread that could go on, at most, in one execution.
 const PREEMPTIONS: usize = 4;
+
+/// Steps of one execution. One that takes more goes on for ever.
+const MAX_STEPS: usize = 5_000;
 
 /// Explores a model over every interleaving with at most `LOOM_MAX_PREEMPTIONS` (unless set, 4)
 /// preemptions, and prints how many there were.
@@ -33,8 +35,16 @@ pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
 pub(crate) fn explore_both(
     model: impl Fn(fn(u32, u32, u32) -> BufferManager<Item>) + Copy + Sync + Send + 'static,
 ) {
-    explore(move || model(buffer));
-    explore(move || model(exact_buffer));
+    explore_both_within(PREEMPTIONS, model);
+}
+
+/// [`explore_both`] with a bound of its own.
+pub(crate) fn explore_both_within(
+    preemptions: usize,
+    model: impl Fn(fn(u32, u32, u32) -> BufferManager<Item>) + Copy + Sync + Send + 'static,
+) {
+    explore_within(preemptions, move || model(buffer));
+    explore_within(preemptions, move || model(exact_buffer));
 }
 
 /// [`explore`] with a bound of its own, for a model of many threads or steps.
@@ -44,6 +54,7 @@ pub(crate) fn explore_within(preemptions: usize, model: impl Fn() + Sync + Send 
         return loom::model(model);
     }
     let mut builder = loom::model::Builder::new();
+    builder.max_branches = builder.max_branches.max(MAX_STEPS);
     let bound = *builder.preemption_bound.get_or_insert(preemptions);
     // An exploration that stops at a limit of time or number would pass as if it were complete.
     assert!(builder.max_duration.is_none() && builder.max_permutations.is_none());
@@ -86,6 +97,11 @@ pub(crate) fn items(source: &'static str, ids: impl IntoIterator<Item = u32>) ->
     ids.into_iter().map(|id| item(source, id)).collect()
 }
 
+/// A controller whose high watermark is 0.8.
+pub(crate) fn controller() -> BackpressureController {
+    BackpressureController::new(0.8)
+}
+
 /// A buffer with these caps, whose two sources may lease one credit ahead of need each.
 pub(crate) fn buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
     buffer_of(ONE_AHEAD, total, per_stage, per_source)
@@ -97,10 +113,9 @@ pub(crate) fn exact_buffer(total: u32, per_stage: u32, per_source: u32) -> Buffe
 }
 
 fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
-    let controller = BackpressureController::new(0.8);
-    let ledger = Arc::new(Ledger::new(total, idle_budget, controller));
-    let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&ledger)));
-    let plan = Plan {
+    let admission = Admission::new(total, idle_budget, controller());
+    let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));
+    let limits = Limits {
         max_stages: 8,
         max_sources: 8,
         per_stage,
@@ -109,7 +124,12 @@ fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> B
         source_capacities: HashMap::new(),
         retry_limit: None,
     };
-    BufferManager::from_registry(Registry::new(plan, ledger, dead_letters))
+    BufferManager::from_registry(Registry::new(limits, admission, dead_letters))
+}
+
+/// What admits the records of a source.
+pub(crate) fn admission(source: &Source<Item>) -> &Arc<Admission> {
+    source.core().admission()
 }
 
 pub(crate) fn ids<'a>(records: impl IntoIterator<Item = &'a Item>) -> Vec<u32> {
@@ -119,6 +139,11 @@ pub(crate) fn ids<'a>(records: impl IntoIterator<Item = &'a Item>) -> Vec<u32> {
 /// Takes a batch of up to `max` records, if one waits to be taken.
 pub(crate) fn take(stage: &Stage<Item>, max: usize) -> Option<Batch<Item>> {
     stage.try_recv_batch(max).ok()
+}
+
+/// Gives every record of a batch up.
+pub(crate) fn dead_letter(batch: Batch<Item>) {
+    batch.settle(|_| Outcome::DeadLetter);
 }
 
 /// Takes, acknowledges and lists whatever is left, with nobody else running.
@@ -132,11 +157,23 @@ pub(crate) fn drain(stage: &Stage<Item>) -> Vec<u32> {
     drained
 }
 
-/// Polls a future once, and drops it.
-pub(crate) fn poll_once<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+/// With nobody else running, every record is settled and every credit is free.
+pub(crate) fn nothing_is_left(manager: &BufferManager<Item>, credits: usize) {
+    let source = manager.source("a").unwrap();
+    assert_eq!(source.utilization(), 0.0);
+    assert_eq!(source.available_credits(), credits, "credits are missing");
+    assert!(manager.remaining().is_empty());
+}
+
+/// Polls a future once.
+pub(crate) fn poll<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
     }
+}
+
+/// Polls a future once, and drops it.
+pub(crate) fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    poll(pin!(future))
 }

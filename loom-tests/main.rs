@@ -42,9 +42,17 @@ mod store;
 mod unwind;
 
 mod harness;
-mod idle_models;
-mod ledger_models;
-mod stage_models;
+
+mod close;
+mod drain;
+mod idle;
+mod ledger;
+mod notification;
+mod parked;
+mod reservation;
+mod returned;
+mod signals;
+mod stage;
 mod stand_ins;
-mod transit_models;
-mod waiting_models;
+mod transit;
+mod waiting;

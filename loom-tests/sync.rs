@@ -1,24 +1,28 @@
 //! The library's `sync` module once more, on loom: its atomics and locks, and stand-ins with the same
 //! face for the queues, the arena and the map, whose own interleavings are not modelled here.
 
-use std::borrow::Borrow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Deref;
-use std::pin::Pin;
 /// Not loom's: see the library's own.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, TryLockError};
+use std::task::{Context, Poll};
+pub(crate) use std::time::Instant;
 
 pub(crate) use loom::sync::atomic::Ordering::SeqCst;
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use loom::sync::{Mutex as LoomMutex, MutexGuard};
 
 /// A lock that answers as `parking_lot`'s does.
 pub(crate) struct Mutex<T>(LoomMutex<T>);
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
@@ -27,6 +31,14 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().expect("a model that panics has failed already")
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("a model that panics has failed already"),
+        }
     }
 }
 
@@ -106,12 +118,13 @@ impl<T> SegQueue<T> {
 const SLOTS: usize = 8;
 
 thread_local! {
-    static WALKS: Cell<usize> = const { Cell::new(0) };
+    static LOOK_UPS: Cell<usize> = const { Cell::new(0) };
+    static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// How often an arena was walked over by the models of this test so far.
-pub(crate) fn walks() -> usize {
-    WALKS.get()
+/// How many entries of an arena the models of this test have looked at so far.
+pub(crate) fn look_ups() -> usize {
+    LOOK_UPS.get()
 }
 
 /// An append-only vector whose entries can be borrowed.
@@ -133,171 +146,124 @@ impl<T> Arena<T> {
     }
 
     pub(crate) fn get(&self, index: usize) -> Option<&T> {
+        LOOK_UPS.set(LOOK_UPS.get() + 1);
         self.entries[index].get()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        *self.count.lock()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        WALKS.set(WALKS.get() + 1);
-        let count = *self.count.lock();
-        self.entries[..count].iter().filter_map(OnceLock::get).enumerate()
+        let entries = self.entries[..self.count()].iter().filter_map(OnceLock::get);
+        entries.inspect(|_| LOOK_UPS.set(LOOK_UPS.get() + 1)).enumerate()
     }
 }
 
 /// A map that keeps what was removed until it is dropped, as the real one keeps what is pinned.
-pub(crate) struct Map<K, V> {
+pub(crate) struct Map<V> {
     values: Arena<V>,
     /// The keys in use, with the places of their values.
-    keys: Mutex<Vec<(K, usize)>>,
+    keys: Mutex<Vec<(Arc<str>, usize)>>,
 }
 
-/// What a pinned map lends.
-pub(crate) struct Pinned<'a, K, V>(&'a Map<K, V>);
+/// A view of a map.
+pub(crate) struct Pinned<'a, V>(&'a Map<V>);
 
-impl<K, V> Default for Map<K, V> {
+impl<V> Default for Map<V> {
     fn default() -> Self {
-        Self { values: Arena::new(), keys: Mutex::new(Vec::new()) }
+        Self { values: Arena::new(), keys: Mutex::default() }
     }
 }
 
-impl<K: Eq, V> Map<K, V> {
-    pub(crate) fn pin(&self) -> Pinned<'_, K, V> {
+impl<V> Map<V> {
+    pub(crate) fn pin(&self) -> Pinned<'_, V> {
         Pinned(self)
     }
+
+    pub(crate) fn remove(&self, key: &str) {
+        self.keys.lock().retain(|(other, _)| **other != *key);
+    }
 }
 
-impl<'a, K: Eq, V> Pinned<'a, K, V> {
-    pub(crate) fn get<Q: Eq + ?Sized>(&self, key: &Q) -> Option<&'a V>
-    where
-        K: Borrow<Q>,
-    {
+impl<V> Pinned<'_, V> {
+    pub(crate) fn get(&self, key: &str) -> Option<&V> {
         let keys = self.0.keys.lock();
-        let (_, place) = keys.iter().find(|(other, _)| other.borrow() == key)?;
+        let (_, place) = keys.iter().find(|(other, _)| **other == *key)?;
         self.0.values.get(*place)
     }
 
-    pub(crate) fn insert(&self, key: K, value: V) {
+    pub(crate) fn insert(&self, key: Arc<str>, value: V) {
         let mut keys = self.0.keys.lock();
         keys.retain(|(other, _)| *other != key);
         let place = self.0.values.push(value);
         keys.push((key, place));
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &'a V> {
+    pub(crate) fn values(&self) -> Vec<V>
+    where
+        V: Clone,
+    {
         let places: Vec<_> = self.0.keys.lock().iter().map(|(_, place)| *place).collect();
-        places.into_iter().filter_map(|place| self.0.values.get(place))
+        places.into_iter().filter_map(|place| self.0.values.get(place).cloned()).collect()
     }
 }
 
-/// Removes an entry from a map.
-pub(crate) fn remove<K: Borrow<str>, V>(map: &Map<K, V>, key: &str) {
-    map.keys.lock().retain(|(other, _)| other.borrow() != key);
+/// The clock stands still.
+pub(crate) fn now() -> Instant {
+    START.get().unwrap_or_else(|| {
+        let start = Instant::now();
+        START.set(Some(start));
+        start
+    })
 }
 
-/// Wakes those who listen: a locked list of them, in order.
-pub(crate) struct Event(Arc<Mutex<Listeners>>);
+/// A moment that never comes.
+pub(crate) struct Sleep;
 
-#[derive(Default)]
-struct Listeners {
-    next: usize,
-    entries: Vec<Entry>,
+pub(crate) fn sleep_until(_: Option<Instant>) -> Sleep {
+    Sleep
 }
 
-struct Entry {
-    id: usize,
-    notified: bool,
-    waker: Option<Waker>,
-}
-
-/// One who listens. Dropped when it was notified and not polled since, it passes the notification on.
-pub(crate) struct Listener {
-    listeners: Arc<Mutex<Listeners>>,
-    id: usize,
-}
-
-impl Listeners {
-    /// Notifies the first that is not, and gives what wakes it.
-    fn notify(&mut self) -> Option<Waker> {
-        let entry = self.entries.iter_mut().find(|entry| !entry.notified)?;
-        entry.notified = true;
-        entry.waker.take()
-    }
-}
-
-impl Event {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Listeners::default())))
-    }
-
-    pub(crate) fn listen(&self) -> Listener {
-        let mut listeners = self.0.lock();
-        let id = listeners.next;
-        listeners.next += 1;
-        listeners.entries.push(Entry { id, notified: false, waker: None });
-        Listener { listeners: Arc::clone(&self.0), id }
-    }
-
-    pub(crate) fn is_listened_to(&self) -> bool {
-        !self.0.lock().entries.is_empty()
-    }
-
-    pub(crate) fn notify_one(&self) {
-        let woken = self.0.lock().notify();
-        woken.into_iter().for_each(Waker::wake);
-    }
-
-    pub(crate) fn notify_all(&self) {
-        let mut listeners = self.0.lock();
-        let woken: Vec<_> = listeners
-            .entries
-            .iter_mut()
-            .filter_map(|entry| {
-                entry.notified = true;
-                entry.waker.take()
-            })
-            .collect();
-        drop(listeners);
-        woken.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl Future for Listener {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut listeners = self.listeners.lock();
-        let Some(place) = listeners.entries.iter().position(|entry| entry.id == self.id) else {
-            return Poll::Ready(());
-        };
-        if listeners.entries[place].notified {
-            listeners.entries.remove(place);
-            return Poll::Ready(());
-        }
-        listeners.entries[place].waker = Some(context.waker().clone());
+impl Sleep {
+    pub(crate) fn poll(&mut self, _: &Context<'_>) -> Poll<bool> {
         Poll::Pending
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let mut listeners = self.listeners.lock();
-        let Some(place) = listeners.entries.iter().position(|entry| entry.id == self.id) else {
-            return;
-        };
-        let passed_on = listeners.entries.remove(place).notified.then(|| listeners.notify());
-        drop(listeners);
-        passed_on.flatten().into_iter().for_each(Waker::wake);
+pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
+    drop(guard);
+}
+
+/// A panic fails the model.
+pub(crate) fn isolate(call: impl FnOnce()) {
+    call();
+}
+
+/// Waits for a step that another thread is in the middle of.
+#[derive(Default)]
+pub(crate) struct Spin(Cell<usize>);
+
+/// How often a thread waits for such a step before it is that other thread's turn for certain. loom would
+/// explore schedules in which two threads wait in turn, for ever, and a third does not come to its step.
+const FAIR: usize = 2;
+
+impl Spin {
+    pub(crate) fn wait(&self) {
+        self.0.set(self.0.get() + 1);
+        if self.0.get() > FAIR {
+            // From here on loom takes the next thread that has waited least, and no other as well.
+            loom::skip_branch();
+        }
+        loom::thread::yield_now();
     }
 }
 
-/// There is no time in a model: it is over at once.
-pub(crate) type Sleep = std::future::Ready<()>;
-
-pub(crate) fn sleep(_: Duration) -> Sleep {
-    std::future::ready(())
-}
-
 /// Tries once: what comes later is for those who wait.
-pub(crate) fn persist<T>(_: Option<Instant>, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn spin_until<T>(
+    _: Option<Instant>,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<T> {
     attempt()
 }
 

@@ -104,7 +104,7 @@ impl Admission {
             }
             Err(gave_back) => {
                 if gave_back {
-                    self.notify(Freed::pool());
+                    self.follow_pool();
                 }
                 None
             }
@@ -198,6 +198,15 @@ impl Admission {
         }
     }
 
+    /// Does what follows from credits that are in the pool now, and were in hand or idle in an account
+    /// before, where others may have missed them: also those who wait until all is settled.
+    #[cold]
+    fn follow_pool(&self) {
+        self.update_signal();
+        self.notify(Freed::pool());
+        self.notify_if_drained();
+    }
+
     /// Gives places and credits of one account back for records that are gone: the places first,
     /// because they were taken last.
     #[inline]
@@ -250,6 +259,8 @@ impl Admission {
         if self.ledger().end_parking() {
             self.notify_if_drained();
         }
+        // A request that looked while it counted twice was denied what is free now.
+        self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: true });
     }
 
     /// Gives back what a parked letter holds. Its stage may be gone.
@@ -276,8 +287,7 @@ impl Admission {
     pub(crate) fn open_account(&self, capacity: u32) -> u32 {
         let (index, moved) = self.ledger().open_account(capacity);
         if moved {
-            self.update_signal();
-            self.notify(Freed::pool());
+            self.follow_pool();
         }
         index
     }
@@ -306,11 +316,7 @@ impl Admission {
 
     fn after_close(&self, released: Released) {
         if released.pool_moved {
-            self.update_signal();
-            self.notify(Freed::pool());
-        }
-        if released.pool_empty {
-            self.notify_if_drained();
+            self.follow_pool();
         }
     }
 
@@ -371,8 +377,7 @@ impl Admission {
         // A release after this sees the drainer.
         self.ledger().fence();
         if self.ledger().sweep() {
-            self.update_signal();
-            self.notify(Freed::pool());
+            self.follow_pool();
         }
         (!self.ledger().is_settled()).then_some((listener, drainer))
     }

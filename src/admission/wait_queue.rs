@@ -457,7 +457,10 @@ impl WaitQueue {
             protocol.account(account).reserve(records);
             protocol.ledger.reserve(records);
             // Idle credits that others have leased ahead are not theirs any more.
-            protocol.ledger.sweep();
+            if protocol.ledger.sweep() {
+                let moved = Moved { pool: true, left_some: true, ..Moved::default() };
+                deferred.moved.push(moved);
+            }
         }
         let patience = waiter.patience.max(waiter.longest_gap.saturating_mul(2));
         self.reservation = Some(Reservation { ticket, since: now, patience });
@@ -574,8 +577,16 @@ impl WaitQueue {
         let Request { account, ref stage, records } = waiter.request;
         let own = if self.holds_reservation(ticket) { records } else { 0 };
         let places = stage.places();
-        let look = protocol.check(account, places, records, own);
-        let taken = look.and_then(|()| {
+        let look = || protocol.check(account, places, records, own);
+        let mut looked = look();
+        if looked.is_err_and(|denied| denied.limit() == Some(Limit::Global))
+            && protocol.ledger.sweep()
+        {
+            // What is released in those accounts from now on goes to the pool, and is seen to do so.
+            deferred.moved.push(Moved { pool: true, left_some: true, ..Moved::default() });
+            looked = look();
+        }
+        let taken = looked.and_then(|()| {
             let mut moved = Moved::default();
             let admitted = protocol.acquire(account, places, records, records, own, &mut moved);
             deferred.moved.push(moved);
@@ -583,12 +594,14 @@ impl WaitQueue {
         });
         match taken {
             Ok(first) => self.decide(protocol, ticket, Ok(first), deferred),
-            Err(Denied::Closed) => self.decide(protocol, ticket, Err(Denied::Closed), deferred),
-            Err(denied @ (Denied::Full { limit, .. } | Denied::Reserved { limit })) => {
-                let cap = waiter.request.cap(limit);
-                self.block(ticket, cap);
-                return Err(denied);
-            }
+            Err(denied) => match denied.limit() {
+                None => self.decide(protocol, ticket, Err(denied), deferred),
+                Some(limit) => {
+                    let cap = waiter.request.cap(limit);
+                    self.block(ticket, cap);
+                    return Err(denied);
+                }
+            },
         }
         Ok(())
     }

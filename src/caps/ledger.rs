@@ -12,9 +12,7 @@ use super::account::{Account, Balance, Lease, MAX_LEASE};
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
 use crate::backpressure::{Marks, Watermarks};
-use crate::sync::{
-    Arena, AtomicBool, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex, SeqCst,
-};
+use crate::sync::{Arena, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex, SeqCst};
 
 /// The pool of credits and the accounts that draw on it.
 pub(crate) struct Ledger {
@@ -33,8 +31,6 @@ pub(crate) struct Ledger {
     accounts: Arena<Account>,
     /// The head of the list of accounts that lease ahead, as their index plus one; 0 ends it.
     first_ahead: AtomicU32,
-    /// Every account is closed, so that the pool's level can only fall.
-    sealed: AtomicBool,
     register: Mutex<Register>,
 }
 
@@ -51,14 +47,16 @@ struct Register {
 /// | bits | meaning |
 /// | --- | --- |
 /// | 63 | every account is exact or closed |
-/// | 62..32 | epoch: how often an account has turned from exact to ahead, or a letter was parked |
+/// | 62 | sealed: every account is closed, and no credit is leased any more |
+/// | 61..32 | epoch: how often an account has turned from exact to ahead, or a letter was parked |
 /// | 31..0 | credits leased, without those of parked dead letters |
 #[derive(Clone, Copy)]
 struct Pool(u64);
 
 const SWEPT: u64 = 1 << 63;
+const SEALED: u64 = 1 << 62;
 const EPOCH_ONE: u64 = 1 << 32;
-const EPOCH_MASK: u64 = SWEPT - EPOCH_ONE;
+const EPOCH_MASK: u64 = SEALED - EPOCH_ONE;
 
 impl Word for Pool {
     #[inline]
@@ -80,6 +78,10 @@ impl Pool {
 
     fn is_swept(self) -> bool {
         self.0 & SWEPT != 0
+    }
+
+    fn is_sealed(self) -> bool {
+        self.0 & SEALED != 0
     }
 
     fn epoch(self) -> u64 {
@@ -144,7 +146,6 @@ impl Ledger {
             ahead: AtomicSetting::new(idle_budget / 2),
             accounts: Arena::new(),
             first_ahead: AtomicU32::new(0),
-            sealed: AtomicBool::new(false),
             register: Mutex::new(Register { open: 0, shares: 1, vacant: Vec::new() }),
         }
     }
@@ -212,7 +213,7 @@ impl Ledger {
         for (_, account) in self.accounts.iter() {
             let _ = self.give_back(account.end_lease(Lease::Closed).unwrap_or(0));
         }
-        self.sealed.store(true, SeqCst);
+        self.pool.set(SEALED);
     }
 
     /// Counts an account as closed.
@@ -482,7 +483,9 @@ impl Ledger {
             let limit = self.limit.load(SeqCst) + i64::from(own);
             let leased = i64::from(pool.leased());
             let generous = missing.saturating_add(ahead);
-            credits = if leased + i64::from(generous) <= plenty.min(limit) {
+            credits = if pool.is_sealed() {
+                0
+            } else if leased + i64::from(generous) <= plenty.min(limit) {
                 generous
             } else {
                 missing.min(u32::try_from(limit - leased).unwrap_or(0))
@@ -599,9 +602,10 @@ impl Ledger {
     }
 
     /// Whether every account is closed and no record is left that could come to a stage. It stays so: a
-    /// push that is under way has its credits before it is accepted, and a closed account gives none.
+    /// sealed pool leases no credit, not even to a push that gives it back when it finds its account closed.
     pub(crate) fn is_drained(&self) -> bool {
-        self.sealed.load(SeqCst) && self.is_settled()
+        let pool = self.pool.load();
+        pool.is_sealed() && pool.leased() == 0
     }
 
     /// Credits leased, idle ones, those in transit and those of parked letters included.

@@ -29,6 +29,16 @@ pub(crate) enum Denied {
     Closed,
 }
 
+impl Denied {
+    /// The cap that stands in the way; none for what is closed.
+    pub(crate) fn limit(self) -> Option<Limit> {
+        match self {
+            Self::Full { limit, .. } | Self::Reserved { limit } => Some(limit),
+            Self::Closed => None,
+        }
+    }
+}
+
 /// What was taken of what was asked for.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ const BLOCK_SIZE: u32 = 256;
 /// The most records that a block can be made of.
 const MAX_BLOCK_SIZE: usize = 1 << 16;
 
-/// How many records the first block holds, and the next one after a flush.
+/// How many records the first block holds, and the next one when workers wait.
 const FIRST_BLOCK: u32 = 8;
 
 /// The largest share of a cap that one block may take: one part in so many.
@@ -352,7 +352,6 @@ impl<E: Envelope> Producer<E> {
     /// ```
     pub fn flush(&mut self) {
         self.publish();
-        self.size = FIRST_BLOCK.min(self.max_size);
         let ahead = std::mem::take(&mut self.ahead);
         if ahead > 0 {
             self.stage.core().release_some(self.source.core().index(), ahead);

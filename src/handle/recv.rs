@@ -18,7 +18,8 @@ impl<E: Envelope> Stage<E> {
     /// Takes up to `max` records, as soon as one is there to be taken. Returned records come first.
     ///
     /// It waits for the first record only: [`recv_batch_linger`](Self::recv_batch_linger) waits for
-    /// more. A `max` of 0 counts as 1. One push or return wakes one worker.
+    /// more. A `max` of 0 counts as 1. One push or return wakes one worker, and a worker that leaves
+    /// some of its records wakes the next.
     ///
     /// # Errors
     ///
@@ -274,7 +275,9 @@ impl<E: Envelope> Gathering<E> {
     }
 
     fn add(&mut self) {
-        self.stage.add_to(&mut self.contents, self.max as usize);
+        if self.wanted() > 0 {
+            self.stage.fill(&mut self.contents, self.max as usize);
+        }
     }
 
     fn finish(mut self) -> Batch<E> {

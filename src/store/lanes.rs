@@ -107,6 +107,12 @@ impl<E> Lanes<E> {
         self.returned_len.fetch_add(len, SeqCst);
     }
 
+    /// Whether returned records, or the rest of a block that was cut, wait to be taken.
+    #[inline]
+    pub(crate) fn has_returned(&self) -> bool {
+        self.returned_len.load(SeqCst) > 0
+    }
+
     /// A read-modify-write of the word that counts returned records: see `Packed::fence`.
     pub(crate) fn fence(&self) {
         self.returned_len.fetch_add(0, SeqCst);
@@ -122,7 +128,7 @@ impl<E> Lanes<E> {
         max: usize,
         fill: Fill,
     ) {
-        if self.returned_len.load(SeqCst) > 0
+        if self.has_returned()
             && contents.len() < max
             // Another worker is at it: the ring has records as well.
             && let Some(mut returned) = self.returned.try_lock()
@@ -135,15 +141,15 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// The same, and not empty-handed while a record waits: one that is nowhere to be found at this moment
-    /// is in a block that another worker is cutting, or that is being pushed. Both count in the surplus
-    /// until they are done.
-    fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
+    /// The same, and waits for returned records that another worker is at. It does not go empty-handed
+    /// while a record waits: one that is nowhere to be found at this moment is in a block that another
+    /// worker is cutting, or that is being pushed. Both count in the surplus until they are done.
+    pub(crate) fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
         let spin = Spin::default();
         loop {
             // In this order: a cut ends with the rest among the returned records.
             let under_way = places.surplus.load(SeqCst) > 0;
-            if self.returned_len.load(SeqCst) > 0 {
+            if self.has_returned() {
                 self.take_returned(&mut self.returned.lock(), contents, max);
             }
             while contents.len() < max && self.take_block(places, contents, max, Fill::Wholly) {}

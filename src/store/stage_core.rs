@@ -142,6 +142,7 @@ impl<E: Envelope> StageCore<E> {
         let mut contents = BatchContents::default();
         self.note_asked(max);
         self.lanes.take(&self.places, &mut contents, max, Fill::Loosely);
+        self.notify_of_returned();
         (!contents.is_empty()).then_some(contents)
     }
 
@@ -170,8 +171,26 @@ impl<E: Envelope> StageCore<E> {
     }
 
     /// Adds what waits to be taken to a batch that is to hold at most `max` records.
+    #[inline]
     pub(crate) fn add_to(&self, contents: &mut BatchContents<E>, max: usize) {
         self.lanes.take(&self.places, contents, max, Fill::Wholly);
+        self.notify_of_returned();
+    }
+
+    /// The same for a worker that lingers. It waits for returned records that another worker is at: asleep,
+    /// it might not be notified of those that this one leaves.
+    pub(crate) fn fill(&self, contents: &mut BatchContents<E>, max: usize) {
+        self.lanes.take_slow(&self.places, contents, max);
+        self.notify_of_returned();
+    }
+
+    /// A push or a return notifies one worker, however many records it brings: one that leaves some of
+    /// them notifies the next.
+    #[inline]
+    fn notify_of_returned(&self) {
+        if self.lanes.has_returned() {
+            self.receivers.notify(|| self.len());
+        }
     }
 
     /// Takes up to `max` records for good, and gives back what they held.

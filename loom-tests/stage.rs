@@ -4,16 +4,11 @@ use loom::thread;
 use pollster::block_on;
 
 use crate::error::{RejectReason, TryRecvError};
+use crate::handle::{Outcome, Stage};
 use crate::harness::{
-    buffer, drain, explore, explore_both, explore_within, ids, item, items, take,
+    buffer, dead_letter, drain, explore, explore_both, explore_within, ids, item, items,
+    nothing_is_left, take,
 };
-
-/// With nobody else running, every record is settled and every credit is free.
-fn nothing_is_left(manager: &crate::manager::BufferManager<crate::harness::Item>, credits: usize) {
-    let source = manager.source("a").unwrap();
-    assert_eq!(source.utilization(), 0.0);
-    assert_eq!(source.available_credits(), credits, "credits are missing");
-}
 
 #[test]
 fn of_two_pushes_at_the_last_place_of_a_stage_one_is_accepted() {
@@ -101,7 +96,7 @@ fn two_workers_share_a_block_that_is_cut_and_each_record_comes_once() {
         let manager = buffer(3, 3, 3);
         let stage = manager.stage("stage").unwrap();
         manager.source("a").unwrap().try_send_batch(&stage, items("a", 0..3)).unwrap();
-        let work = |stage: &crate::stage::Stage<_>| {
+        let work = |stage: &Stage<_>| {
             let batch = take(stage, 2);
             let seen = batch.as_ref().map(ids).unwrap_or_default();
             assert!(seen.is_sorted());
@@ -257,8 +252,8 @@ fn a_batch_that_is_settled_in_part_gives_back_what_it_settled() {
             move || b.try_send(&stage, item("b", 9)).is_ok()
         });
         batch.settle(|item| match item.id {
-            0 => crate::batch::Outcome::Ack,
-            _ => crate::batch::Outcome::Return,
+            0 => Outcome::Ack,
+            _ => Outcome::Return,
         });
         let pushed = other.join().unwrap();
         let expected: &[u32] = if pushed { &[1, 9] } else { &[1] };
@@ -506,9 +501,7 @@ fn dead_letters_that_find_no_place_are_received_once_and_give_their_credits_back
         manager.source("a").unwrap().try_send_batch(&stage, items("a", 0..3)).unwrap();
         let (one, two) = (take(&stage, 1).unwrap(), take(&stage, 2).unwrap());
         let letters = manager.dead_letters();
-        let others = [one, two].map(|batch| {
-            thread::spawn(move || batch.settle(|_| crate::batch::Outcome::DeadLetter))
-        });
+        let others = [one, two].map(|batch| thread::spawn(move || dead_letter(batch)));
         let mut seen: Vec<u32> =
             letters.try_recv().map(|letter| letter.record.id).into_iter().collect();
         others.into_iter().for_each(|other| other.join().unwrap());
