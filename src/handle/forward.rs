@@ -65,10 +65,11 @@ impl<E: Envelope> Batch<E> {
     ///
     /// Forwards to one stage are granted first come, first served, and the bounds that
     /// [`send_batch`](crate::Source::send_batch) documents apply: a forward that was bypassed by
-    /// more than 4 releases reserves the places that it needs, and the reservation is lifted after
-    /// 100 ms without a release there, or after twice the longest time between two releases that it
-    /// has seen, if that is longer. It then rests for as long, and its next reservation stands
-    /// twice as long.
+    /// more than 4 releases while it was first in turn reserves the places that it needs. The
+    /// reservation is lifted after 100 ms in which no place of the next stage is released, or after
+    /// twice the longest time between two releases that the forward has seen, if that is longer.
+    /// The forward then rests for the same time, and its next reservation stands twice as long
+    /// without a release.
     ///
     /// # Deadlocks
     ///

@@ -236,11 +236,11 @@ impl<E: Envelope> Source<E> {
     /// The time for which a reservation holds others up is bounded:
     ///
     /// - One request reserves at a time.
-    /// - A reservation is lifted if nothing is released at the cap where its request waits for 100
-    ///   ms, or for twice the longest time between two releases that the request has seen, if that
-    ///   is longer.
-    /// - The request then rests for as long as its reservation stood without a release, and its
-    ///   next reservation stands twice as long.
+    /// - A reservation is lifted after 100 ms in which nothing is released at the cap where its
+    ///   request waits, or after twice the longest time between two releases that the request has
+    ///   seen, if that is longer.
+    /// - The request then rests for the same time, and its next reservation stands twice as long
+    ///   without a release.
     ///
     /// Hence neither a slow worker nor a future that is not polled makes others wait longer than
     /// that without a release.
@@ -253,8 +253,9 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it resolves, no record was accepted, and all are dropped
-    /// with it. Otherwise this call is like [`send`](Self::send).
+    /// If the future is dropped before it resolves, all records are dropped with it, none was
+    /// accepted, and none holds a credit. A future that was granted its credits and places holds
+    /// them until it is polled or dropped: see [`reserve`](Self::reserve).
     ///
     /// # Examples
     ///
