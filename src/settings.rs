@@ -74,15 +74,6 @@ impl BufferSettings {
     ///
     /// A cap of 0 becomes 1, and a cap above `u32::MAX` becomes `u32::MAX`. A threshold above 1.0
     /// becomes 1.0; a threshold that is NaN or not above 0.0 becomes 0.8.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use conveyor_buffer::BufferSettings;
-    ///
-    /// let settings = BufferSettings { max_per_source: 0, ..BufferSettings::default() };
-    /// assert_eq!(settings.nearest_valid().max_per_source, 1);
-    /// ```
     #[must_use]
     pub fn nearest_valid(self) -> Self {
         Self {

@@ -27,7 +27,7 @@ impl<E: Envelope> Source<E> {
     /// The buffer grants a waiting request while its future is not being polled. From then on the
     /// future holds the credits and places until it is polled or dropped, and
     /// [`drain`](crate::BufferManager::drain) waits for it. A future that is passed to
-    /// [`mem::forget`](std::mem::forget) holds them for ever.
+    /// [`mem::forget`](std::mem::forget) holds them forever.
     ///
     /// # Examples
     ///
@@ -60,7 +60,7 @@ impl<E: Envelope> Source<E> {
 ///
 /// Dropping a permit releases them. As long as it exists, [`drain`](crate::BufferManager::drain)
 /// does not return, because a record may still be pushed. A permit that is passed to
-/// [`mem::forget`](std::mem::forget) holds its credits and places for ever.
+/// [`mem::forget`](std::mem::forget) holds its credits and places forever.
 ///
 /// # Examples
 ///

@@ -132,7 +132,7 @@ impl<E: Envelope> Stage<E> {
     /// A lingering call holds the credits and places of the records that it has taken, and
     /// [`drain`](crate::BufferManager::drain) waits for it. A future that is neither polled nor
     /// dropped keeps holding them, and one that is passed to [`mem::forget`](std::mem::forget)
-    /// holds them for ever.
+    /// holds them forever.
     ///
     /// # Errors
     ///
@@ -190,31 +190,14 @@ impl<E: Envelope> Stage<E> {
         Ok(gathering.finish())
     }
 
-    /// Blocks the thread like [`recv_batch_linger`](Self::recv_batch_linger) waits.
+    /// Blocks the thread until the batch is full or the linger ends: the blocking form of
+    /// [`recv_batch_linger`](Self::recv_batch_linger).
     ///
     /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
     /// Returns [`Closed`] if no record will ever come.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    ///
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    ///
-    /// // The batch cannot fill, and is handed out after a millisecond.
-    /// let batch = stage.recv_batch_linger_blocking(100, Duration::from_millis(1))?;
-    /// assert_eq!(batch.len(), 1);
-    /// batch.ack();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn recv_batch_linger_blocking(
         &self,
         max: usize,

@@ -70,7 +70,7 @@ impl<E: Envelope> Source<E> {
     /// Both have hysteresis, and change when a push or a settlement crosses a watermark. The
     /// buffer's level includes credits that sources have leased ahead of need, and may therefore
     /// read up to about 0.01 too high. The levels of stages are not considered: see
-    /// [`Stage::utilization`].
+    /// [`Stage::utilization`](crate::Stage::utilization).
     ///
     /// # Examples
     ///
@@ -157,17 +157,6 @@ impl SignalReceiver {
     ///
     /// Returns `None` after the timeout. Do not call it inside an async task: it blocks the
     /// executor's thread.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use conveyor_buffer::BackpressureController;
-    ///
-    /// let mut signals = BackpressureController::new(0.8).subscribe();
-    /// assert_eq!(signals.changed_timeout(Duration::from_millis(1)), None);
-    /// ```
     pub fn changed_timeout(&mut self, timeout: Duration) -> Option<BackpressureSignal> {
         block_on_until(self.changed(), now().checked_add(timeout))
     }

@@ -16,7 +16,7 @@ impl<E: Envelope> BufferManager<E> {
     ///
     /// The call also waits for credits that are held without a record: those of a
     /// [`Permit`](crate::Permit), of a granted future that is not polled, and of a receive that
-    /// lingers. One that is passed to [`mem::forget`](std::mem::forget) keeps it waiting for ever.
+    /// lingers. One that is passed to [`mem::forget`](std::mem::forget) keeps it waiting forever.
     ///
     /// # Cancel safety
     ///
