@@ -281,7 +281,7 @@ fn next(current: BackpressureSignal, zone: Zone) -> BackpressureSignal {
     }
 }
 
-/// Derives a signal from a utilization, with hysteresis.
+/// A controller that derives a signal from a utilization, with hysteresis.
 ///
 /// Above the high watermark the signal is [`SlowDown`](BackpressureSignal::SlowDown), and at 1.0
 /// [`Pause`](BackpressureSignal::Pause). It returns to [`Resume`](BackpressureSignal::Resume) only

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// The interface between the buffer and a record.
+/// The methods that the buffer needs of a record type.
 ///
 /// Every record names its source and carries its own retry count. [`BufferedRecord`] implements
 /// this trait for any payload.

@@ -24,16 +24,17 @@ pub(crate) const MAX_CAP: usize = u32::MAX as usize;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BufferSettings {
-    /// The most records in the whole buffer, queued or in unsettled batches: 1 to `u32::MAX`.
+    /// The maximum number of records in the whole buffer, queued or in unsettled batches: 1 to
+    /// `u32::MAX`.
     pub max_total_records: usize,
-    /// The most records in one stage, queued or in unsettled batches: 1 to `u32::MAX`.
+    /// The maximum number of records in one stage, queued or in unsettled batches: 1 to `u32::MAX`.
     ///
     /// A stage allocates its ring when it is created, with one slot for each record that it may
     /// hold: about 11 MB for 10,000 records of 1 KiB. A call by name that creates a stage allocates
     /// the ring too. The global cap bounds the number of slots, since no stage can hold more
     /// records.
     pub max_per_stage: usize,
-    /// The most records of one source, over all stages: 1 to `u32::MAX`.
+    /// The maximum number of records of one source, over all stages: 1 to `u32::MAX`.
     pub max_per_source: usize,
     /// The utilization above which the buffer signals backpressure: above 0.0, at most 1.0.
     pub backpressure_threshold: f64,

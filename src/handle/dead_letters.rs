@@ -80,7 +80,7 @@ impl<E: Envelope> DeadLetters<E> {
         self.queue.parked()
     }
 
-    /// Returns the most dead letters that are held without credits.
+    /// Returns the maximum number of dead letters that are held without credits.
     ///
     /// This is the [`dead_letter_capacity`](crate::Builder::dead_letter_capacity) of the builder.
     pub fn capacity(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::event::Listener;
 use crate::record::Envelope;
 use crate::sync::{block_on_until, now};
 
-/// Receives changes of a [`BackpressureSignal`].
+/// A receiver of the changes of a [`BackpressureSignal`].
 ///
 /// The receiver follows a [`BackpressureController`] if it comes from
 /// [`subscribe`](BackpressureController::subscribe), or one source if it comes from

@@ -446,7 +446,7 @@ impl<E: Envelope> Source<E> {
         &self.core.id
     }
 
-    /// Returns the most records that the source may hold.
+    /// Returns the maximum number of records that the source may hold.
     pub fn capacity(&self) -> usize {
         self.core.account().capacity() as usize
     }

@@ -148,7 +148,8 @@ impl<E: Envelope> Stage<E> {
         self.core.in_flight() as usize
     }
 
-    /// Returns the most records that the stage may hold, queued or in unsettled batches.
+    /// Returns the maximum number of records that the stage may hold, queued or in unsettled
+    /// batches.
     pub fn capacity(&self) -> usize {
         self.core.places().capacity() as usize
     }

@@ -22,7 +22,7 @@ const DEAD_LETTER_CAPACITY: usize = 1 << 10;
 /// At most one part in this many of the global cap may lie idle in accounts.
 const IDLE_SHARE: u32 = 100;
 
-/// Configures and builds a [`BufferManager`].
+/// A builder that configures a [`BufferManager`].
 ///
 /// [`build`](Self::build) validates all settings.
 ///

@@ -111,8 +111,7 @@ impl<E: Envelope> BufferManager<E> {
         self.registry().take(stage_id, max_batch_size)
     }
 
-    /// Returns records that [`get_batch`](Self::get_batch) handed out to the front of the named
-    /// stage.
+    /// Puts records from [`get_batch`](Self::get_batch) back to the front of the named stage.
     ///
     /// Accepts all records, or the longest prefix that fits, and adds one to the retry count of
     /// each. They come before all records of the stage that were never handed out, in the order in
@@ -305,8 +304,8 @@ impl<E: Envelope> Registry<E> {
         })
     }
 
-    /// Returns records that were handed out to the front of the stage: all of them, or the longest
-    /// prefix that fits.
+    /// Puts records that were handed out back to the front of the stage: all of them, or the
+    /// longest prefix that fits.
     ///
     /// Counts one retry for each accepted record, and moves records without retries left to the
     /// dead letters. Returns the number of records that went back to the stage.
@@ -427,7 +426,8 @@ impl<E: Envelope> Registry<E> {
     }
 }
 
-/// Returns records that were handed out, and counts one retry for each accepted record.
+/// Puts records that were handed out back to the stage, and counts one retry for each accepted
+/// record.
 fn return_to<E: Envelope>(
     stage: &Arc<StageCore<E>>,
     source: &SourceCore,
