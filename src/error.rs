@@ -48,12 +48,12 @@ pub enum RejectReason {
     },
     /// The named stage does not exist, and the buffer has reached its limit of stages.
     TooManyStages {
-        /// The most stages that may exist.
+        /// The maximum number of stages.
         max: usize,
     },
     /// The record's source does not exist, and the buffer has reached its limit of sources.
     TooManySources {
-        /// The most sources that may exist.
+        /// The maximum number of sources.
         max: usize,
     },
     /// The buffer, the stage or the source was closed or removed.
@@ -109,7 +109,7 @@ pub enum RejectReason {
     },
     /// A record returned by name has used up its retries, and the dead letters are full.
     DeadLettersFull {
-        /// The most dead letters that the buffer holds.
+        /// The maximum number of dead letters.
         capacity: usize,
     },
 }
@@ -435,7 +435,7 @@ impl Error for TryRecvError {}
 /// The error of a receive when no record will ever come.
 ///
 /// Either the buffer was closed and no record is left in any of its stages or unsettled batches, or
-/// this stage was closed or removed and all of its records are settled.
+/// the stage was closed or removed and all of its records are settled.
 ///
 /// # Examples
 ///
@@ -535,12 +535,12 @@ pub enum RegistryError {
     },
     /// The buffer has reached its limit of stages.
     TooManyStages {
-        /// The most stages that may exist.
+        /// The maximum number of stages.
         max: usize,
     },
     /// The buffer has reached its limit of sources.
     TooManySources {
-        /// The most sources that may exist.
+        /// The maximum number of sources.
         max: usize,
     },
     /// The buffer was closed.
