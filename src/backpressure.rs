@@ -1,4 +1,4 @@
-//! Watermarks, signals, and the hysteresis between them.
+//! Watermarks, backpressure signals, and the hysteresis between them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,30 +7,34 @@ use crate::event::{Event, Listener};
 use crate::settings::{SettingsError, nearest_threshold};
 use crate::sync::{AtomicU8, SeqCst};
 
-/// The low watermark that goes with a high one when only the high one is given: three quarters of
-/// it. In hundredths, so that 0.8 gives 0.6 and not the number after it.
+/// Returns the default low watermark for a high one: three quarters of it.
+///
+/// Computed in hundredths, so that 0.8 gives exactly 0.6.
 fn low_for(high: f64) -> f64 {
     high * 75.0 / 100.0
 }
 
 /// What a source is asked to do.
 ///
-/// The order is the order of urgency, so that the stronger of two signals is their maximum.
+/// The variants are ordered by urgency: the stronger of two signals is their maximum.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::BackpressureSignal::{Pause, Resume, SlowDown};
 ///
 /// assert_eq!(Resume.max(SlowDown), SlowDown);
 /// assert!(SlowDown < Pause);
+/// assert_eq!(SlowDown.to_string(), "slow down");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum BackpressureSignal {
     /// There is room: push at the normal rate.
     #[default]
     Resume,
-    /// The high watermark was passed: push less.
+    /// The level is above the high watermark: push less.
     SlowDown,
-    /// A cap is reached: push nothing until some records are settled.
+    /// A cap is reached: push nothing until records are settled.
     Pause,
 }
 
@@ -44,7 +48,7 @@ impl fmt::Display for BackpressureSignal {
     }
 }
 
-/// Where a level stands between the watermarks.
+/// The position of a level relative to the watermarks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zone {
     /// Below the low watermark.
@@ -66,7 +70,7 @@ pub(crate) struct Watermarks {
 
 impl Watermarks {
     pub(crate) fn new(high: f64, low: f64) -> Result<Self, SettingsError> {
-        // Written so that NaN fails.
+        // NaN fails this comparison.
         if low > 0.0 && low <= high && high <= 1.0 {
             Ok(Self { high, low })
         } else {
@@ -94,11 +98,13 @@ impl Watermarks {
         }
     }
 
-    /// The same watermarks as numbers of records of a cap: `high` is the most records that are not
-    /// above the high watermark, `low` the fewest that are not below the low one.
+    /// Converts the watermarks to numbers of records of a cap.
+    ///
+    /// `high` is the largest number that is not above the high watermark, `low` the smallest that
+    /// is not below the low watermark.
     pub(crate) fn of(self, capacity: u32) -> Marks {
         let share = |records: u32| f64::from(records) / f64::from(capacity);
-        // The product is off by less than one record, so that one step either way mends it.
+        // Rounding errs by less than one record, so that one step corrects it.
         let mut high = (self.high * f64::from(capacity)) as u32;
         while high < capacity && share(high + 1) <= self.high {
             high += 1;
@@ -117,7 +123,7 @@ impl Watermarks {
     }
 }
 
-/// Watermarks of one cap, in records.
+/// The watermarks of one cap, in records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Marks {
     pub(crate) high: u32,
@@ -140,7 +146,7 @@ impl Marks {
     }
 }
 
-/// A signal and the zone that it was last derived from, in one word.
+/// A signal and the zone from which it was last derived, packed into one word.
 ///
 /// | bits | meaning |
 /// | --- | --- |
@@ -148,7 +154,7 @@ impl Marks {
 /// | 1..0 | signal |
 pub(crate) struct SignalCell {
     word: AtomicU8,
-    /// Rings when the signal has changed.
+    /// Notified when the signal changes.
     changes: Event,
 }
 
@@ -165,8 +171,9 @@ impl SignalCell {
         unpack(self.word.load(SeqCst)).0
     }
 
-    /// One attempt to replace the word, which tells whoever listens of another signal; the actual
-    /// word where it has changed.
+    /// Tries once to replace the word, and notifies the listeners if the signal changes.
+    ///
+    /// On failure, returns the current word.
     fn replace(&self, current: u8, new: u8) -> Result<(), u8> {
         self.word.compare_exchange(current, new, SeqCst, SeqCst)?;
         if unpack(current).0 != unpack(new).0 {
@@ -175,22 +182,22 @@ impl SignalCell {
         Ok(())
     }
 
-    /// Resolves when the signal has changed. To be made before the signal is read.
+    /// Returns a listener for the next change. Callers create it before they read the signal.
     pub(crate) fn listen(&self) -> Listener {
         self.changes.listen()
     }
 
-    /// Forgets all, for an account that starts anew.
+    /// Resets the cell for an account that is opened again.
     pub(crate) fn reset(&self) {
         self.word.store(pack(BackpressureSignal::Resume, Zone::Low), SeqCst);
     }
 
-    /// Sets the signal by hand. It stands until the level next enters another zone.
+    /// Sets the signal manually. It stays until the level enters another zone.
     fn set(&self, signal: BackpressureSignal) {
         self.update(|_, zone| (signal, zone));
     }
 
-    /// Follows one reading.
+    /// Derives the signal from one reading of the level.
     fn observe(&self, zone: Zone) -> BackpressureSignal {
         self.update(|signal, _| (next(signal, zone), zone))
     }
@@ -210,13 +217,16 @@ impl SignalCell {
         }
     }
 
-    /// Follows a level that other threads move as well. `seen` is the zone in which the caller's own
-    /// change left the level; `read` reads the level anew.
+    /// Derives the signal from a level that other threads change too.
     ///
-    /// Whoever writes the cell reads the level again afterwards, and `read` must be a
-    /// read-modify-write of the level's word: then it either sees a later change of the level, or
-    /// that later change comes after it and its maker sees what was written here. So the last one to
-    /// leave has left the cell true.
+    /// `seen` is the zone of the level after the caller's own change; `read` reads the level again
+    /// and must be a read-modify-write of its word.
+    ///
+    /// The level and the cell form a store-load (Dekker) handshake. A thread changes the level,
+    /// then reads the cell; if it writes the cell, it reads the level again. That read either
+    /// observes a concurrent change of the level, or precedes it in the modification order of the
+    /// level's word; in the second case the other thread observes the new cell. Hence the last
+    /// thread to return leaves the cell in the zone of the level.
     #[inline]
     pub(crate) fn follow(&self, seen: Zone, read: impl Fn() -> Zone) {
         let word = self.word.load(SeqCst);
@@ -261,7 +271,7 @@ fn unpack(word: u8) -> (BackpressureSignal, Zone) {
     (signal, zone)
 }
 
-/// The hysteresis: between the watermarks a source that was slowed stays slowed.
+/// Applies the hysteresis: between the watermarks, a source that was slowed down stays slowed down.
 fn next(current: BackpressureSignal, zone: Zone) -> BackpressureSignal {
     match zone {
         Zone::Full => BackpressureSignal::Pause,
@@ -271,24 +281,32 @@ fn next(current: BackpressureSignal, zone: Zone) -> BackpressureSignal {
     }
 }
 
-/// Turns a utilization into a signal, with hysteresis.
+/// A controller that derives a signal from a utilization, with hysteresis.
 ///
-/// Above the high watermark it says [`SlowDown`](BackpressureSignal::SlowDown), at 1.0
-/// [`Pause`](BackpressureSignal::Pause), and only below the low watermark
-/// [`Resume`](BackpressureSignal::Resume) again; in between, what it said stands (a `Pause` becomes
-/// `SlowDown` as soon as there is room).
+/// Above the high watermark the signal is [`SlowDown`](BackpressureSignal::SlowDown), and at 1.0
+/// [`Pause`](BackpressureSignal::Pause). It returns to [`Resume`](BackpressureSignal::Resume) only
+/// below the low watermark. Between the watermarks it does not change, except that `Pause` becomes
+/// `SlowDown`.
 ///
-/// A [`BufferManager`](crate::BufferManager) has one that follows the whole buffer's level by
-/// itself, [`controller`](crate::BufferManager::controller). One made with [`new`](Self::new) stands
-/// alone and says what it is told. Cloning is cheap, and clones share their signal.
+/// The [`controller`](crate::BufferManager::controller) of a
+/// [`BufferManager`](crate::BufferManager) follows the level of the whole buffer. A controller
+/// created with [`new`](Self::new) is independent of any buffer, and changes only through
+/// [`observe`](Self::observe) and [`signal`](Self::signal). Clones are cheap and share the signal.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
 ///
-/// let controller = BackpressureController::new(0.8); // resumes below 0.6
+/// let controller = BackpressureController::new(0.8);
+/// assert_eq!((controller.high_watermark(), controller.low_watermark()), (0.8, 0.6));
+///
 /// assert_eq!(controller.observe(0.81), BackpressureSignal::SlowDown);
 /// assert_eq!(controller.observe(0.7), BackpressureSignal::SlowDown);
 /// assert_eq!(controller.observe(0.59), BackpressureSignal::Resume);
+///
+/// controller.signal(BackpressureSignal::Pause);
+/// assert_eq!(controller.current(), BackpressureSignal::Pause);
 /// ```
 #[derive(Clone)]
 pub struct BackpressureController {
@@ -301,38 +319,33 @@ struct Inner {
 }
 
 impl BackpressureController {
-    /// Makes a controller whose high watermark is `threshold` (a utilization, above 0.0 and at most
-    /// 1.0) and whose low one is three quarters of it.
+    /// Creates a controller with the high watermark `threshold` and a low one at three quarters of
+    /// it.
     ///
-    /// It never fails: a threshold above 1.0 counts as 1.0; NaN and whatever is not above 0.0 count
-    /// as the default, 0.8. [`with_watermarks`](Self::with_watermarks) reports bad values instead.
-    ///
-    /// ```
-    /// use conveyor_buffer::BackpressureController;
-    ///
-    /// let controller = BackpressureController::new(0.8);
-    /// assert_eq!(controller.high_watermark(), 0.8);
-    /// assert_eq!(controller.low_watermark(), 0.6);
-    /// assert_eq!(BackpressureController::new(f64::NAN).high_watermark(), 0.8);
-    /// ```
+    /// `threshold` is a utilization above 0.0 and at most 1.0. The call never fails: a threshold
+    /// above 1.0 becomes 1.0, and one that is NaN or not above 0.0 becomes the default, 0.8. Use
+    /// [`with_watermarks`](Self::with_watermarks) to reject such values.
     pub fn new(threshold: f64) -> Self {
         let high = nearest_threshold(threshold);
         Self::from_watermarks(Watermarks { high, low: low_for(high) })
     }
 
-    /// Makes a controller with both watermarks given, as utilizations.
+    /// Creates a controller with two watermarks, given as utilizations.
     ///
     /// # Errors
     ///
-    /// [`SettingsError::Watermarks`] unless `0.0 < low <= high <= 1.0`.
+    /// Returns [`SettingsError::Watermarks`] unless `0.0 < low <= high <= 1.0`.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
+    /// use conveyor_buffer::{BackpressureController, BackpressureSignal, SettingsError};
     ///
-    /// let controller = BackpressureController::with_watermarks(0.9, 0.2).unwrap();
+    /// let controller = BackpressureController::with_watermarks(0.9, 0.2)?;
     /// controller.observe(0.95);
     /// assert_eq!(controller.observe(0.25), BackpressureSignal::SlowDown);
     /// assert!(BackpressureController::with_watermarks(0.5, 0.6).is_err());
+    /// # Ok::<(), SettingsError>(())
     /// ```
     pub fn with_watermarks(high: f64, low: f64) -> Result<Self, SettingsError> {
         Watermarks::new(high, low).map(Self::from_watermarks)
@@ -350,43 +363,20 @@ impl BackpressureController {
         &self.inner.cell
     }
 
-    /// Sets the signal by hand, and tells every [subscriber](Self::subscribe) if it is another.
+    /// Sets the signal manually, and notifies every [subscriber](Self::subscribe) if it changes.
     ///
-    /// It stands until a level that the controller follows, or an [`observe`](Self::observe), asks
-    /// for another.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// let controller = BackpressureController::new(0.8);
-    /// controller.signal(BackpressureSignal::SlowDown);
-    /// assert_eq!(controller.current(), BackpressureSignal::SlowDown);
-    /// ```
+    /// The signal stays until the level of the buffer, or a call of [`observe`](Self::observe),
+    /// enters another zone.
     pub fn signal(&self, signal: BackpressureSignal) {
         self.inner.cell.set(signal);
     }
 
-    /// The signal that stands now.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// assert_eq!(BackpressureController::new(0.8).current(), BackpressureSignal::Resume);
-    /// ```
+    /// Returns the current signal.
     pub fn current(&self) -> BackpressureSignal {
         self.inner.cell.signal()
     }
 
-    /// Takes note of a utilization (0.0 to 1.0) and says what follows from it. NaN changes nothing.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// let controller = BackpressureController::new(0.8);
-    /// assert_eq!(controller.observe(0.8), BackpressureSignal::Resume);
-    /// assert_eq!(controller.observe(1.0), BackpressureSignal::Pause);
-    /// assert_eq!(controller.observe(0.9), BackpressureSignal::SlowDown);
-    /// ```
+    /// Derives the signal from a utilization from 0.0 to 1.0, and returns it. NaN changes nothing.
     pub fn observe(&self, utilization: f64) -> BackpressureSignal {
         if utilization.is_nan() {
             return self.current();
@@ -394,22 +384,12 @@ impl BackpressureController {
         self.inner.cell.observe(self.inner.watermarks.zone(utilization))
     }
 
-    /// The utilization above which the controller asks sources to slow down.
-    ///
-    /// ```
-    /// # use conveyor_buffer::BackpressureController;
-    /// assert_eq!(BackpressureController::new(0.5).high_watermark(), 0.5);
-    /// ```
+    /// Returns the utilization above which sources are asked to slow down.
     pub fn high_watermark(&self) -> f64 {
         self.inner.watermarks.high
     }
 
-    /// The utilization below which the controller lets sources go on.
-    ///
-    /// ```
-    /// # use conveyor_buffer::BackpressureController;
-    /// assert_eq!(BackpressureController::new(0.5).low_watermark(), 0.375);
-    /// ```
+    /// Returns the utilization below which sources are asked to resume.
     pub fn low_watermark(&self) -> f64 {
         self.inner.watermarks.low
     }

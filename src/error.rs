@@ -1,118 +1,124 @@
-//! Why a call was refused. Every refused record comes back in the error.
+//! The errors. A refused push hands its records back in the error.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// The limit or the condition that refused a push. [`Display`](fmt::Display) names it in full.
+/// The reason why a push was refused.
+///
+/// [`Display`](fmt::Display) names the limit, its owner, and how many of its records are held.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::RejectReason;
 ///
-/// let reason = RejectReason::StageFull { stage_id: "filter".into(), held: 10_000, capacity: 10_000 };
-/// assert_eq!(reason.to_string(), "stage buffer full: filter holds 10000 of 10000 records");
-/// assert!(reason.is_full());
+/// let full = RejectReason::StageFull { stage_id: "filter".into(), held: 10, capacity: 10 };
+/// assert_eq!(full.to_string(), "stage buffer full: filter holds 10 of 10 records");
+/// assert!(full.is_full() && !full.is_closed());
+/// assert!(RejectReason::Closed.is_closed());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RejectReason {
-    /// The whole buffer holds as many records as it may.
+    /// The buffer has reached its global cap.
     GlobalFull {
-        /// Records held when the push was refused.
+        /// Records held at the time of the refusal.
         held: usize,
-        /// `max_total_records`.
+        /// The global cap, `max_total_records`.
         capacity: usize,
     },
-    /// The stage holds as many records as it may.
+    /// The stage has reached its cap.
     StageFull {
-        /// The stage.
+        /// The name of the stage.
         stage_id: Arc<str>,
-        /// Records held when the push was refused.
+        /// Records held at the time of the refusal.
         held: usize,
         /// The stage's capacity.
         capacity: usize,
     },
-    /// The source holds as many records as it may.
+    /// The source has reached its cap.
     SourceFull {
-        /// The source.
+        /// The name of the source.
         source_id: Arc<str>,
-        /// Records held when the push was refused.
+        /// Records held at the time of the refusal.
         held: usize,
         /// The source's capacity.
         capacity: usize,
     },
-    /// The record goes to a stage that does not exist yet, and no more can be made.
+    /// The named stage does not exist, and the buffer has reached its limit of stages.
     TooManyStages {
-        /// The most stages there may be.
+        /// The maximum number of stages.
         max: usize,
     },
-    /// The record is of a source that is not known yet, and no more can be made.
+    /// The record's source does not exist, and the buffer has reached its limit of sources.
     TooManySources {
-        /// The most sources there may be.
+        /// The maximum number of sources.
         max: usize,
     },
-    /// The buffer was closed, or the stage or the source was removed.
+    /// The buffer, the stage or the source was closed or removed.
     Closed,
     /// The name of the stage or of the source is empty.
     EmptyName {
         /// `"stage"` or `"source"`.
         kind: &'static str,
     },
-    /// The memory for the stage's ring cannot be had, as far as the allocator tells beforehand.
+    /// The allocator cannot provide the memory for the stage's ring.
     OutOfMemory {
-        /// The stage.
+        /// The name of the stage.
         stage_id: Arc<str>,
         /// The stage's capacity.
         records: usize,
     },
     /// The stage belongs to another buffer than the source.
     ForeignStage {
-        /// The stage.
+        /// The name of the stage.
         stage_id: Arc<str>,
     },
-    /// The records can never fit at once, however long they wait.
+    /// The records exceed a cap, so that they can never be accepted at once.
     TooLarge {
-        /// How many records they are.
+        /// The number of records in the request.
         records: usize,
-        /// The most that fit under that cap.
+        /// The cap that they exceed.
         capacity: usize,
-        /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
+        /// The owner of the cap: `the buffer`, `stage filter` or `source kafka-1`.
         limit: String,
     },
-    /// A cap is reached, and parked dead letters hold a part of it until they are received: see
-    /// [`DeadLetters`](crate::DeadLetters).
+    /// A cap is reached, and parked dead letters occupy a part of it.
+    ///
+    /// A worker frees that part by receiving the letters: see [`DeadLetters`](crate::DeadLetters).
+    /// [`is_full`](Self::is_full) is true.
     ParkedLetters {
-        /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
+        /// The owner of the cap: `the buffer`, `stage filter` or `source kafka-1`.
         limit: String,
-        /// Records held when the push was refused, those of parked letters included.
+        /// Records held at the time of the refusal, including parked dead letters.
         held: usize,
         /// The cap.
         capacity: usize,
-        /// How many of them parked letters hold.
+        /// How many of the records held are parked dead letters.
         parked: usize,
     },
-    /// There is room, but not beyond what is reserved for requests that have waited longer.
+    /// The free credits or places are reserved for a request that has waited longer.
+    ///
+    /// The cap itself is not reached. The reservation ends when that request is granted or
+    /// canceled, or after a bounded time without a release: see
+    /// [`send_batch`](crate::Source::send_batch). [`is_full`](Self::is_full) is true.
     OthersFirst {
-        /// Whose cap it is: `the buffer`, `stage filter` or `source kafka-1`.
+        /// The owner of the cap: `the buffer`, `stage filter` or `source kafka-1`.
         limit: String,
     },
-    /// A record that was handed out has used up its retries, and the dead letters are full.
+    /// A record returned by name has used up its retries, and the dead letters are full.
     DeadLettersFull {
-        /// The most dead letters there may be.
+        /// The maximum number of dead letters.
         capacity: usize,
     },
 }
 
 impl RejectReason {
-    /// Whether a cap was reached, so that the push may succeed when records have been settled (for
-    /// [`DeadLettersFull`](Self::DeadLettersFull): received).
+    /// Returns `true` if the push may succeed after other records leave the buffer.
     ///
-    /// ```
-    /// use conveyor_buffer::RejectReason;
-    ///
-    /// assert!(RejectReason::GlobalFull { held: 5, capacity: 5 }.is_full());
-    /// assert!(!RejectReason::Closed.is_full());
-    /// ```
+    /// This is the case for every reason that names a full or reserved limit. For
+    /// [`DeadLettersFull`](Self::DeadLettersFull), dead letters must be received first.
     pub fn is_full(&self) -> bool {
         matches!(
             self,
@@ -125,14 +131,7 @@ impl RejectReason {
         )
     }
 
-    /// Whether the buffer, the stage or the source takes no more records, ever.
-    ///
-    /// ```
-    /// use conveyor_buffer::RejectReason;
-    ///
-    /// assert!(RejectReason::Closed.is_closed());
-    /// assert!(!RejectReason::TooManyStages { max: 4 }.is_closed());
-    /// ```
+    /// Returns `true` if the buffer, the stage or the source will never accept records again.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
@@ -179,9 +178,13 @@ impl fmt::Display for RejectReason {
 
 impl Error for RejectReason {}
 
-/// A record that was refused, and why.
+/// A refused record, with the reason.
 ///
-/// `Debug` and `Display` show the reason alone, and so ask nothing of the record.
+/// `Debug` and `Display` show only the reason and require nothing of the record type. As an error,
+/// `Rejected<E>` is `Send` and `Sync` only if `E` is. To use `?` in a function that returns a boxed
+/// error where `E` is not, convert it to a [`RejectReason`], which drops the record.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{RejectReason, Rejected};
@@ -193,40 +196,38 @@ impl Error for RejectReason {}
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rejected<E> {
-    /// The record, untouched.
+    /// The record, unchanged.
     pub record: E,
-    /// Why it was refused.
+    /// The reason for the refusal.
     pub reason: RejectReason,
 }
 
 impl<E> Rejected<E> {
-    /// Takes the record back.
+    /// Returns the record.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{RejectReason, Rejected};
-    /// assert_eq!(Rejected { record: 7, reason: RejectReason::Closed }.into_record(), 7);
+    /// use conveyor_buffer::{RejectReason, Rejected};
+    ///
+    /// let rejected = Rejected { record: "line", reason: RejectReason::Closed };
+    /// assert_eq!(rejected.into_inner(), "line");
     /// ```
+    pub fn into_inner(self) -> E {
+        self.record
+    }
+
+    /// Returns the record, like [`into_inner`](Self::into_inner).
     pub fn into_record(self) -> E {
         self.record
     }
 
-    /// [`RejectReason::is_full`] of the reason.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{RejectReason, Rejected};
-    /// let reason = RejectReason::GlobalFull { held: 1, capacity: 1 };
-    /// assert!(Rejected { record: 7, reason }.is_full());
-    /// ```
+    /// Returns [`RejectReason::is_full`] of the reason.
     pub fn is_full(&self) -> bool {
         self.reason.is_full()
     }
 
-    /// [`RejectReason::is_closed`] of the reason.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{RejectReason, Rejected};
-    /// assert!(Rejected { record: 7, reason: RejectReason::Closed }.is_closed());
-    /// ```
+    /// Returns [`RejectReason::is_closed`] of the reason.
     pub fn is_closed(&self) -> bool {
         self.reason.is_closed()
     }
@@ -246,8 +247,43 @@ impl<E> fmt::Display for Rejected<E> {
 
 impl<E> Error for Rejected<E> {}
 
-/// A batch that was refused in part or as a whole, and why. What was accepted is the longest prefix
-/// that fitted; the rest comes back in its order.
+/// Drops the record and keeps the reason.
+///
+/// With this conversion `?` works for record types that are not [`Sync`].
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+///
+/// use conveyor_buffer::{BufferManager, BufferedRecord, RejectReason, Source, Stage};
+///
+/// // `Cell` is not `Sync`.
+/// type Record = BufferedRecord<Cell<u32>>;
+///
+/// fn push(source: &Source<Record>, stage: &Stage<Record>) -> Result<(), RejectReason> {
+///     source.try_send(stage, BufferedRecord::new(Cell::new(7), "a", "sums", "load"))?;
+///     Ok(())
+/// }
+///
+/// let manager = BufferManager::with_limits(1, 1, 1, 0.8);
+/// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+/// assert_eq!(push(&source, &stage), Ok(()));
+/// assert!(push(&source, &stage).unwrap_err().is_full());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl<E> From<Rejected<E>> for RejectReason {
+    fn from(rejected: Rejected<E>) -> Self {
+        rejected.reason
+    }
+}
+
+/// The refused part of a batch, with the reason.
+///
+/// A push without waiting accepts the longest prefix that fits. The other records come back in
+/// their order. `Debug` and `Display` show no records and require nothing of the record type.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{RejectReason, RejectedBatch};
@@ -258,49 +294,48 @@ impl<E> Error for Rejected<E> {}
 ///     rejected.to_string(),
 ///     "source buffer full: a holds 2 of 2 records (2 records accepted, 2 refused)",
 /// );
+/// assert!(rejected.is_full() && !rejected.is_closed());
 /// assert_eq!(rejected.into_records(), ["x", "y"]);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RejectedBatch<E> {
-    /// How many records went into the stage, from the front. A return by name does not count those
-    /// that went to the dead letters.
+    /// How many records the stage accepted, from the front of the batch.
+    ///
+    /// A return by name does not count records that went to the dead letters.
     pub accepted: usize,
-    /// The records that were refused, untouched.
+    /// The refused records, unchanged.
     pub records: Vec<E>,
-    /// Why the first of them was refused.
+    /// The reason why the first of them was refused.
     pub reason: RejectReason,
 }
 
 impl<E> RejectedBatch<E> {
-    /// Takes the refused records back.
+    /// Returns the refused records.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{RejectReason, RejectedBatch};
-    /// let rejected = RejectedBatch { accepted: 0, records: vec![7], reason: RejectReason::Closed };
-    /// assert_eq!(rejected.into_records(), [7]);
+    /// use conveyor_buffer::{RejectReason, RejectedBatch};
+    ///
+    /// let reason = RejectReason::Closed;
+    /// let rejected = RejectedBatch { accepted: 1, records: vec!["x", "y"], reason };
+    /// assert_eq!(rejected.into_inner(), ["x", "y"]);
     /// ```
+    pub fn into_inner(self) -> Vec<E> {
+        self.records
+    }
+
+    /// Returns the refused records, like [`into_inner`](Self::into_inner).
     pub fn into_records(self) -> Vec<E> {
         self.records
     }
 
-    /// [`RejectReason::is_full`] of the reason.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{RejectReason, RejectedBatch};
-    /// let reason = RejectReason::GlobalFull { held: 1, capacity: 1 };
-    /// assert!(RejectedBatch { accepted: 0, records: vec![7], reason }.is_full());
-    /// ```
+    /// Returns [`RejectReason::is_full`] of the reason.
     pub fn is_full(&self) -> bool {
         self.reason.is_full()
     }
 
-    /// [`RejectReason::is_closed`] of the reason.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{RejectReason, RejectedBatch};
-    /// let rejected = RejectedBatch { accepted: 0, records: vec![7], reason: RejectReason::Closed };
-    /// assert!(rejected.is_closed());
-    /// ```
+    /// Returns [`RejectReason::is_closed`] of the reason.
     pub fn is_closed(&self) -> bool {
         self.reason.is_closed()
     }
@@ -325,7 +360,40 @@ impl<E> fmt::Display for RejectedBatch<E> {
 
 impl<E> Error for RejectedBatch<E> {}
 
-/// Why no batch was handed out.
+/// Drops the refused records and keeps the reason.
+///
+/// With this conversion `?` works for record types that are not [`Sync`].
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+///
+/// use conveyor_buffer::{BufferManager, BufferedRecord, RejectReason, Source, Stage};
+///
+/// // `Cell` is not `Sync`.
+/// type Record = BufferedRecord<Cell<u32>>;
+///
+/// fn push(source: &Source<Record>, stage: &Stage<Record>) -> Result<(), RejectReason> {
+///     let record = |n| BufferedRecord::new(Cell::new(n), "a", "sums", "load");
+///     source.try_send_batch(stage, vec![record(7), record(8)])?;
+///     Ok(())
+/// }
+///
+/// let manager = BufferManager::with_limits(1, 1, 1, 0.8);
+/// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+/// assert!(push(&source, &stage).unwrap_err().is_full());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl<E> From<RejectedBatch<E>> for RejectReason {
+    fn from(rejected: RejectedBatch<E>) -> Self {
+        rejected.reason
+    }
+}
+
+/// The error of [`Stage::try_recv_batch`](crate::Stage::try_recv_batch).
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::TryRecvError;
@@ -335,29 +403,19 @@ impl<E> Error for RejectedBatch<E> {}
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TryRecvError {
-    /// No record waits to be taken now.
+    /// No record is queued now.
     Empty,
-    /// No record will ever come.
+    /// No record will ever come: see [`Closed`].
     Closed,
 }
 
 impl TryRecvError {
-    /// Whether trying again may succeed.
-    ///
-    /// ```
-    /// # use conveyor_buffer::TryRecvError;
-    /// assert!(TryRecvError::Empty.is_empty());
-    /// ```
+    /// Returns `true` if a later call may succeed.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
     }
 
-    /// Whether a worker can go home.
-    ///
-    /// ```
-    /// # use conveyor_buffer::TryRecvError;
-    /// assert!(TryRecvError::Closed.is_closed());
-    /// ```
+    /// Returns `true` if no later call can succeed, so that a worker can stop.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
@@ -374,10 +432,22 @@ impl fmt::Display for TryRecvError {
 
 impl Error for TryRecvError {}
 
-/// No record will ever come: the buffer was closed and is drained, or the stage was closed or removed.
+/// The error of a receive when no record will ever come.
+///
+/// Either the buffer was closed and no record is left in any of its stages or unsettled batches, or
+/// the stage was closed or removed and all of its records are settled.
+///
+/// # Examples
 ///
 /// ```
-/// assert_eq!(conveyor_buffer::Closed.to_string(), "closed: no more records will come");
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Closed};
+///
+/// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+/// let stage = manager.stage("filter")?;
+/// let worker = std::thread::spawn(move || stage.recv_batch_blocking(10).map(drop));
+/// manager.close();
+/// assert_eq!(worker.join().unwrap(), Err(Closed));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
@@ -390,38 +460,37 @@ impl fmt::Display for Closed {
 
 impl Error for Closed {}
 
-/// Why no batch was handed out in time.
+/// The error of [`Stage::recv_batch_timeout`](crate::Stage::recv_batch_timeout).
+///
+/// # Examples
 ///
 /// ```
-/// use conveyor_buffer::RecvTimeoutError;
+/// use std::time::Duration;
 ///
-/// assert_eq!(RecvTimeoutError::Timeout.to_string(), "timed out: no record came to be taken");
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RecvTimeoutError};
+///
+/// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+/// let stage = manager.stage("filter")?;
+/// let error = stage.recv_batch_timeout(10, Duration::from_millis(1)).unwrap_err();
+/// assert_eq!(error, RecvTimeoutError::Timeout);
+/// assert!(error.is_timeout() && !error.is_closed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecvTimeoutError {
-    /// No record came in time.
+    /// No record came before the timeout.
     Timeout,
-    /// No record will ever come.
+    /// No record will ever come: see [`Closed`].
     Closed,
 }
 
 impl RecvTimeoutError {
-    /// Whether waiting again may succeed.
-    ///
-    /// ```
-    /// # use conveyor_buffer::RecvTimeoutError;
-    /// assert!(RecvTimeoutError::Timeout.is_timeout());
-    /// ```
+    /// Returns `true` if a later call may succeed.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout)
     }
 
-    /// Whether a worker can go home.
-    ///
-    /// ```
-    /// # use conveyor_buffer::RecvTimeoutError;
-    /// assert!(RecvTimeoutError::Closed.is_closed());
-    /// ```
+    /// Returns `true` if no later call can succeed, so that a worker can stop.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed)
     }
@@ -438,15 +507,23 @@ impl fmt::Display for RecvTimeoutError {
 
 impl Error for RecvTimeoutError {}
 
-/// Why a stage or a source was not made, or not removed.
+/// The error of creating or removing a stage or a source.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RegistryError};
 ///
-/// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-/// let error = manager.remove_stage("filter").unwrap_err();
-/// assert_eq!(error, RegistryError::UnknownStage { stage_id: "filter".into() });
-/// assert_eq!(error.to_string(), "unknown stage: filter");
+/// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
+///     .max_stages(1)
+///     .build()?;
+/// let error = manager.remove_stage("parse").unwrap_err();
+/// assert_eq!(error, RegistryError::UnknownStage { stage_id: "parse".into() });
+///
+/// manager.stage("parse")?;
+/// let error = manager.stage("load").unwrap_err();
+/// assert_eq!(error.to_string(), "too many stages: at most 1 may exist");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -456,47 +533,47 @@ pub enum RegistryError {
         /// `"stage"` or `"source"`.
         kind: &'static str,
     },
-    /// As many stages exist as may.
+    /// The buffer has reached its limit of stages.
     TooManyStages {
-        /// The most stages there may be.
+        /// The maximum number of stages.
         max: usize,
     },
-    /// As many sources exist as may.
+    /// The buffer has reached its limit of sources.
     TooManySources {
-        /// The most sources there may be.
+        /// The maximum number of sources.
         max: usize,
     },
     /// The buffer was closed.
     Closed,
-    /// The memory for the stage's ring cannot be had, as far as the allocator tells beforehand.
+    /// The allocator cannot provide the memory for the stage's ring.
     OutOfMemory {
-        /// The stage.
+        /// The name of the stage.
         stage_id: Arc<str>,
         /// The stage's capacity.
         records: usize,
     },
-    /// No stage has that name.
+    /// No stage has this name.
     UnknownStage {
         /// The name.
         stage_id: Arc<str>,
     },
-    /// No source has that name.
+    /// No source has this name.
     UnknownSource {
         /// The name.
         source_id: Arc<str>,
     },
-    /// The stage holds records, queued or in unsettled batches, and so cannot be removed.
+    /// The stage holds records, queued or in unsettled batches, and cannot be removed.
     StageInUse {
-        /// The stage.
+        /// The name of the stage.
         stage_id: Arc<str>,
-        /// How many it holds.
+        /// How many records the stage holds.
         held: usize,
     },
-    /// The source holds records, queued or in unsettled batches, and so cannot be removed.
+    /// The source holds records, queued or in unsettled batches, and cannot be removed.
     SourceInUse {
-        /// The source.
+        /// The name of the source.
         source_id: Arc<str>,
-        /// How many it holds.
+        /// How many records the source holds.
         held: usize,
     },
 }
@@ -523,7 +600,7 @@ impl fmt::Display for RegistryError {
 
 impl Error for RegistryError {}
 
-/// A push by name makes what it names, and is refused where that is.
+/// Converts the error of creating a name into the reason for refusing a push by name.
 impl From<RegistryError> for RejectReason {
     fn from(error: RegistryError) -> Self {
         match error {
@@ -533,7 +610,7 @@ impl From<RegistryError> for RejectReason {
             RegistryError::OutOfMemory { stage_id, records } => {
                 Self::OutOfMemory { stage_id, records }
             }
-            // A name that is unknown or in use was removed, or is about to be.
+            // The name was removed, or is being removed.
             RegistryError::Closed
             | RegistryError::UnknownStage { .. }
             | RegistryError::UnknownSource { .. }

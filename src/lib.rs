@@ -1,85 +1,25 @@
 //! A bounded buffer between the stages of a record pipeline, without locks on the data path.
 //!
-//! Sources push records, stages buffer them, workers take batches, and what fails goes back. Three
-//! caps hold at every instant: on all records, on the records of each stage, and on the records of
-//! each source. Near a cap, sources are told to slow down; at one, a push is refused and the record
-//! handed back. Nothing that was accepted is lost, also when a worker dies with a batch in hand.
+//! Sources push records, stages buffer them, workers take batches, and records that fail go back.
+//! Three caps hold at every instant: on all records, on the records of each stage, and on the
+//! records of each source. Near a cap, the buffer signals its sources to slow down; at a cap, it
+//! refuses a push and hands the record back. No accepted record is lost, even if a worker panics
+//! while holding a batch.
 //!
-//! # By name
+//! | type | role |
+//! | --- | --- |
+//! | [`BufferManager`] | the whole buffer: creates, finds and removes stages and sources |
+//! | [`Source`] | pushes records, which are charged to its account |
+//! | [`Stage`] | buffers records until workers take them |
+//! | [`Batch`] | records that a worker has taken and must settle |
+//! | [`Permit`] | credits and places reserved for records to come |
+//! | [`DeadLetters`] | records that failed for good |
+//! | [`BackpressureController`], [`SignalReceiver`] | flow control |
 //!
-//! [`BufferManager`] does everything by the names of stages and sources. Its `async` calls never
-//! wait, and run on any executor.
+//! # Handles
 //!
-//! ```
-//! use std::time::Instant;
-//!
-//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-//!
-//! # pollster::block_on(async {
-//! let settings = BufferSettings {
-//!     max_total_records: 100_000,
-//!     max_per_stage: 10_000,
-//!     max_per_source: 5_000,
-//!     backpressure_threshold: 0.8,
-//! };
-//! let manager = BufferManager::new(settings);
-//!
-//! // Buffer a record for a stage.
-//! # let my_record = "of any type";
-//! let record = BufferedRecord {
-//!     record: my_record,
-//!     source_id: "kafka-1".to_string(),
-//!     pipeline_id: "analytics".to_string(),
-//!     target_stage_id: "filter".to_string(),
-//!     buffered_at: Instant::now(),
-//!     retry_count: 0,
-//! };
-//! manager.buffer_for_stage("filter", record).await?;
-//!
-//! // Get a batch to work on.
-//! let batch = manager.get_batch("filter", 100).await;
-//! assert_eq!(batch.len(), 1);
-//!
-//! // Return what failed: it comes again before newer records, one retry counted.
-//! let failed_records = batch;
-//! manager.return_to_buffer("filter", failed_records).await?;
-//! assert_eq!(manager.get_batch("filter", 100).await[0].retry_count, 1);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap();
-//! ```
-//!
-//! # Flow control
-//!
-//! Above a threshold (80 % unless set) a source should slow down; it may go on when the buffer has
-//! drained. Ask as below, or let [`Source::signal`] tell, which has hysteresis.
-//!
-//! ```
-//! use conveyor_buffer::{BackpressureController, BackpressureSignal};
-//! # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-//! # pollster::block_on(async {
-//! # let threshold = 0.8;
-//! # let manager = BufferManager::new(BufferSettings { max_per_source: 10, ..Default::default() });
-//! # let record = BufferedRecord::new("line", "source-1", "analytics", "filter");
-//! # manager.buffer_batch_for_stage("filter", vec![record; 9]).await?;
-//! let controller = BackpressureController::new(threshold);
-//!
-//! // Check whether backpressure should be applied.
-//! if manager.should_backpressure("source-1").await {
-//!     controller.signal(BackpressureSignal::SlowDown);
-//! }
-//! assert_eq!(controller.current(), BackpressureSignal::SlowDown);
-//!
-//! // What a source may still push.
-//! let credits = manager.available_credits("source-1").await;
-//! assert_eq!(credits, 1);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap();
-//! ```
-//!
-//! # By handle
-//!
-//! [`Source`] and [`Stage`] skip the look-up of names, and a [`Batch`] keeps its records' credits
-//! until the work on them is done: acknowledged, returned, moved on to the next stage, or given up.
+//! A [`Batch`] keeps the credits of its records until the work on them is done: acknowledged,
+//! returned, forwarded to the next stage, or moved to the dead letters.
 //!
 //! ```
 //! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -103,10 +43,11 @@
 //!
 //! # Waiting
 //!
-//! The `try_` calls answer at once. Without the prefix they are async, on any executor: a source
-//! waits for credits and a place, a worker for a record, a batch for a place in the next stage. The
-//! forms that end in `_blocking` and `_timeout` park the thread instead. A future of these may be
-//! dropped at any time: no record in the buffer, no credit and no wake-up is lost.
+//! Calls with the prefix `try_` return at once. Calls without it are async and run on any executor:
+//! a source waits for credits and places, a worker for records, a batch for places in the next
+//! stage. Calls that end in `_blocking` or `_timeout` park the thread instead; do not use them
+//! inside an async task. A future may be dropped at any time: no buffered record, no credit and no
+//! wake-up is lost.
 //!
 //! ```
 //! use std::thread;
@@ -114,7 +55,8 @@
 //!
 //! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
 //!
-//! let manager = BufferManager::new(BufferSettings { max_per_source: 10, ..Default::default() });
+//! let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
+//! let manager = BufferManager::new(settings);
 //! let (stage, source) = (manager.stage("load")?, manager.source("kafka-1")?);
 //!
 //! let worker = thread::spawn({
@@ -137,33 +79,111 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What holds
+//! # Calls by name
 //!
-//! - `used <= leased <= cap` for every source, and the leases of all sources together stay within
-//!   the global cap.
-//! - A stage's cap counts the records that are queued *and* those in unsettled batches.
-//! - A record holds its credits from acceptance until it is acknowledged, dead-lettered or handed
-//!   out of the library.
-//! - A refusal is honest: with nobody else running, the limit that it names really is reached. It
-//!   hands the records back.
-//! - One source and one worker see first in, first out; returned records come first, oldest first.
+//! [`BufferManager`] also has calls that name the stage and the source each time. They are `async`,
+//! never wait, and run on any executor.
 //!
-//! # Where the time goes
+//! ```
+//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
 //!
-//! A push that fits its source's lease is one compare-and-swap on the source's account, one on the
-//! stage's occupancy, and one on the stage's ring. The pool that all sources share is written once
-//! for many records while it is far from its cap. Records that are pushed together travel as one
-//! block: a batch of 100 costs about what a single record does. A worker's thread keeps the memory of
-//! the last batch that it settled for the next (128 KiB at most), and so gathers single records
-//! without allocating. Those who wait do so in a room with a lock; as long as it is empty, a push and
-//! a settling each look at one flag.
+//! # pollster::block_on(async {
+//! let manager = BufferManager::new(BufferSettings {
+//!     max_total_records: 100_000,
+//!     max_per_stage: 10_000,
+//!     max_per_source: 5_000,
+//!     backpressure_threshold: 0.8,
+//! });
 //!
-//! # Features
+//! let record = BufferedRecord::new("of any type", "kafka-1", "analytics", "filter");
+//! manager.buffer_for_stage("filter", record).await?;
 //!
-//! - `futures` adds `Stage::batches`, a `Stream` of batches, and `Source::sink`, a `Sink` of records.
-//! - `loom` adds the model-checking test target of this package. It changes nothing in the library.
+//! let batch = manager.get_batch("filter", 100).await;
+//! assert_eq!(batch.len(), 1);
 //!
-//! None is on unless asked for.
+//! // A returned record comes before newer ones, with one retry counted.
+//! manager.return_to_buffer("filter", batch).await?;
+//! assert_eq!(manager.get_batch("filter", 100).await[0].retry_count, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Flow control
+//!
+//! Above a threshold of 80 % by default, a source should slow down until the buffer has drained.
+//! Poll [`should_backpressure`](BufferManager::should_backpressure) as below, or follow
+//! [`Source::signal`], which has hysteresis.
+//!
+//! ```
+//! use conveyor_buffer::{
+//!     BackpressureController, BackpressureSignal, BufferManager, BufferSettings, BufferedRecord,
+//! };
+//!
+//! # pollster::block_on(async {
+//! let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
+//! let manager = BufferManager::new(settings);
+//! let record = BufferedRecord::new("line", "source-1", "analytics", "filter");
+//! manager.buffer_batch_for_stage("filter", vec![record; 9]).await?;
+//!
+//! let controller = BackpressureController::new(0.8);
+//! if manager.should_backpressure("source-1").await {
+//!     controller.signal(BackpressureSignal::SlowDown);
+//! }
+//! assert_eq!(controller.current(), BackpressureSignal::SlowDown);
+//! assert_eq!(manager.available_credits("source-1").await, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Guarantees
+//!
+//! - **Caps.** `used <= leased <= cap` for every source, and the leases of all sources together
+//!   stay within the global cap. A stage's cap counts its queued records and those in unsettled
+//!   batches.
+//! - **Conservation.** A record holds its credit from acceptance until it is acknowledged,
+//!   dead-lettered or handed out of the library.
+//! - **Honest refusals.** If no other thread uses the buffer, the limit named in a refusal is
+//!   reached. A refusal hands the records back.
+//! - **Order.** One source and one worker see first in, first out. Returned records come first, the
+//!   oldest before the others.
+//! - **Fairness.** A request that fits under its caps is granted eventually, whatever the pace of
+//!   the workers and the pushes of other sources: see [`Source::send_batch`].
+//!
+//! # Performance
+//!
+//! A push within its source's lease is three compare-and-swaps: on the source's account, on the
+//! stage's occupancy, and on the stage's ring. Far from the global cap, the pool that all sources
+//! share is written once for many records. Records pushed together travel as one block, so that a
+//! batch of 100 costs about as much as a single record. A worker thread reuses the memory of the
+//! last batch that it settled (at most 128 KiB), and gathers single records without allocating.
+//! Calls that wait share a lock; as long as there are none, pushing and settling each check one
+//! flag.
+//!
+//! # Limitations
+//!
+//! - **Memory.** A stage allocates its ring up front, one slot for each record that it may hold:
+//!   see [`BufferSettings::max_per_stage`]. Records are moved by value: see [`Envelope`].
+//! - **Real-time priorities.** The data path is not lock-free in the strict sense. A thread that is
+//!   preempted in the middle of a push delays the threads behind it until it runs again; under
+//!   real-time priorities, threads of a higher priority may then spin without letting it run. Give
+//!   all threads that use a buffer the same priority.
+//! - **`fork`.** A child process must not use a buffer of its parent: threads that were in the
+//!   middle of an operation do not exist in the child, and neither does the thread that runs the
+//!   timers.
+//! - **Lingering in `select!`.** A [`recv_batch_linger`](Stage::recv_batch_linger) future that is
+//!   created in each iteration of a `select!` loop starts over each time. Create it once, keep it,
+//!   and poll it by `&mut`.
+//! - **Order with several workers.** Concurrent workers of one stage may overtake each other.
+//! - **Deadlocks.** A worker can wait for credits or places that only it, or another waiting
+//!   worker, can release: see [`Source::send`] and [`Batch::forward`].
+//!
+//! # Feature flags
+//!
+//! No feature is enabled by default.
+//!
+//! - `futures` adds `Stage::batches`, a `Stream` of batches, and `Source::sink`, a `Sink` of
+//!   records.
+//! - `loom` adds the model-checking test target of this package. It does not change the library.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
@@ -196,7 +216,7 @@ pub use record::{BufferedRecord, Envelope};
 pub use settings::{BufferSettings, SettingsError};
 pub use store::DeadLetter;
 
-/// The README's example, as a test.
+/// The example of the README, as a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -1,12 +1,39 @@
-//! What the buffer must know of a record, and a ready-made record that tells it.
+//! The trait that records implement, and a ready-made record type.
 
 use std::time::Instant;
 
-/// What the buffer must know of a record.
+/// The methods that the buffer needs of a record type.
 ///
-/// The buffer calls these while it holds the record; they should be cheap and should not panic. (If
-/// one does panic, no credit is lost and no record that the buffer holds: what was about to go back
-/// still goes back. Records that a call by name was about to take in are dropped.)
+/// Every record names its source and carries its own retry count. [`BufferedRecord`] implements
+/// this trait for any payload.
+///
+/// # Large records
+///
+/// The buffer moves records by value: into a ring slot, out of it, and between `Vec`s. Each move
+/// passes through the stack, and every slot of a stage's ring is as large as one record. Box the
+/// payload of records larger than about a kilobyte.
+///
+/// # Reference cycles
+///
+/// A queued record that owns a [`BufferManager`](crate::BufferManager), [`Stage`](crate::Stage) or
+/// [`Source`](crate::Source) of the buffer that holds it forms a reference cycle: the record keeps
+/// the buffer alive, and the buffer keeps the record. Such a buffer is freed only after the record
+/// leaves it.
+///
+/// # Panics
+///
+/// The methods should be cheap and must not block; the buffer calls them while it holds the record.
+/// If a method panics, the counts stay exact, and a batch that is being settled is still settled;
+/// the panic then continues in the caller. Two cases differ:
+///
+/// - If [`increment_retry`](Self::increment_retry) panics while a worker that panicked drops its
+///   batch, the second panic ends there. The panic hook reports it, the record goes back to its
+///   stage, and the process does not abort.
+/// - If a method panics in a call by name, such as
+///   [`buffer_for_stage`](crate::BufferManager::buffer_for_stage), the records that the buffer has
+///   not accepted yet are dropped.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::Envelope;
@@ -33,51 +60,47 @@ use std::time::Instant;
 /// assert_eq!((tick.source_id(), tick.retry_count()), ("exchange", 1));
 /// ```
 pub trait Envelope: Send + 'static {
-    /// The name of the source that the record comes from, not empty.
+    /// Returns the name of the source that the record comes from; it must not be empty.
     fn source_id(&self) -> &str;
 
-    /// How often the record has been returned to the buffer.
+    /// Returns how many times the record has been returned to the buffer.
     fn retry_count(&self) -> u32;
 
-    /// Counts one more return.
+    /// Adds one to the retry count.
     fn increment_retry(&mut self);
 }
 
-/// A record of any type, with what the buffer and the pipeline must know of it.
+/// A record with a payload of any type and the fields that [`Envelope`] needs.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferedRecord, Envelope};
 ///
 /// let record = BufferedRecord::new("a line of a log", "kafka-1", "analytics", "filter");
-/// assert_eq!(record.source_id(), "kafka-1");
-/// assert_eq!(record.retry_count, 0);
+/// assert_eq!(record.record, "a line of a log");
+/// assert_eq!((record.source_id(), record.retry_count()), ("kafka-1", 0));
+/// assert_eq!((&*record.pipeline_id, &*record.target_stage_id), ("analytics", "filter"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BufferedRecord<R> {
-    /// The record itself.
+    /// The payload.
     pub record: R,
-    /// The source that it comes from.
+    /// The source that the record comes from.
     pub source_id: String,
-    /// The pipeline that it travels in. The buffer does not use it.
+    /// The pipeline that the record belongs to. The buffer does not use it.
     pub pipeline_id: String,
-    /// The stage that it is on its way to. The buffer does not use it: the stage is named in each
-    /// call.
+    /// The stage that the record is meant for. The buffer does not use it: each call names the
+    /// stage.
     pub target_stage_id: String,
-    /// When the record was made ready for the buffer.
+    /// When the record was created.
     pub buffered_at: Instant,
-    /// How often the record has been returned to the buffer.
+    /// How many times the record has been returned to the buffer.
     pub retry_count: u32,
 }
 
 impl<R> BufferedRecord<R> {
-    /// Wraps a record, buffered now and never returned yet.
-    ///
-    /// ```
-    /// use conveyor_buffer::BufferedRecord;
-    ///
-    /// let record = BufferedRecord::new(7, "kafka-1", "analytics", "filter");
-    /// assert_eq!((record.record, record.target_stage_id.as_str()), (7, "filter"));
-    /// ```
+    /// Wraps a payload, with the current time and a retry count of 0.
     pub fn new(
         record: R,
         source_id: impl Into<String>,

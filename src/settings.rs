@@ -1,4 +1,4 @@
-//! The three caps and the threshold, and what is wrong with bad ones.
+//! The caps, the backpressure threshold, and their validation.
 
 use std::error::Error;
 use std::fmt;
@@ -6,10 +6,12 @@ use std::fmt;
 /// The backpressure threshold of [`BufferSettings::default`].
 pub(crate) const DEFAULT_THRESHOLD: f64 = 0.8;
 
-/// The largest cap there can be: counts of records are packed in pairs into 64-bit words.
+/// The largest cap. The counters pack two 32-bit record counts into one word.
 pub(crate) const MAX_CAP: usize = u32::MAX as usize;
 
-/// The caps of a buffer, in records, and the utilization above which it asks sources to slow down.
+/// The caps of a buffer, in records, and its backpressure threshold.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::BufferSettings;
@@ -22,19 +24,25 @@ pub(crate) const MAX_CAP: usize = u32::MAX as usize;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BufferSettings {
-    /// Most records in the whole buffer, queued or in unsettled batches: 1 to `u32::MAX`.
+    /// The maximum number of records in the whole buffer, queued or in unsettled batches: 1 to
+    /// `u32::MAX`.
     pub max_total_records: usize,
-    /// Most records in one stage, queued or in unsettled batches: 1 to `u32::MAX`. A stage
-    /// allocates its ring up front, a slot for each record it may hold.
+    /// The maximum number of records in one stage, queued or in unsettled batches: 1 to `u32::MAX`.
+    ///
+    /// A stage allocates its ring when it is created, with one slot for each record that it may
+    /// hold: about 11 MB for 10,000 records of 1 KiB. A call by name that creates a stage allocates
+    /// the ring too. The global cap bounds the number of slots, since no stage can hold more
+    /// records.
     pub max_per_stage: usize,
-    /// Most records of one source, over all stages: 1 to `u32::MAX`.
+    /// The maximum number of records of one source, over all stages: 1 to `u32::MAX`.
     pub max_per_source: usize,
-    /// The utilization above which backpressure is signalled: above 0.0, at most 1.0.
+    /// The utilization above which the buffer signals backpressure: above 0.0, at most 1.0.
     pub backpressure_threshold: f64,
 }
 
 impl Default for BufferSettings {
-    /// 100,000 records in all, 10,000 a stage, 5,000 a source, and a threshold of 0.8.
+    /// Returns caps of 100,000 records in all, 10,000 per stage and 5,000 per source, and a
+    /// threshold of 0.8.
     fn default() -> Self {
         Self {
             max_total_records: 100_000,
@@ -46,23 +54,16 @@ impl Default for BufferSettings {
 }
 
 impl BufferSettings {
-    /// Checks every field.
+    /// Checks that every field is in its range.
     ///
     /// # Errors
     ///
-    /// The first field that is out of its range, as a [`SettingsError`].
-    ///
-    /// ```
-    /// use conveyor_buffer::{BufferSettings, SettingsError};
-    ///
-    /// let settings = BufferSettings { max_per_stage: 0, ..BufferSettings::default() };
-    /// assert_eq!(settings.validate(), Err(SettingsError::Zero { field: "max_per_stage" }));
-    /// ```
+    /// Returns a [`SettingsError`] for the first field that is out of its range.
     pub fn validate(&self) -> Result<(), SettingsError> {
         cap("max_total_records", self.max_total_records)?;
         cap("max_per_stage", self.max_per_stage)?;
         cap("max_per_source", self.max_per_source)?;
-        // Written so that NaN fails.
+        // NaN fails this comparison.
         if self.backpressure_threshold > 0.0 && self.backpressure_threshold <= 1.0 {
             Ok(())
         } else {
@@ -70,16 +71,10 @@ impl BufferSettings {
         }
     }
 
-    /// The valid settings nearest to these: a cap of zero becomes 1 and one past `u32::MAX` becomes
-    /// `u32::MAX`; a threshold above 1.0 becomes 1.0, and one that is NaN or not above 0.0 becomes
-    /// 0.8.
+    /// Returns the nearest valid settings.
     ///
-    /// ```
-    /// use conveyor_buffer::BufferSettings;
-    ///
-    /// let settings = BufferSettings { max_per_source: 0, ..BufferSettings::default() };
-    /// assert_eq!(settings.nearest_valid().max_per_source, 1);
-    /// ```
+    /// A cap of 0 becomes 1, and a cap above `u32::MAX` becomes `u32::MAX`. A threshold above 1.0
+    /// becomes 1.0; a threshold that is NaN or not above 0.0 becomes 0.8.
     #[must_use]
     pub fn nearest_valid(self) -> Self {
         Self {
@@ -91,12 +86,12 @@ impl BufferSettings {
     }
 }
 
-/// The valid threshold nearest to `threshold`; the default where none is near.
+/// Returns the nearest valid threshold, or the default for NaN and values not above 0.0.
 pub(crate) fn nearest_threshold(threshold: f64) -> f64 {
     if threshold > 0.0 { threshold.min(1.0) } else { DEFAULT_THRESHOLD }
 }
 
-/// Checks one cap, and gives it back in the width that the counters have.
+/// Checks one cap and converts it to the width of the counters.
 pub(crate) fn cap(field: &'static str, value: usize) -> Result<u32, SettingsError> {
     match u32::try_from(value) {
         Ok(0) => Err(SettingsError::Zero { field }),
@@ -105,12 +100,16 @@ pub(crate) fn cap(field: &'static str, value: usize) -> Result<u32, SettingsErro
     }
 }
 
-/// What is wrong with the settings of a buffer.
+/// The error for invalid settings.
+///
+/// # Examples
 ///
 /// ```
-/// use conveyor_buffer::SettingsError;
+/// use conveyor_buffer::{BufferSettings, SettingsError};
 ///
-/// let error = SettingsError::Zero { field: "max_per_stage" };
+/// let settings = BufferSettings { max_per_stage: 0, ..BufferSettings::default() };
+/// let error = settings.validate().unwrap_err();
+/// assert_eq!(error, SettingsError::Zero { field: "max_per_stage" });
 /// assert_eq!(error.to_string(), "max_per_stage must be at least 1");
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -118,38 +117,38 @@ pub(crate) fn cap(field: &'static str, value: usize) -> Result<u32, SettingsErro
 pub enum SettingsError {
     /// A number that must be at least 1 is 0.
     Zero {
-        /// The setting's name.
+        /// The name of the setting.
         field: &'static str,
     },
-    /// A number is past `u32::MAX`.
+    /// A number is above `u32::MAX`.
     TooLarge {
-        /// The setting's name.
+        /// The name of the setting.
         field: &'static str,
-        /// What was asked for.
+        /// The value that was set.
         value: usize,
     },
     /// `backpressure_threshold` is NaN, not above 0.0, or above 1.0.
     Threshold {
-        /// What was asked for.
+        /// The value that was set.
         value: f64,
     },
-    /// The watermarks do not satisfy `0.0 < low <= high <= 1.0`.
+    /// The watermarks violate `0.0 < low <= high <= 1.0`.
     Watermarks {
-        /// The high watermark that was asked for.
+        /// The high watermark that was set.
         high: f64,
-        /// The low watermark that was asked for.
+        /// The low watermark that was set.
         low: f64,
     },
-    /// A capacity was given for a stage or a source whose name is empty.
+    /// A stage or a source that was given its own capacity has an empty name.
     EmptyName {
         /// The builder's method.
         field: &'static str,
     },
-    /// Memory of this size cannot be had.
+    /// The allocator cannot provide the memory for this setting.
     OutOfMemory {
-        /// The setting's name.
+        /// The name of the setting.
         field: &'static str,
-        /// How many records it asked room for.
+        /// The number of records that was set.
         records: usize,
     },
 }

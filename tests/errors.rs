@@ -52,6 +52,23 @@ fn reasons() -> Vec<(RejectReason, bool, bool, &'static str)> {
             "foreign stage: load belongs to another buffer than the source",
         ),
         (
+            RejectReason::ParkedLetters {
+                limit: "source JFK".to_owned(),
+                held: 9,
+                capacity: 9,
+                parked: 4,
+            },
+            true,
+            false,
+            "full: source JFK holds 9 of 9 records, 4 of them parked dead letters",
+        ),
+        (
+            RejectReason::OthersFirst { limit: "the buffer".to_owned() },
+            true,
+            false,
+            "others first: what the buffer has left is reserved for those who wait",
+        ),
+        (
             RejectReason::DeadLettersFull { capacity: 5 },
             true,
             false,
@@ -76,6 +93,9 @@ fn a_rejected_record_answers_as_its_reason_does() {
         assert_eq!((rejected.is_full(), rejected.is_closed()), (full, closed), "{reason:?}");
         assert_eq!(rejected.to_string(), text);
         let Bare = rejected.into_record();
+        let rejected = Rejected { record: Bare, reason: reason.clone() };
+        let Bare = rejected.into_inner();
+        assert_eq!(RejectReason::from(Rejected { record: Bare, reason: reason.clone() }), reason);
     }
 }
 
@@ -87,6 +107,10 @@ fn a_rejected_batch_answers_as_its_reason_does() {
         assert_eq!((rejected.is_full(), rejected.is_closed()), (full, closed), "{reason:?}");
         assert_eq!(rejected.to_string(), format!("{text} (4 records accepted, 2 refused)"));
         assert_eq!(rejected.into_records().len(), 2);
+        let rejected =
+            || RejectedBatch { accepted: 4, records: vec![Bare], reason: reason.clone() };
+        assert_eq!(rejected().into_inner().len(), 1);
+        assert_eq!(RejectReason::from(rejected()), reason);
     }
 }
 

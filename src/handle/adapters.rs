@@ -1,4 +1,4 @@
-//! For the combinators of futures: a stage as a stream of batches, a source with its stage as a sink of
+//! Adapters for the `futures` traits: a stage as a `Stream` of batches, a source as a `Sink` of
 //! records.
 
 use std::fmt;
@@ -20,46 +20,32 @@ use crate::record::Envelope;
 use crate::store::WaitingAt;
 
 impl<E: Envelope> Stage<E> {
-    /// The batches of this stage as a stream: each of up to `max` records, as
-    /// [`recv_batch`](Self::recv_batch) takes them. A `max` of 0 counts as 1. With feature `futures`.
+    /// Returns a stream of this stage's batches, each of up to `max` records.
     ///
-    /// Several streams of one stage share its batches, as any workers do.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// use futures_util::StreamExt;
-    ///
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 5])?;
-    /// manager.close();
-    ///
-    /// let settle = |batch: conveyor_buffer::Batch<_>| batch.into_records().len();
-    /// let sizes: Vec<usize> = stage.batches(2).map(settle).collect().await;
-    /// assert_eq!(sizes, [2, 2, 1]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// The stream receives as [`recv_batch`](Self::recv_batch) does; a `max` of 0 counts as 1.
+    /// Several streams of one stage share its records, as several workers do. Requires the feature
+    /// `futures`.
     pub fn batches(&self, max: usize) -> Batches<E> {
         Batches { stage: self.clone(), max: max.max(1), idle: None, ended: false }
     }
 }
 
 impl<E: Envelope> Source<E> {
-    /// This source as a sink of records for one stage, which waits as [`send`](Self::send) does. With
-    /// feature `futures`.
+    /// Returns a sink that pushes records to one stage, and waits as [`send`](Self::send) does.
     ///
-    /// A source may have several sinks, for the same stage or for others. They take turns as all who
-    /// wait with one source.
+    /// A source may have several sinks, for the same stage or for others. They queue for credits
+    /// and places like other requests of the source. Requires the feature `futures`.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     /// use futures_util::{StreamExt, stream};
     ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    ///
     /// let lines = stream::iter(["17", "NA", "4"]);
     /// let records = lines.map(|line| Ok(BufferedRecord::new(line, "a", "p", "filter")));
     /// records.forward(source.sink(&stage)).await?;
@@ -72,35 +58,40 @@ impl<E: Envelope> Source<E> {
     }
 }
 
-/// The batches of a stage: see [`Stage::batches`].
+/// A stream of a stage's batches, from [`Stage::batches`].
 ///
-/// It ends when no record will ever come, as [`recv_batch`](Stage::recv_batch) has it: so not before
-/// every batch that it gave is settled. Who keeps batches and waits for the end (`collect`, `chunks`)
-/// must settle them first, by [`into_records`](Batch::into_records) for one.
+/// The stream ends when no record will ever come: see [`Closed`]. It therefore does not end before
+/// every batch that it returned is settled. Combinators that keep batches until the end, such as
+/// `collect` and `chunks`, need batches that are settled before, for example by
+/// [`into_records`](Batch::into_records).
 ///
 /// # Cancel safety
 ///
-/// Nothing is taken before a batch is handed out: a stream, or a `next` of it, may be dropped at any
-/// time. A stream that was woken and is dropped wakes another worker. One that is kept but no longer
-/// polled may keep to itself a wake-up that another worker needs: drop it instead.
+/// The stream takes no record before it returns a batch, and may be dropped at any time, as may a
+/// `next` of it. If it was notified, dropping it passes the notification to another worker.
+///
+/// Do not keep a stream without polling it: one that was notified keeps the wake-up from the other
+/// workers, which may then sleep although a record is queued.
+///
+/// # Examples
 ///
 /// ```
-/// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
 /// use futures_util::StreamExt;
 ///
 /// # pollster::block_on(async {
 /// let manager = BufferManager::new(BufferSettings::default());
 /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-/// let mut batches = stage.batches(100);
-/// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+/// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 5])?;
 /// manager.close();
 ///
-/// let mut seen = 0;
+/// let mut sizes = Vec::new();
+/// let mut batches = stage.batches(2);
 /// while let Some(batch) = batches.next().await {
-///     seen += batch.len();
+///     sizes.push(batch.len());
 ///     batch.ack();
 /// }
-/// assert_eq!(seen, 1);
+/// assert_eq!(sizes, [2, 2, 1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -108,7 +99,7 @@ impl<E: Envelope> Source<E> {
 pub struct Batches<E: Envelope> {
     stage: Stage<E>,
     max: usize,
-    /// Since the last poll, if that found nothing.
+    /// Registered by the last poll if that found no record.
     idle: Option<Receiver<WaitingAt<E>>>,
     ended: bool,
 }
@@ -122,7 +113,8 @@ impl<E: Envelope> Stream for Batches<E> {
             if let Some(idle) = &mut this.idle {
                 ready!(Pin::new(&mut idle.listener).poll(context));
             }
-            // It has used up its wake-up, and so looks for the record now, without a way out between.
+            // The notification is used up. Look for a record before returning, or the wake-up would
+            // be lost.
             this.idle = None;
             match this.stage.try_or_wait(this.max) {
                 Ok(Ok(batch)) => return Poll::Ready(Some(batch)),
@@ -154,7 +146,7 @@ impl<E: Envelope> fmt::Debug for Batches<E> {
     }
 }
 
-/// A source and a stage that its records go to: see [`Source::sink`].
+/// A sink of records for one stage, from [`Source::sink`].
 ///
 /// It stands on a [`Producer`]: `feed` gathers records into blocks, `flush` publishes them, and `send`
 /// does both; `StreamExt::forward` moves blocks. It is ready when it holds the credit and the place of
@@ -163,23 +155,29 @@ impl<E: Envelope> fmt::Debug for Batches<E> {
 ///
 /// # Errors
 ///
-/// From waiting to be ready: [`RejectReason::Closed`] after the buffer, the source, the stage or this
-/// sink was closed, and [`RejectReason::ForeignStage`] if the stage belongs to another buffer. Once it is
-/// ready, it takes a record even then. A combinator that fails drops the record it was to send: to keep
-/// it, use [`send`](Source::send).
+/// - [`RejectReason::Closed`] if the buffer, the source, the stage or this sink was closed.
+/// - [`RejectReason::ForeignStage`] if the stage belongs to another buffer.
+///
+/// Both come from waiting until the sink is ready. A sink that is ready accepts a record even if
+/// the buffer was closed after that. A combinator that fails drops its record; use
+/// [`send`](Source::send) to get it back.
 ///
 /// # Panics
 ///
-/// If it is given a record when it is not ready, which no combinator does.
+/// Panics if it is given a record while it is not ready. Combinators never do this.
 ///
 /// # Cancel safety
 ///
-/// A sink that is dropped gives back what it holds, and leaves the line if it waits. A `send` that is
-/// dropped drops its record, but the sink keeps its turn, and a credit that it was granted: use, close or
-/// drop the sink then, or those behind it wait, and a closed buffer is not drained.
+/// Dropping the sink releases what it holds, or removes its waiting request.
+///
+/// Dropping the future of `SinkExt::send` drops its record, but the sink keeps its request, and
+/// later the credit and place. These stay in use, and [`drain`](crate::BufferManager::drain) waits
+/// for them, until the sink is used, closed or dropped.
+///
+/// # Examples
 ///
 /// ```
-/// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
 /// use futures_util::SinkExt;
 ///
 /// # pollster::block_on(async {

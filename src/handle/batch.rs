@@ -1,4 +1,4 @@
-//! A batch: records in a worker's hands, settled exactly once.
+//! A batch: records that a worker has taken and must settle exactly once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,32 +8,39 @@ use crate::caps::Sequence;
 use crate::record::Envelope;
 use crate::store::{BatchContents, Block, Records, StageCore, to_u32};
 
-/// Records that a worker has taken from a stage and not settled yet.
+/// Records that a worker has taken from a stage and not yet settled.
 ///
-/// They stay charged to the stage, their sources and the whole buffer. A batch is settled once: by
-/// [`ack`](Self::ack), [`return_to_buffer`](Self::return_to_buffer), [`settle`](Self::settle),
-/// [`into_records`](Self::into_records) or [`try_forward`](Self::try_forward). A batch that is
-/// dropped instead, because its worker panicked or its task was cancelled, is returned: no record is
-/// lost with a worker.
+/// The records stay charged to the stage, to their sources and to the whole buffer. A batch is
+/// settled once: by [`ack`](Self::ack), [`return_to_buffer`](Self::return_to_buffer),
+/// [`settle`](Self::settle), [`into_records`](Self::into_records) or [`forward`](Self::forward). A
+/// batch that is dropped is returned, so that no record is lost if its worker panics or its task is
+/// cancelled.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
 ///
 /// let manager = BufferManager::new(BufferSettings::default());
 /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-/// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+/// source.try_send_batch(&stage, vec![BufferedRecord::new(20, "a", "p", "filter"); 3])?;
 ///
 /// let worker = std::thread::spawn({
 ///     let stage = stage.clone();
 ///     move || {
 ///         let _batch = stage.try_recv_batch(10).unwrap();
-///         panic!("a worker dies with a batch in hand");
+///         panic!("a worker panics while holding a batch");
 ///     }
 /// });
 /// assert!(worker.join().is_err());
 ///
-/// let batch = stage.try_recv_batch(10)?;
-/// assert_eq!(batch.iter().next().unwrap().retry_count, 1);
+/// let mut batch = stage.try_recv_batch(10)?;
+/// assert_eq!(batch.len(), 3);
+/// for record in &mut batch {
+///     assert_eq!(record.retry_count, 1);
+///     record.record += 1;
+/// }
+/// assert_eq!(batch.iter().map(|record| record.record).sum::<i32>(), 63);
 /// batch.ack();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -49,7 +56,7 @@ impl<E: Envelope> Batch<E> {
         Self { stage, contents }
     }
 
-    /// A batch of records that were handed out and have been charged to that account anew.
+    /// Creates a batch of records that were handed out and are now charged to this account again.
     pub(crate) fn returned(
         stage: Arc<StageCore<E>>,
         account: u32,
@@ -61,87 +68,51 @@ impl<E: Envelope> Batch<E> {
         Self { stage, contents }
     }
 
-    /// How many records the batch holds.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// let batch = stage.try_recv_batch(10)?;
-    /// assert_eq!(batch.len(), 1);
-    /// batch.ack();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the number of records in the batch.
     #[inline]
     pub fn len(&self) -> usize {
         self.contents.len()
     }
 
-    /// Whether the batch holds no record. One that was taken from a stage holds at least one; a
-    /// part of a batch may be empty.
+    /// Returns `true` if the batch holds no records.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// let batch = stage.try_recv_batch(10)?;
-    /// assert!(!batch.is_empty());
-    /// batch.ack();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// A batch taken from a stage holds at least one record. A part that was split off may be
+    /// empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The records, in order.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// let batch = stage.try_recv_batch(10)?;
-    /// assert_eq!(batch.iter().map(|record| record.record).collect::<Vec<_>>(), ["line"]);
-    /// batch.ack();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Iterates over the records in order.
     #[inline]
     pub fn iter(&self) -> std::slice::Iter<'_, E> {
         self.contents.as_slice().iter()
     }
 
-    /// The records, in order, to work on in place.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new(20, "a", "p", "filter"))?;
-    /// let mut batch = stage.try_recv_batch(10)?;
-    /// batch.iter_mut().for_each(|record| record.record += 1);
-    /// assert_eq!(batch.into_records()[0].record, 21);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Iterates over the records in order, with mutable access.
     #[inline]
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, E> {
         self.contents.as_mut_slice().iter_mut()
     }
 
-    /// Acknowledges every record: they are dropped, and their credits are free again.
+    /// Acknowledges all records: drops them and releases their credits and places.
     ///
     /// # Panics
     ///
-    /// Only if the drop of a record does, and then with all credits given back.
+    /// Panics if the drop of a record does. All credits and places are released nevertheless.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// stage.try_recv_batch(10)?.ack();
-    /// assert_eq!(stage.utilization(), 0.0);
+    ///
+    /// let batch = stage.try_recv_batch(10)?;
+    /// assert_eq!(source.available_credits(), 4_999);
+    /// batch.ack();
+    /// assert_eq!(source.available_credits(), 5_000);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
@@ -149,15 +120,18 @@ impl<E: Envelope> Batch<E> {
         acknowledge(&self.stage, &mut self.contents);
     }
 
-    /// Returns every record to the front of its stage, one retry counted for each. Those whose
-    /// retry count would pass the limit go to the dead letters.
+    /// Returns all records to the front of their stage and adds one to each retry count.
     ///
-    /// This cannot fail: the records have kept their places.
+    /// Records that have used up their retries go to the dead letters instead. The call cannot
+    /// fail, because the records have kept their places.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// source.try_send(&stage, BufferedRecord::new(1, "a", "p", "filter"))?;
     /// source.try_send(&stage, BufferedRecord::new(2, "a", "p", "filter"))?;
     /// stage.try_recv_batch(1)?.return_to_buffer();
@@ -172,19 +146,24 @@ impl<E: Envelope> Batch<E> {
         drop(self);
     }
 
-    /// Settles each record as `decide` says, in order.
+    /// Calls `decide` for each record in order, then settles each record by its outcome.
     ///
     /// # Panics
     ///
-    /// If `decide` does: the records before are settled as decided, and the others are returned.
+    /// Panics if `decide` does. The records decided before are settled accordingly, and the others
+    /// are returned.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Outcome};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Outcome};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// for line in ["1", "NA", "3"] {
     ///     source.try_send(&stage, BufferedRecord::new(line, "a", "p", "filter"))?;
     /// }
+    ///
     /// let mut sum = 0;
     /// stage.try_recv_batch(10)?.settle(|record| match record.record.parse::<i32>() {
     ///     Ok(number) => {
@@ -201,16 +180,23 @@ impl<E: Envelope> Batch<E> {
         self.settling().decide(&mut decide);
     }
 
-    /// Acknowledges every record and hands all of them over. What was pushed as one `Vec` and taken
-    /// whole comes out as that `Vec`.
+    /// Acknowledges all records and hands them to the caller.
+    ///
+    /// If the records were pushed as one `Vec` and received as a whole, the call returns that `Vec`
+    /// without copying.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 3];
     /// source.try_send_batch(&stage, lines.clone())?;
+    ///
     /// assert_eq!(stage.try_recv_batch(3)?.into_records(), lines);
+    /// assert_eq!(stage.in_flight(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use = "the records are out of the buffer now; ack drops them in place"]
@@ -220,22 +206,27 @@ impl<E: Envelope> Batch<E> {
         records.into_vec()
     }
 
-    /// Cuts the batch in two: the first `at` records stay, the others come as a batch of their own.
-    /// Both hold what they held.
+    /// Splits the batch in two: `self` keeps the first `at` records, and the others are returned as
+    /// a batch.
     ///
-    /// `at` may be any number; from [`len`](Self::len) on, the second batch is empty.
+    /// Both batches must be settled. If `at` is [`len`](Self::len) or more, the returned batch is
+    /// empty.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 5];
-    /// source.try_send_batch(&stage, lines)?;
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 5])?;
+    ///
     /// let mut batch = stage.try_recv_batch(5)?;
     /// let rest = batch.split_off(2);
     /// assert_eq!((batch.len(), rest.len()), (2, 3));
     /// batch.ack();
     /// rest.return_to_buffer();
+    /// assert_eq!(stage.len(), 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn split_off(&mut self, at: usize) -> Self {
@@ -245,23 +236,28 @@ impl<E: Envelope> Batch<E> {
         Self::new(Arc::clone(&self.stage), second)
     }
 
-    /// Deals the records into two batches: those for which `belongs` is true, and the others. Both
-    /// keep the order, and hold what they contents: so a worker forwards what succeeded and returns what
-    /// failed.
+    /// Splits the batch into the records for which `belongs` returns `true`, and the others.
+    ///
+    /// Both parts keep the order of their records. Both must be settled: for example, a worker
+    /// forwards the first part and returns the second.
     ///
     /// # Panics
     ///
-    /// If `belongs` does: the whole batch is returned.
+    /// Panics if `belongs` does. The whole batch is then returned.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// for line in ["1", "NA", "3"] {
     ///     source.try_send(&stage, BufferedRecord::new(line, "a", "p", "filter"))?;
     /// }
-    /// let numbers = |record: &mut BufferedRecord<&str>| record.record.parse::<i32>().is_ok();
-    /// let (good, bad) = stage.try_recv_batch(10)?.partition(numbers);
+    ///
+    /// let batch = stage.try_recv_batch(10)?;
+    /// let (good, bad) = batch.partition(|record| record.record.parse::<i32>().is_ok());
     /// assert_eq!((good.len(), bad.len()), (2, 1));
     /// good.ack();
     /// bad.return_to_buffer();
@@ -269,7 +265,7 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn partition(mut self, belongs: impl FnMut(&mut E) -> bool) -> (Self, Self) {
-        // While the verdicts are collected, the batch is whole, and a panic returns it.
+        // The batch stays whole while `belongs` runs, so that a panic returns all of it.
         let verdicts: Vec<bool> = self.iter_mut().map(belongs).collect();
         let contents = std::mem::take(&mut self.contents);
         let [yes, no] = contents.split_by(|place| usize::from(!verdicts[place]));
@@ -280,12 +276,12 @@ impl<E: Envelope> Batch<E> {
 }
 
 impl<E: Envelope> Batch<E> {
-    /// Moves the records to places in another stage that were taken for them.
+    /// Moves the records to places in another stage that the caller has taken for them.
     pub(crate) fn move_to(mut self, next: &StageCore<E>, mut first: Sequence) {
         let len = to_u32(self.len());
         let records = self.contents.take_records();
-        // The old places first: once a worker of the next stage has settled the records, nothing is left
-        // of them anywhere.
+        // Release the old places first: as soon as a worker of the next stage has settled the
+        // records, neither stage may count them.
         self.stage.admission().release_places(&*self.stage, len);
         if let [run] = self.contents.runs() {
             next.push(Block { account: run.account, first, records });
@@ -305,7 +301,7 @@ impl<E: Envelope> Batch<E> {
         &self.stage
     }
 
-    /// What it holds, to be settled by the caller.
+    /// Returns the stage and the contents, which the caller must settle.
     pub(crate) fn into_contents(mut self) -> (Arc<StageCore<E>>, BatchContents<E>) {
         (Arc::clone(&self.stage), std::mem::take(&mut self.contents))
     }
@@ -320,7 +316,7 @@ impl<E: Envelope> Batch<E> {
     }
 }
 
-/// A batch that is dropped is returned.
+/// Returns the batch to its stage, unless it was settled.
 impl<E: Envelope> Drop for Batch<E> {
     #[inline]
     fn drop(&mut self) {

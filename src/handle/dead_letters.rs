@@ -6,16 +6,24 @@ use std::sync::Arc;
 use crate::record::Envelope;
 use crate::store::{DeadLetter, DeadLetterQueue};
 
-/// A handle to the dead letters of a buffer. Cheap to clone.
+/// A handle to the dead letters of a buffer: records that failed for good.
 ///
-/// A record comes here when a return would pass its retry limit, or when a worker settles it as
-/// [`Outcome::DeadLetter`](crate::Outcome::DeadLetter). It gives its credits back on arrival.
+/// Clones are cheap and share the dead letters. A record becomes a dead letter when a return would
+/// exceed its retry limit, or when a worker settles it as
+/// [`Outcome::DeadLetter`](crate::Outcome::DeadLetter). It then releases its credit and place.
 ///
-/// At most [`capacity`](Self::capacity) letters are held so. When they are full, a further record is
-/// parked: it is not handed to a worker again and is received like the others, but until a place
-/// becomes free it keeps its credits and its place in its stage, where it counts as in flight. So
-/// none is lost, no cap is passed, and a pipeline whose dead letters nobody receives comes to a stop
-/// by backpressure instead of filling the memory.
+/// # Parked letters
+///
+/// The buffer holds at most [`capacity`](Self::capacity) such letters. When they are full, a
+/// further letter is *parked*: no worker receives its record again, but it keeps its credit and its
+/// place in its stage, where it counts as in flight. A parked letter is received like the others,
+/// and moves up as soon as one of them is received.
+///
+/// As a result no dead letter is lost and no cap is exceeded. If the dead letters are never
+/// received, parked letters fill the caps, and backpressure stops the pipeline instead of using
+/// more memory.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -30,8 +38,10 @@ use crate::store::{DeadLetter, DeadLetterQueue};
 /// stage.try_recv_batch(3)?.return_to_buffer();
 ///
 /// let letters = manager.dead_letters();
-/// assert_eq!((letters.len(), letters.parked(), stage.in_flight()), (1, 2, 2));
+/// assert_eq!((letters.len(), letters.capacity()), (1, 1));
+/// assert_eq!((letters.parked(), stage.in_flight()), (2, 2));
 /// assert_eq!(std::iter::from_fn(|| letters.try_recv()).count(), 3);
+/// assert!(letters.is_empty());
 /// assert_eq!(stage.in_flight(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -44,60 +54,35 @@ impl<E: Envelope> DeadLetters<E> {
         Self { queue }
     }
 
-    /// Takes the oldest dead letter, without waiting for one.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert!(manager.dead_letters().try_recv().is_none());
-    /// ```
+    /// Takes the oldest dead letter without waiting, or returns `None` if there is none.
     pub fn try_recv(&self) -> Option<DeadLetter<E>> {
         self.queue.pop()
     }
 
-    /// How many letters wait to be received, without those that are parked: at most
-    /// [`capacity`](Self::capacity). Outdated when it arrives while other threads are running.
+    /// Returns the number of dead letters that hold no credits, without parked ones.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.dead_letters().len(), 0);
-    /// ```
+    /// The number is at most [`capacity`](Self::capacity). It may be outdated on return if other
+    /// threads use the buffer.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether nothing is there to be received, parked or not; as racy as [`len`](Self::len).
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert!(manager.dead_letters().is_empty());
-    /// ```
+    /// Returns `true` if there is neither a dead letter nor a parked one, with the same caveat as
+    /// [`len`](Self::len).
     pub fn is_empty(&self) -> bool {
         self.len() == 0 && self.parked() == 0
     }
 
-    /// How many letters are parked: they found no place, and still hold their credits. As racy as
-    /// [`len`](Self::len).
+    /// Returns the number of parked letters, with the same caveat as [`len`](Self::len).
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.dead_letters().parked(), 0);
-    /// ```
+    /// A parked letter keeps its credit and place until it moves up or is received.
     pub fn parked(&self) -> usize {
         self.queue.parked()
     }
 
-    /// The most letters that are held without credits: `dead_letter_capacity` of the
-    /// [`Builder`](crate::Builder).
+    /// Returns the maximum number of dead letters that are held without credits.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.dead_letters().capacity(), 1_024);
-    /// ```
+    /// This is the [`dead_letter_capacity`](crate::Builder::dead_letter_capacity) of the builder.
     pub fn capacity(&self) -> usize {
         self.queue.capacity()
     }

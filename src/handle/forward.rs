@@ -1,4 +1,4 @@
-//! Moving a batch on as the next stage has room: the acquire forms of `try_forward`.
+//! Moving a batch to the next stage, with and without waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,25 +11,34 @@ use crate::store::{StageCore, to_u32};
 use crate::sync::{Instant, block_on_until, now};
 
 impl<E: Envelope> Batch<E> {
-    /// Moves every record to the back of the next stage, together with the credits that it holds:
-    /// only the places in the two stages change hands.
+    /// Moves all records to the back of the next stage without waiting.
     ///
-    /// A buffer that was closed still forwards, so that a pipeline can drain.
+    /// The records keep their credits; only the places in the two stages change. A closed buffer
+    /// still forwards, so that a pipeline can drain.
+    ///
+    /// The call does not queue behind requests that wait for places in the next stage, and may take
+    /// free places before them. This ends once the first of these requests has been bypassed by
+    /// more than 4 releases there: its places are then reserved, and a call that would take from
+    /// them fails.
     ///
     /// # Errors
     ///
-    /// The batch itself, whole, if the next stage has not room for all of it, was removed, or
-    /// belongs to another buffer. A batch larger than the next stage's capacity never fits: cut it
-    /// with [`split_off`](Self::split_off).
+    /// Returns the whole batch if the next stage does not have room for all of it, was closed or
+    /// removed, or belongs to another buffer, or if the places are reserved. A batch larger than
+    /// the next stage's capacity never fits: split it with [`split_off`](Self::split_off).
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let next = manager.stage("enrich")?;
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// stage.try_recv_batch(10)?.try_forward(&next).expect("the next stage is empty");
-    /// assert_eq!((stage.in_flight(), next.len()), (0, 1));
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
+    /// let source = manager.source("a")?;
+    /// source.try_send(&parse, BufferedRecord::new("line", "a", "p", "parse"))?;
+    ///
+    /// parse.try_recv_batch(10)?.try_forward(&load).expect("the next stage is empty");
+    /// assert_eq!((parse.in_flight(), load.len()), (0, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_forward(self, next: &Stage<E>) -> Result<(), Self> {
@@ -49,28 +58,47 @@ impl<E: Envelope> Batch<E> {
         }
     }
 
-    /// Moves every record to the back of the next stage, together with the credits that it holds, as
-    /// soon as there are places for all of them.
+    /// Waits for places for all records in the next stage, then moves them to its back.
     ///
-    /// It needs no credits: so a pipeline whose first stage holds every global credit still drains.
-    /// A buffer that was closed still forwards.
+    /// The records keep their credits, and the call needs no others. A pipeline whose first stage
+    /// holds every global credit therefore still drains. A closed buffer still forwards.
+    ///
+    /// Forwards to one stage are granted first come, first served, and the bounds that
+    /// [`send_batch`](crate::Source::send_batch) documents apply: a forward that was bypassed by
+    /// more than 4 releases while it was first in turn reserves the places that it needs. The
+    /// reservation is lifted after 100 ms in which no place of the next stage is released, or after
+    /// twice the longest time between two releases that the forward has seen, if that is longer.
+    /// The forward then rests for the same time, and its next reservation stands twice as long
+    /// without a release.
+    ///
+    /// # Deadlocks
+    ///
+    /// Two full stages whose workers forward to each other wait for each other: each holds the
+    /// places that the other needs. Use [`forward_timeout`](Self::forward_timeout) or
+    /// [`try_forward`](Self::try_forward) in a pipeline with a cycle, and settle the batch in
+    /// another way when it fails.
     ///
     /// # Errors
     ///
-    /// The batch itself, whole, if the next stage can never take it: it was closed or removed, belongs
-    /// to another buffer, or is smaller than the batch (cut it with
-    /// [`split_off`](Self::split_off)). So too if it is the batch's own stage, and has not room for the
-    /// batch once more now.
+    /// Returns the whole batch if the next stage can never take it: it was closed or removed,
+    /// belongs to another buffer, or is smaller than the batch (split it with
+    /// [`split_off`](Self::split_off)). If the next stage is the batch's own stage, the call does
+    /// not wait and returns the batch if there is no room for it now.
     ///
     /// # Cancel safety
     ///
-    /// If it is dropped before it resolves, the batch is returned to its stage, as any batch that is
+    /// If the future is dropped before it resolves, the batch is dropped with it and is therefore
+    /// returned to its stage. A future that was granted its places holds them until it is polled or
     /// dropped.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings { max_per_stage: 1, ..Default::default() });
+    /// let settings = BufferSettings { max_per_stage: 1, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
     /// let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
     /// let source = manager.source("a")?;
     /// let line = || BufferedRecord::new("line", "a", "p", "parse");
@@ -81,7 +109,8 @@ impl<E: Envelope> Batch<E> {
     ///     let load = load.clone();
     ///     move || load.recv_batch_blocking(1).unwrap().ack()
     /// });
-    /// parse.recv_batch(1).await?.forward(&load).await.expect("load has room soon");
+    /// // Waits until the worker has settled the record that fills `load`.
+    /// parse.recv_batch(1).await?.forward(&load).await.expect("load stays open");
     /// worker.join().unwrap();
     /// assert_eq!((parse.in_flight(), load.len()), (0, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -100,44 +129,46 @@ impl<E: Envelope> Batch<E> {
         }
     }
 
-    /// [`forward`](Self::forward) for threads: it parks this one until there is room.
+    /// Blocks the thread until all records are moved: the blocking form of
+    /// [`forward`](Self::forward).
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`forward`](Self::forward).
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let next = manager.stage("enrich")?;
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// stage.recv_batch_blocking(10)?.forward_blocking(&next).expect("there is room");
-    /// assert_eq!((stage.in_flight(), next.len()), (0, 1));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the whole batch in the same cases as [`forward`](Self::forward).
     pub fn forward_blocking(self, next: &Stage<E>) -> Result<(), Self> {
         self.forward_until(next, None)
     }
 
-    /// The same for at most `timeout`.
+    /// Blocks the thread until all records are moved, for at most `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`forward`](Self::forward); and the batch when the time is up.
+    /// Returns the whole batch in the same cases as [`forward`](Self::forward), and after the
+    /// timeout.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     /// use std::time::Duration;
     ///
-    /// let manager = BufferManager::new(BufferSettings { max_per_stage: 1, ..Default::default() });
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_stage: 1, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
     /// let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
     /// let source = manager.source("a")?;
     /// let line = || BufferedRecord::new("line", "a", "p", "parse");
     /// source.try_send(&load, line())?;
     /// source.try_send(&parse, line())?;
-    /// let batch = parse.try_recv_batch(1)?.forward_timeout(&load, Duration::from_millis(1));
-    /// assert_eq!(batch.unwrap_err().len(), 1);
+    ///
+    /// let batch = parse.try_recv_batch(1)?;
+    /// let batch = batch.forward_timeout(&load, Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(batch.len(), 1);
+    /// batch.return_to_buffer();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forward_timeout(self, next: &Stage<E>, timeout: Duration) -> Result<(), Self> {
@@ -157,12 +188,12 @@ impl<E: Envelope> Batch<E> {
         }
     }
 
-    /// Forwards the batch, or gives it up for good, or lets it wait for places.
+    /// Forwards the batch, returns it if it can never be forwarded, or queues a request for places.
     fn forward_or_wait(
         self,
         next: &Arc<StageCore<E>>,
     ) -> Result<Result<(), Self>, (Self, Acquire)> {
-        // In its own stage, what it waits for might be its own places.
+        // In its own stage, the places that the batch waits for may be its own.
         let own = Arc::ptr_eq(next, self.stage());
         let mut batch = self;
         if own || batch.is_empty() || !next.admission().has_waiters() {

@@ -1,4 +1,4 @@
-//! Using: the public handles and calls.
+//! Use: the public handles and their calls.
 
 #[cfg(feature = "futures")]
 mod adapters;

@@ -1,4 +1,4 @@
-//! Permits: credits and places that are held for records to come.
+//! Permits: credits and places that are reserved before the records exist.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,26 +11,37 @@ use crate::record::Envelope;
 use crate::store::{StageCore, to_u32};
 
 impl<E: Envelope> Source<E> {
-    /// Waits for the credits and places of `records` records (0 counts as 1) in a stage, and holds them
-    /// for whoever has the permit.
+    /// Waits for credits and places for `records` records in a stage and reserves them.
+    ///
+    /// A `records` of 0 counts as 1. The fairness rules and bounds are those of
+    /// [`send_batch`](Self::send_batch).
     ///
     /// # Errors
     ///
-    /// As for [`send_batch`](Self::send_batch).
+    /// Returns the same reasons as [`send_batch`](Self::send_batch).
     ///
     /// # Cancel safety
     ///
-    /// If it is dropped before it resolves, no credit and no place is held.
+    /// If the future is dropped before it resolves, it holds neither credits nor places.
+    ///
+    /// The buffer grants a waiting request while its future is not being polled. From then on the
+    /// future holds the credits and places until it is polled or dropped, and
+    /// [`drain`](crate::BufferManager::drain) waits for it. A future that is passed to
+    /// [`mem::forget`](std::mem::forget) holds them forever.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    ///
     /// let permit = source.reserve(&stage, 1).await?;
-    /// assert_eq!(source.available_credits(), 4_999);
+    /// assert_eq!((source.available_credits(), stage.len()), (4_999, 0));
     /// permit.send(BufferedRecord::new("line", "a", "p", "filter"));
-    /// assert_eq!(stage.len(), 1);
+    /// assert_eq!((source.available_credits(), stage.len()), (4_999, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
@@ -45,14 +56,21 @@ impl<E: Envelope> Source<E> {
     }
 }
 
-/// Credits and places in a stage, held for records to come: see [`Source::reserve`]. Dropped, it
-/// gives them back.
+/// Reserved credits and places in a stage, from [`Source::reserve`].
+///
+/// Dropping a permit releases them. As long as it exists, [`drain`](crate::BufferManager::drain)
+/// does not return, because a record may still be pushed. A permit that is passed to
+/// [`mem::forget`](std::mem::forget) holds its credits and places forever.
+///
+/// # Examples
 ///
 /// ```
-/// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
 /// # pollster::block_on(async {
-/// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-/// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+/// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+/// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+///
 /// let permit = source.reserve(&stage, 10).await?;
 /// assert_eq!((permit.len(), source.available_credits()), (10, 4_990));
 /// drop(permit);
@@ -69,7 +87,7 @@ pub struct Permit<E: Envelope> {
 }
 
 impl<E: Envelope> Permit<E> {
-    /// A permit for records that were admitted.
+    /// Creates a permit for records that were admitted.
     pub(crate) fn new(
         source: &Source<E>,
         stage: &Stage<E>,
@@ -80,53 +98,36 @@ impl<E: Envelope> Permit<E> {
         Self { source, stage, records: to_u32(records), first }
     }
 
-    /// For how many records it is.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// assert_eq!(source.reserve(&stage, 3).await?.len(), 3);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// Returns the number of records that the permit is for; at least 1.
     #[allow(clippy::len_without_is_empty, reason = "a permit is for one record at least")]
     pub fn len(&self) -> usize {
         self.records as usize
     }
 
-    /// Pushes one record, and gives back what was reserved beyond it. This cannot fail, though the
-    /// buffer be closed meanwhile.
+    /// Pushes one record and releases the rest of the reservation.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let permit = source.reserve(&stage, 1).await?;
-    /// permit.send(BufferedRecord::new("line", "a", "p", "filter"));
-    /// assert_eq!(stage.len(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// The call cannot fail, even if the buffer was closed in the meantime.
     pub fn send(mut self, record: E) {
         self.records -= 1;
         self.stage.store_one(self.source.index(), self.first, record);
     }
 
-    /// Pushes records as one block, and gives back what was reserved beyond them.
+    /// Pushes records as one block and releases the rest of the reservation.
     ///
     /// # Errors
     ///
-    /// The records for which it was not reserved, where there are more than [`len`](Self::len).
+    /// Returns the records beyond [`len`](Self::len). Those before are pushed.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 5];
+    ///
     /// let rest = source.reserve(&stage, 3).await?.send_batch(lines).unwrap_err();
     /// assert_eq!((stage.len(), rest.len()), (3, 2));
     /// # Ok::<(), Box<dyn std::error::Error>>(())

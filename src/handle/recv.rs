@@ -1,4 +1,4 @@
-//! Taking batches as they come: the waiting calls of a stage.
+//! The calls of a stage that wait for records.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,22 +15,29 @@ use crate::store::{BatchContents, StageCore, WaitingAt, to_u32};
 use crate::sync::{Instant, block_on_until, now, sleep_until, spin_until};
 
 impl<E: Envelope> Stage<E> {
-    /// Takes up to `max` records, as soon as one is there to be taken. Returned records come first.
+    /// Waits for a record, then takes up to `max` queued records. Returned records come first.
     ///
-    /// It waits for the first record only: [`recv_batch_linger`](Self::recv_batch_linger) waits for
-    /// more. A `max` of 0 counts as 1. One push or return wakes one worker, and a worker that leaves
-    /// some of its records wakes the next.
+    /// The call waits for the first record only; [`recv_batch_linger`](Self::recv_batch_linger)
+    /// waits for more. A `max` of 0 counts as 1. Each push or return wakes one waiting
+    /// worker, and a worker that leaves some of its records wakes the next.
     ///
     /// # Errors
     ///
-    /// [`Closed`] if no record will ever come, as [`try_recv_batch`](Self::try_recv_batch) has it.
+    /// Returns [`Closed`] if no record will ever come.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is taken before it resolves. If it was woken and is dropped, it wakes another.
+    /// The future takes no record before it resolves, and may be dropped at any time. If it was
+    /// notified, dropping it passes the notification to another worker.
+    ///
+    /// Do not keep a future without polling it: one that was notified keeps the wake-up from the
+    /// other workers, which may then sleep although a record is queued.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
@@ -38,6 +45,7 @@ impl<E: Envelope> Stage<E> {
     ///     let stage = stage.clone();
     ///     move || source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))
     /// });
+    ///
     /// let batch = stage.recv_batch(10).await?;
     /// assert_eq!(batch.len(), 1);
     /// batch.ack();
@@ -55,42 +63,28 @@ impl<E: Envelope> Stage<E> {
         }
     }
 
-    /// [`recv_batch`](Self::recv_batch) for threads: it parks this one until a record comes.
+    /// Blocks the thread until a record is queued: the blocking form of
+    /// [`recv_batch`](Self::recv_batch).
+    ///
+    /// The call spins for some microseconds before it parks the thread. Do not call it inside an
+    /// async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// [`Closed`] if none ever will.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// let stage = manager.stage("filter")?;
-    /// let worker = std::thread::spawn(move || stage.recv_batch_blocking(10).is_err());
-    /// manager.close();
-    /// assert!(worker.join().unwrap());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns [`Closed`] if no record will ever come.
     pub fn recv_batch_blocking(&self, max: usize) -> Result<Batch<E>, Closed> {
         self.recv_batch_until(max, None).unwrap_or(Err(Closed))
     }
 
-    /// The same for at most `timeout`.
+    /// Blocks the thread until a record is queued, for at most `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread. [`RecvTimeoutError`]
+    /// shows an example.
     ///
     /// # Errors
     ///
-    /// [`RecvTimeoutError::Timeout`] if no record came until then, and
-    /// [`RecvTimeoutError::Closed`] if none ever will.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RecvTimeoutError};
-    /// use std::time::Duration;
-    ///
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// let stage = manager.stage("filter")?;
-    /// let error = stage.recv_batch_timeout(10, Duration::from_millis(1)).unwrap_err();
-    /// assert_eq!(error, RecvTimeoutError::Timeout);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// - [`RecvTimeoutError::Timeout`] if no record came in time.
+    /// - [`RecvTimeoutError::Closed`] if no record will ever come.
     pub fn recv_batch_timeout(
         &self,
         max: usize,
@@ -111,7 +105,8 @@ impl<E: Envelope> Stage<E> {
             .or_else(|| block_on_until(self.recv_batch(max), deadline))
     }
 
-    /// What there is to be taken, or that nothing ever will be; or `None`, where it may come.
+    /// Takes queued records, or returns `Closed` if none will ever come, or `None` if none is
+    /// queued.
     fn recv_at_once(&self, max: usize) -> Option<Result<Batch<E>, Closed>> {
         match self.try_recv_batch(max) {
             Ok(batch) => Some(Ok(batch)),
@@ -120,29 +115,45 @@ impl<E: Envelope> Stage<E> {
         }
     }
 
-    /// Takes `max` records, or those that are there `linger` after the first was: a worker gets full
-    /// batches from a fast source, and waits no longer than that for a slow one.
+    /// Waits for a record, and then up to `linger` for the batch to fill to `max` records.
     ///
-    /// It takes what is there first, and the rest when it can fill the batch or the time is up: what comes
-    /// in between stays in the stage, where other workers may take it. No push wakes it before there are
-    /// records enough for it, or for another worker that lingers there. A stage that is closed does not make
-    /// it linger. A `max` of 0 counts as 1, and one above what the stage can hold as that.
+    /// A worker gets full batches from a fast source, and waits no longer than `linger` for a slow
+    /// one.
     ///
-    /// Ask for no more than can come: a batch that the caps keep from being filled, those of its sources or
-    /// that of the stage with what other workers have in hand, is handed out when the time is up.
+    /// The call takes the first records at once. It takes the rest when they fill the batch or when
+    /// the time is up; until then they stay queued, and other workers may take them. A push wakes a
+    /// lingering worker only when enough records are queued to fill its batch or that of another
+    /// lingering worker. A stage or buffer that is closed ends the linger.
+    ///
+    /// A `max` of 0 counts as 1, and a `max` above the number of records that the stage can hold
+    /// counts as that number. Choose a `max` that the caps allow: records in the batches of other
+    /// workers occupy the caps too, and a batch that cannot fill is handed out only when the time
+    /// is up.
+    ///
+    /// A lingering call holds the credits and places of the records that it has taken, and
+    /// [`drain`](crate::BufferManager::drain) waits for it. A future that is neither polled nor
+    /// dropped keeps holding them, and one that is passed to [`mem::forget`](std::mem::forget)
+    /// holds them forever.
     ///
     /// # Errors
     ///
-    /// [`Closed`] if no record will ever come.
+    /// Returns [`Closed`] if no record will ever come.
     ///
     /// # Cancel safety
     ///
-    /// Records that it has taken go back to the front of the stage, with no retry counted. If it was
-    /// woken and is dropped, it wakes another.
+    /// The future may be dropped at any time. Records that it has taken go back to the front of the
+    /// stage, and no retry is counted. If it was notified, dropping it passes the notification to
+    /// another worker.
+    ///
+    /// A new call starts a new linger. In a `select!` loop, create the future once and poll it by
+    /// `&mut`: a future that is created in each iteration starts over each time.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::new(BufferSettings::default());
@@ -153,6 +164,7 @@ impl<E: Envelope> Stage<E> {
     ///     let stage = stage.clone();
     ///     move || source.try_send(&stage, line())
     /// });
+    ///
     /// let batch = stage.recv_batch_linger(2, Duration::from_secs(60)).await?;
     /// assert_eq!(batch.len(), 2);
     /// batch.ack();
@@ -171,7 +183,7 @@ impl<E: Envelope> Stage<E> {
             let mut filling = pin!(gathering.fill());
             poll_fn(|context| match filling.as_mut().poll(context) {
                 Poll::Ready(()) => Poll::Ready(()),
-                // Where no timer can be had, it does not linger.
+                // If no timer can be started, the call does not linger.
                 Poll::Pending => timer.poll(context).map(drop),
             })
             .await;
@@ -179,24 +191,14 @@ impl<E: Envelope> Stage<E> {
         Ok(gathering.finish())
     }
 
-    /// [`recv_batch_linger`](Self::recv_batch_linger) for threads: it parks this one.
+    /// Blocks the thread until the batch is full or the linger ends: the blocking form of
+    /// [`recv_batch_linger`](Self::recv_batch_linger).
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// [`Closed`] if no record will ever come.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// use std::time::Duration;
-    ///
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// let batch = stage.recv_batch_linger_blocking(100, Duration::from_millis(1))?;
-    /// assert_eq!(batch.len(), 1);
-    /// batch.ack();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns [`Closed`] if no record will ever come.
     pub fn recv_batch_linger_blocking(
         &self,
         max: usize,
@@ -205,14 +207,14 @@ impl<E: Envelope> Stage<E> {
         let mut gathering = Gathering::new(self.recv_batch_blocking(max)?, max);
         if !gathering.is_filled() {
             let deadline = now().checked_add(linger);
-            // Whether it was filled or the time is up: what is there is the batch.
+            // Filled or timed out: either way the batch is what has been taken.
             let _ = spin_until(deadline, || gathering.is_filled().then_some(()))
                 .or_else(|| block_on_until(gathering.fill(), deadline));
         }
         Ok(gathering.finish())
     }
 
-    /// What there is to be taken; or, where that is nothing, a worker that waits and will be woken.
+    /// Takes queued records, or registers the caller as a waiting worker if there are none.
     pub(crate) fn try_or_wait(
         &self,
         max: usize,
@@ -221,12 +223,13 @@ impl<E: Envelope> Stage<E> {
             return Ok(taken);
         }
         let idle = self.core().wait_for_any();
-        // What came before it was counted as idle, nobody told it about.
+        // Records pushed before the registration produced no notification: check once more.
         self.recv_at_once(max).ok_or(idle)
     }
 }
 
-/// A batch that is being filled. Dropped, it goes back as it came: its records were in nobody's hands.
+/// A batch that is being filled. If it is dropped, its records go back unchanged: no worker has
+/// seen them.
 struct Gathering<E: Envelope> {
     stage: Arc<StageCore<E>>,
     contents: BatchContents<E>,
@@ -236,17 +239,17 @@ struct Gathering<E: Envelope> {
 impl<E: Envelope> Gathering<E> {
     fn new(batch: Batch<E>, max: usize) -> Self {
         let (stage, contents) = batch.into_contents();
-        // What it cannot hold at once never fills a batch.
+        // A batch larger than the stage would never fill.
         let max = max.min(stage.slots()) as u32;
         Self { stage, contents, max }
     }
 
-    /// How many records it waits for.
+    /// Returns how many records the batch lacks.
     fn wanted(&self) -> u32 {
         self.max.saturating_sub(to_u32(self.contents.len()))
     }
 
-    /// Adds the records that make it full, once so many are there. Tells whether there is nothing to
+    /// Fills the batch if enough records are queued, and returns `true` if there is nothing left to
     /// wait for.
     fn is_filled(&mut self) -> bool {
         if self.wanted() == 0 {
@@ -259,7 +262,7 @@ impl<E: Envelope> Gathering<E> {
         ends || self.wanted() == 0
     }
 
-    /// Resolves when the batch is full or nothing more will come.
+    /// Resolves when the batch is full or the stage or buffer is closed.
     async fn fill(&mut self) {
         while !self.is_filled() {
             let wanted = self.wanted();
@@ -267,7 +270,8 @@ impl<E: Envelope> Gathering<E> {
             if self.is_filled() {
                 return;
             }
-            // If others took some of them before it could, it has asked to be woken too late.
+            // If other workers took records in the meantime, `wanted` is outdated, and the
+            // notification might never come: register again.
             if self.wanted() == wanted {
                 (&mut idle.listener).await;
             }

@@ -1,4 +1,4 @@
-//! Pushing with waiting: the calls of a source that wait for room.
+//! The calls of a source that wait for credits and places.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,33 +14,51 @@ use crate::record::Envelope;
 use crate::sync::{Instant, block_on_until, now, spin_until};
 
 impl<E: Envelope> Source<E> {
-    /// Pushes one record to a stage, as soon as there are credits and a place for it.
+    /// Waits for a credit and a place, then pushes one record to a stage.
     ///
-    /// First come, first served among those who wait with the same source; sources do not hold each
-    /// other up.
+    /// Requests of one source for one stage are granted first come, first served. Requests of other
+    /// sources, and of the same source for other stages, do not queue behind them.
+    /// [`send_batch`](Self::send_batch) describes when a request may hold up others, and for how
+    /// long.
+    ///
+    /// # Deadlocks
+    ///
+    /// A worker that holds all credits in unsettled batches and awaits `send` waits for itself,
+    /// even if it sends for another source: the credits that it waits for are those of its own
+    /// records. Settle the batch first, or [`forward`](crate::Batch::forward) it, which needs no
+    /// credits.
     ///
     /// # Errors
     ///
-    /// The record with [`Closed`](RejectReason::Closed) or
+    /// Returns the record with [`Closed`](RejectReason::Closed) or
     /// [`ForeignStage`](RejectReason::ForeignStage).
     ///
     /// # Cancel safety
     ///
-    /// If it is dropped before it resolves, the record was not accepted, no credit is held for it, and
-    /// it is dropped with the future. To keep a record whose push may be cancelled, wait with
-    /// [`reserve`](Self::reserve) and push it then.
+    /// If the future is dropped before it resolves, the record is dropped with it, was not
+    /// accepted, and holds no credit. To keep a record when its push may be cancelled, wait with
+    /// [`reserve`](Self::reserve) and push the record with the permit.
+    ///
+    /// A future that was granted its credit and place holds them until it is polled or dropped: see
+    /// [`reserve`](Self::reserve).
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings { max_per_source: 1, ..Default::default() });
+    /// let settings = BufferSettings { max_per_source: 1, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// source.send(&stage, BufferedRecord::new(1, "a", "p", "filter")).await?;
+    ///
     /// let worker = std::thread::spawn({
     ///     let stage = stage.clone();
     ///     move || stage.recv_batch_blocking(1).unwrap().ack()
     /// });
-    /// source.send(&stage, BufferedRecord::new(2, "a", "p", "filter")).await?; // waits for the worker
+    /// // Waits until the worker has settled the first record.
+    /// source.send(&stage, BufferedRecord::new(2, "a", "p", "filter")).await?;
     /// worker.join().unwrap();
     /// assert_eq!(stage.try_recv_batch(1)?.into_records()[0].record, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -51,19 +69,38 @@ impl<E: Envelope> Source<E> {
         self.store_one(stage, admitted, record)
     }
 
-    /// [`send`](Self::send) for threads: it parks this one until there is room. It tries for some
-    /// microseconds before it stands in line.
+    /// Blocks the thread until one record is pushed: the blocking form of [`send`](Self::send).
+    ///
+    /// The call spins for some microseconds before it queues and parks the thread. Do not call it
+    /// inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send).
+    /// Returns the same errors as [`send`](Self::send).
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.send_blocking(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// assert_eq!(stage.len(), 1);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 5, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let worker = std::thread::spawn({
+    ///     let stage = stage.clone();
+    ///     move || {
+    ///         let mut taken = 0;
+    ///         while let Ok(batch) = stage.recv_batch_blocking(5) {
+    ///             taken += batch.into_records().len();
+    ///         }
+    ///         taken
+    ///     }
+    /// });
+    /// for n in 0..20 {
+    ///     source.send_blocking(&stage, BufferedRecord::new(n, "a", "p", "filter"))?;
+    /// }
+    /// manager.close();
+    /// assert_eq!(worker.join().unwrap(), 20);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
@@ -71,20 +108,27 @@ impl<E: Envelope> Source<E> {
         self.send_until(stage, record, None)
     }
 
-    /// The same for at most `timeout`.
+    /// Blocks the thread until one record is pushed, for at most `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send); and when the time is up, the record with the limit that was in the
-    /// way, of which [`is_full`](RejectReason::is_full) is true.
+    /// Returns the same errors as [`send`](Self::send). After the timeout, returns the record and
+    /// the limit that was in the way; [`is_full`](RejectReason::is_full) is then true.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     /// use std::time::Duration;
     ///
-    /// let manager = BufferManager::new(BufferSettings { max_per_source: 1, ..Default::default() });
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 1, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    ///
     /// source.try_send(&stage, line.clone())?;
     /// let rejected = source.send_timeout(&stage, line, Duration::from_millis(1)).unwrap_err();
     /// assert_eq!(rejected.to_string(), "source buffer full: a holds 1 of 1 records");
@@ -110,7 +154,7 @@ impl<E: Envelope> Source<E> {
         self.store_one(stage, admitted, record)
     }
 
-    /// Stores a record that was admitted, or hands it back.
+    /// Stores an admitted record, or hands it back with the reason.
     #[inline]
     pub(crate) fn store_one(
         &self,
@@ -127,7 +171,7 @@ impl<E: Envelope> Source<E> {
         }
     }
 
-    /// Takes credits and places for `records` records, as soon as there are so many.
+    /// Waits for credits and places for `records` records.
     pub(crate) async fn acquire(
         &self,
         stage: &Stage<E>,
@@ -137,7 +181,9 @@ impl<E: Envelope> Source<E> {
         poll_fn(|context| reserving.poll(self, stage, context)).await
     }
 
-    /// The same on this thread, which waits up to that moment: then the limit that is in the way.
+    /// Blocks the thread until credits and places for `records` records are taken.
+    ///
+    /// At the deadline, returns the limit that is in the way.
     #[inline]
     pub(super) fn acquire_until(
         &self,
@@ -160,7 +206,7 @@ impl<E: Envelope> Source<E> {
     ) -> Result<Sequence, RejectReason> {
         let admission = self.core().admission();
         let again = || match self.core().acquire_all(stage.core(), records).transpose() {
-            // Where others wait, only the queue grants anything.
+            // While other requests wait, only the queue grants anything: stop spinning.
             None if admission.has_waiters() => Some(None),
             admitted => admitted.map(Some),
         };
@@ -172,34 +218,62 @@ impl<E: Envelope> Source<E> {
         })
     }
 
-    /// Pushes several records to a stage as one block, as soon as there are credits and places for all
-    /// of them. A large batch is not overtaken by smaller pushes that wait with the same source, and
-    /// the pushes of other sources cannot keep it waiting for ever.
+    /// Waits for credits and places for all records, then pushes them to a stage as one block.
+    ///
+    /// An empty `Vec` is accepted at once.
+    ///
+    /// # Fairness
+    ///
+    /// First come, first served counts per source and stage: no later request of this source for
+    /// this stage is granted before this one. Requests of other sources, and of this source for
+    /// other stages, may be granted first if they fit.
+    ///
+    /// A large batch is not starved by them. Once it has been bypassed by more than 4 releases
+    /// while it is first in turn at the cap where it waits, the buffer *reserves* what it needs.
+    /// Other pushes may then take only what exceeds the reservation, and `try_` calls are refused
+    /// as [`OthersFirst`](RejectReason::OthersFirst).
+    ///
+    /// The time for which a reservation holds others up is bounded:
+    ///
+    /// - One request reserves at a time.
+    /// - A reservation is lifted after 100 ms in which nothing is released at the cap where its
+    ///   request waits, or after twice the longest time between two releases that the request has
+    ///   seen, if that is longer.
+    /// - The request then rests for the same time, and its next reservation stands twice as long
+    ///   without a release.
+    ///
+    /// Hence neither a slow worker nor a future that is not polled makes others wait longer than
+    /// that without a release.
     ///
     /// # Errors
     ///
-    /// All records, with [`Closed`](RejectReason::Closed), with
-    /// [`ForeignStage`](RejectReason::ForeignStage), or at once with
-    /// [`TooLarge`](RejectReason::TooLarge) if they can never fit under one of the caps.
+    /// Returns all records, with [`Closed`](RejectReason::Closed),
+    /// [`ForeignStage`](RejectReason::ForeignStage), or [`TooLarge`](RejectReason::TooLarge) if
+    /// they exceed one of the caps and can never be accepted at once.
     ///
     /// # Cancel safety
     ///
-    /// As for [`send`](Self::send): all of the records are accepted, or none.
+    /// If the future is dropped before it resolves, all records are dropped with it, none was
+    /// accepted, and none holds a credit. A future that was granted its credits and places holds
+    /// them until it is polled or dropped: see [`reserve`](Self::reserve).
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings { max_per_source: 3, ..Default::default() });
+    /// let settings = BufferSettings { max_per_source: 3, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
     ///
     /// source.send_batch(&stage, lines(3)).await?;
     /// assert_eq!(stage.len(), 3);
+    ///
     /// let rejected = source.send_batch(&stage, lines(4)).await.unwrap_err();
-    /// assert_eq!(
-    ///     rejected.reason.to_string(),
-    ///     "too large: 4 records never fit under the 3 of source a"
-    /// );
+    /// let reason = "too large: 4 records never fit under the 3 of source a";
+    /// assert_eq!(rejected.reason.to_string(), reason);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
@@ -215,21 +289,15 @@ impl<E: Envelope> Source<E> {
         self.store_batch(stage, admitted, records)
     }
 
-    /// [`send_batch`](Self::send_batch) for threads: it parks this one until there is room, as
-    /// [`send_blocking`](Self::send_blocking) does.
+    /// Blocks the thread until all records are pushed: the blocking form of
+    /// [`send_batch`](Self::send_batch).
+    ///
+    /// The call spins for some microseconds before it queues and parks the thread. Do not call it
+    /// inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`send_batch`](Self::send_batch).
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.send_batch_blocking(&stage, vec![BufferedRecord::new(0, "a", "p", "filter"); 5])?;
-    /// assert_eq!(stage.len(), 5);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the same errors as [`send_batch`](Self::send_batch).
     pub fn send_batch_blocking(
         &self,
         stage: &Stage<E>,
@@ -238,26 +306,14 @@ impl<E: Envelope> Source<E> {
         self.send_batch_until(stage, records, None)
     }
 
-    /// The same for at most `timeout`.
+    /// Blocks the thread until all records are pushed, for at most `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`send_batch`](Self::send_batch); and when the time is up, all records with the limit
-    /// that was in the way, of which [`is_full`](RejectReason::is_full) is true.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// use std::time::Duration;
-    ///
-    /// let manager = BufferManager::new(BufferSettings { max_per_source: 3, ..Default::default() });
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
-    /// source.try_send_batch(&stage, lines(2))?;
-    /// let brief = Duration::from_millis(1);
-    /// let rejected = source.send_batch_timeout(&stage, lines(2), brief).unwrap_err();
-    /// assert!(rejected.is_full() && rejected.accepted == 0 && rejected.records.len() == 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the same errors as [`send_batch`](Self::send_batch). After the timeout, returns all
+    /// records and the limit that was in the way; [`is_full`](RejectReason::is_full) is then true.
     pub fn send_batch_timeout(
         &self,
         stage: &Stage<E>,
@@ -296,8 +352,10 @@ impl<E: Envelope> Source<E> {
     }
 }
 
-/// A request for credits and places on its way: it is granted at the first poll, or waits from then on.
-/// Each poll is given the same source and stage.
+/// A request for credits and places that is granted at the first poll, or waits in the queue from
+/// then on.
+///
+/// Every poll must be given the same source and stage.
 pub(crate) struct Reserving {
     records: usize,
     acquire: Option<Acquire>,
@@ -308,7 +366,7 @@ impl Reserving {
         Self { records, acquire: None }
     }
 
-    /// The sequence of the first of the records, once all of them have their credits and places.
+    /// Returns the sequence of the first record once all records have their credits and places.
     pub(crate) fn poll<E: Envelope>(
         &mut self,
         source: &Source<E>,
@@ -329,11 +387,11 @@ impl Reserving {
         Pin::new(acquire).poll(context).map_err(reason)
     }
 
-    /// Ends the request with a last attempt.
+    /// Makes a last attempt and ends the request.
     ///
     /// # Errors
     ///
-    /// What is in the way.
+    /// Returns the limit that is in the way.
     fn give_up<E: Envelope>(
         mut self,
         source: &Source<E>,

@@ -1,4 +1,4 @@
-//! Settling a batch: the outcome of each record, and how it is carried out whatever panics.
+//! Settling a batch: the outcome of each record, carried out even if user code panics.
 
 use std::sync::Arc;
 
@@ -6,43 +6,40 @@ use crate::record::Envelope;
 use crate::store::{BatchContents, LetterMeta, StageCore};
 use crate::unwind::Panics;
 
-/// What becomes of one record of a batch, in [`Batch::settle`](crate::Batch::settle).
-///
-/// ```
-/// use conveyor_buffer::Outcome;
-///
-/// let outcome = if "NA".parse::<u32>().is_ok() { Outcome::Ack } else { Outcome::Return };
-/// assert_eq!(outcome, Outcome::Return);
-/// ```
+/// The outcome of one record, as decided in [`Batch::settle`](crate::Batch::settle).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It is done with: it is dropped, and its credits are free again.
+    /// The record is done: drop it and release its credit and place.
     Ack,
-    /// It failed: it goes back to its stage, one retry counted, or to the dead letters if that would
-    /// pass the retry limit.
+    /// The record failed: return it to its stage and add one to its retry count.
+    ///
+    /// A record that has used up its retries goes to the dead letters instead.
     Return,
-    /// It is hopeless: it goes to the dead letters, whatever its retry count.
+    /// The record cannot succeed: move it to the dead letters, whatever its retry count.
     DeadLetter,
 }
 
-/// A batch whose records' outcomes are being decided. Dropping it carries them out, and returns the
-/// records that have none: so it makes no difference whether the deciding ended or panicked.
+/// A batch whose outcomes are being decided.
+///
+/// Its drop carries the outcomes out and returns the undecided records. It does so whether the
+/// decisions are complete or a panic ended them.
 pub(super) struct Settling<'a, E: Envelope> {
     stage: &'a Arc<StageCore<E>>,
     contents: &'a mut BatchContents<E>,
     outcomes: Outcomes,
 }
 
-/// The outcomes decided so far, in the order of the records. The usual case, that all are
-/// acknowledged, is only counted.
+/// The outcomes decided so far, in the order of the records.
+///
+/// Acknowledged records at the front, which is the common case, are only counted.
 #[derive(Default)]
 struct Outcomes {
     acked: usize,
     rest: Vec<Outcome>,
-    /// How many records, from the front, are ready for their outcome: retries counted, dead letters
-    /// described.
+    /// How many records at the front are ready to be settled: their retries are counted, and the
+    /// metadata of dead letters is collected.
     ready: usize,
-    /// What describes the dead letters among them, in order.
+    /// The metadata of the dead letters among them, in order.
     meta: Vec<LetterMeta>,
 }
 
@@ -62,7 +59,7 @@ impl Outcomes {
         }
     }
 
-    /// The outcome that can be carried out: a dead letter that is not described is returned.
+    /// Returns the outcome to carry out. A dead letter without metadata is returned instead.
     fn final_outcome(&self, place: usize) -> Outcome {
         match self.get(place) {
             Outcome::DeadLetter if place >= self.ready => Outcome::Return,
@@ -70,7 +67,7 @@ impl Outcomes {
         }
     }
 
-    /// Makes one record ready, by calls of its own code.
+    /// Makes one record ready to be settled. This calls the record's own code.
     fn prepare<E: Envelope>(&mut self, place: usize, record: &mut E, limit: Option<u32>) {
         match self.get(place) {
             Outcome::Ack => {}
@@ -101,7 +98,7 @@ impl<'a, E: Envelope> Settling<'a, E> {
         }
     }
 
-    /// Counts retries and labels dead letters, by calls of the record's own code.
+    /// Counts retries and collects the metadata of dead letters. This calls the records' own code.
     fn prepare(&mut self) {
         let (outcomes, limit) = (&mut self.outcomes, self.stage.retry_limit());
         let records = self.contents.as_mut_slice().iter_mut().enumerate();
@@ -121,8 +118,8 @@ impl<'a, E: Envelope> Settling<'a, E> {
     }
 }
 
-/// A panic of the record's own code goes on when all is carried out, and ends here if the thread is
-/// unwinding already, so that a worker that panics does not abort the process.
+/// Resumes a panic of the record's own code after all outcomes are carried out. If the thread is
+/// already unwinding, the panic ends here, because a second panic would abort the process.
 impl<E: Envelope> Drop for Settling<'_, E> {
     fn drop(&mut self) {
         let mut panics = Panics::default();
@@ -132,13 +129,14 @@ impl<E: Envelope> Drop for Settling<'_, E> {
     }
 }
 
-/// Whether one more return would pass the retry limit.
+/// Returns `true` if one more return would exceed the retry limit.
 pub(crate) fn is_exhausted<E: Envelope>(record: &E, limit: Option<u32>) -> bool {
     limit.is_some_and(|limit| record.retry_count() >= limit)
 }
 
-/// Drops records and gives back what they held, in this order, so that no cap is passed; also when a
-/// record's drop panics.
+/// Drops records and then releases their credits and places, even if the drop of a record panics.
+///
+/// In this order no cap is exceeded.
 #[inline]
 pub(super) fn acknowledge<E: Envelope>(stage: &StageCore<E>, contents: &mut BatchContents<E>) {
     struct Release<'a, E: Envelope>(&'a StageCore<E>, &'a mut BatchContents<E>);

@@ -1,4 +1,4 @@
-//! Following a signal: a receiver that always ends up on the latest.
+//! Receivers of backpressure signals.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -13,12 +13,14 @@ use crate::event::Listener;
 use crate::record::Envelope;
 use crate::sync::{block_on_until, now};
 
-/// Follows a [`BackpressureSignal`]: that of a [`BackpressureController`], by
-/// [`subscribe`](BackpressureController::subscribe), or what one source is asked to do, by
-/// [`Source::signals`](crate::Source::signals).
+/// A receiver of the changes of a [`BackpressureSignal`].
 ///
-/// It always ends up on the latest signal. Signals that were overtaken before it looked are left out,
-/// and so is one that changed and changed back.
+/// The receiver follows a [`BackpressureController`] if it comes from
+/// [`subscribe`](BackpressureController::subscribe), or one source if it comes from
+/// [`Source::signals`](crate::Source::signals). It always arrives at the latest signal, and skips
+/// intermediate signals that were replaced before it was polled.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
@@ -28,9 +30,9 @@ use crate::sync::{block_on_until, now};
 /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
 /// let mut signals = source.signals();
 ///
-/// let worker = std::thread::spawn(move || signals.changed_blocking());
+/// let watcher = std::thread::spawn(move || signals.changed_blocking());
 /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 9])?;
-/// assert_eq!(worker.join().unwrap(), BackpressureSignal::SlowDown);
+/// assert_eq!(watcher.join().unwrap(), BackpressureSignal::SlowDown);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SignalReceiver {
@@ -40,15 +42,21 @@ pub struct SignalReceiver {
 }
 
 impl BackpressureController {
-    /// A receiver that follows this controller's signal from now on.
+    /// Creates a receiver that follows this controller's signal from now on.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
     ///
+    /// # pollster::block_on(async {
     /// let controller = BackpressureController::new(0.8);
     /// let mut signals = controller.subscribe();
-    /// controller.signal(BackpressureSignal::Pause);
-    /// assert_eq!(signals.changed_blocking(), BackpressureSignal::Pause);
+    /// controller.observe(0.9);
+    /// controller.observe(1.0);
+    /// assert_eq!(signals.current(), BackpressureSignal::Pause);
+    /// assert_eq!(signals.changed().await, BackpressureSignal::Pause);
+    /// # });
     /// ```
     pub fn subscribe(&self) -> SignalReceiver {
         SignalReceiver::of_controller(self.clone())
@@ -56,12 +64,15 @@ impl BackpressureController {
 }
 
 impl<E: Envelope> Source<E> {
-    /// What the source should do: the stronger of what the whole buffer and the source's own account
-    /// ask for, each with hysteresis. Whichever push or settling crosses a watermark changes it.
+    /// Returns what the source should do: the stronger of the buffer's signal and the account's
+    /// own.
     ///
-    /// The whole buffer's level includes credits that sources have leased ahead of need, and so may
-    /// read up to about 0.01 high. A full stage is not part of it, for the source may push to others:
-    /// see [`Stage::utilization`].
+    /// Both have hysteresis, and change when a push or a settlement crosses a watermark. The
+    /// buffer's level includes credits that sources have leased ahead of need, and may therefore
+    /// read up to about 0.01 too high. The levels of stages are not considered: see
+    /// [`Stage::utilization`](crate::Stage::utilization).
+    ///
+    /// # Examples
     ///
     /// ```
     /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
@@ -69,9 +80,8 @@ impl<E: Envelope> Source<E> {
     /// let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
     /// let manager = BufferManager::new(settings);
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
     ///
-    /// source.try_send_batch(&stage, lines(9))?;
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 9])?;
     /// assert_eq!(source.signal(), BackpressureSignal::SlowDown); // above 0.8
     /// stage.try_recv_batch(3)?.ack();
     /// assert_eq!(source.signal(), BackpressureSignal::SlowDown); // not below 0.6
@@ -83,19 +93,9 @@ impl<E: Envelope> Source<E> {
         self.core().account().signal().max(self.core().admission().controller().current())
     }
 
-    /// A receiver that follows [`signal`](Self::signal) from now on.
+    /// Creates a receiver that follows [`signal`](Self::signal) from now on.
     ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
-    ///
-    /// let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
-    /// let manager = BufferManager::new(settings);
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// let mut signals = source.signals();
-    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 9])?;
-    /// assert_eq!(signals.changed_blocking(), BackpressureSignal::SlowDown);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// [`SignalReceiver`] shows an example.
     pub fn signals(&self) -> SignalReceiver {
         SignalReceiver::of_source(
             self.core().admission().controller().clone(),
@@ -115,43 +115,26 @@ impl SignalReceiver {
         Self { controller, source: Some(source), seen }
     }
 
-    /// The signal that stands now. [`changed`](Self::changed) still reports it, if it has not.
+    /// Returns the current signal.
     ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// let controller = BackpressureController::new(0.8);
-    /// let signals = controller.subscribe();
-    /// controller.observe(0.9);
-    /// assert_eq!(signals.current(), BackpressureSignal::SlowDown);
-    /// ```
+    /// A change that [`changed`](Self::changed) has not reported yet stays unreported.
     pub fn current(&self) -> BackpressureSignal {
         let own = self.source.as_ref().map(|source| source.account().signal());
         self.controller.current().max(own.unwrap_or_default())
     }
 
-    /// Waits until the signal differs from the one that was last reported (or stood when the receiver
-    /// was made), and reports it. It does not end when the buffer is closed: as the buffer drains, the
-    /// signal becomes [`Resume`](BackpressureSignal::Resume), and no other comes after that.
+    /// Waits until the signal differs from the last reported one, and returns it.
+    ///
+    /// The first call compares with the signal at the time when the receiver was created. The call
+    /// does not end when the buffer is closed: as the buffer drains, the signal becomes
+    /// [`Resume`](BackpressureSignal::Resume), and does not change after that.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: a change that was not reported is reported by the next call.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// # pollster::block_on(async {
-    /// let controller = BackpressureController::new(0.8);
-    /// let mut signals = controller.subscribe();
-    /// controller.observe(0.9);
-    /// controller.observe(1.0);
-    /// assert_eq!(signals.changed().await, BackpressureSignal::Pause);
-    /// # });
-    /// ```
+    /// The future may be dropped at any time. The next call reports a change that this one did not.
     pub async fn changed(&mut self) -> BackpressureSignal {
         loop {
-            // Before the look, so that no change falls in between.
+            // Listen before reading the signal, so that no change is missed.
             let mut listeners = self.listen();
             let now = self.current();
             if now != self.seen {
@@ -162,31 +145,18 @@ impl SignalReceiver {
         }
     }
 
-    /// [`changed`](Self::changed) for threads: it parks this one.
+    /// Blocks the thread until the signal changes: the blocking form of [`changed`](Self::changed).
     ///
-    /// ```
-    /// use conveyor_buffer::{BackpressureController, BackpressureSignal};
-    ///
-    /// let controller = BackpressureController::new(0.8);
-    /// let mut signals = controller.subscribe();
-    /// controller.observe(0.9);
-    /// assert_eq!(signals.changed_blocking(), BackpressureSignal::SlowDown);
-    /// ```
+    /// Do not call it inside an async task: it blocks the executor's thread.
     pub fn changed_blocking(&mut self) -> BackpressureSignal {
         let seen = self.seen;
         block_on_until(self.changed(), None).unwrap_or(seen)
     }
 
-    /// The same for at most `timeout`: `None` if the signal has not changed until then.
+    /// Blocks the thread until the signal changes, for at most `timeout`.
     ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use conveyor_buffer::BackpressureController;
-    ///
-    /// let mut signals = BackpressureController::new(0.8).subscribe();
-    /// assert_eq!(signals.changed_timeout(Duration::from_millis(1)), None);
-    /// ```
+    /// Returns `None` after the timeout. Do not call it inside an async task: it blocks the
+    /// executor's thread.
     pub fn changed_timeout(&mut self, timeout: Duration) -> Option<BackpressureSignal> {
         block_on_until(self.changed(), now().checked_add(timeout))
     }
@@ -197,7 +167,7 @@ impl SignalReceiver {
     }
 }
 
-/// Ready when one of them is.
+/// Resolves when one of the listeners is notified.
 fn poll_any(listeners: &mut [Option<Listener>], context: &mut Context<'_>) -> Poll<()> {
     let mut listeners = listeners.iter_mut().flatten();
     if listeners.any(|listener| Pin::new(listener).poll(context).is_ready()) {

@@ -1,4 +1,4 @@
-//! The handle to a source: it pushes records without waiting, on an account of its own.
+//! The handle to a source, and the calls that push without waiting.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,13 +12,19 @@ use crate::record::Envelope;
 use crate::settings::MAX_CAP;
 use crate::store::{StageCore, shrink_if_sparse, to_u32};
 
-/// A handle to one source: what its records are pushed with, and charged to.
+/// A handle to one source: it pushes records, which are charged to the source's account.
 ///
-/// Cheap to clone. It works on after its manager is dropped; after its source was removed, pushes are
-/// refused as [`Closed`](RejectReason::Closed).
+/// Clones are cheap and share the account. The handle stays usable after its manager is dropped;
+/// after the source was removed, pushes are refused as [`Closed`](RejectReason::Closed).
 ///
-/// Every record that is pushed with it is charged to this source, whatever the record's own
+/// The buffer charges each record to the source that pushes it, whatever the record's own
 /// [`source_id`](Envelope::source_id) says.
+///
+/// [`try_send`](Self::try_send) and [`try_send_batch`](Self::try_send_batch) never wait.
+/// [`send`](Self::send), [`send_batch`](Self::send_batch) and [`reserve`](Self::reserve) wait for
+/// credits and places.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -29,10 +35,12 @@ use crate::store::{StageCore, shrink_if_sparse, to_u32};
 /// let line = |n: i32| BufferedRecord::new(n, "kafka-1", "logs", "filter");
 ///
 /// source.try_send(&stage, line(1))?;
+/// assert_eq!((source.available_credits(), source.utilization()), (1, 0.5));
+///
 /// source.try_send(&stage, line(2))?;
 /// let rejected = source.try_send(&stage, line(3)).unwrap_err();
 /// assert_eq!(rejected.to_string(), "source buffer full: kafka-1 holds 2 of 2 records");
-/// assert_eq!(rejected.into_record().record, 3);
+/// assert_eq!(rejected.into_inner().record, 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Source<E: Envelope> {
@@ -40,7 +48,7 @@ pub struct Source<E: Envelope> {
     records: PhantomData<fn(E)>,
 }
 
-/// What all handles to a source share.
+/// The state that all handles to a source share.
 pub(crate) struct SourceCore {
     id: Arc<str>,
     account: u32,
@@ -92,7 +100,7 @@ impl SourceCore {
         Arc::ptr_eq(&self.admission, stage.admission())
     }
 
-    /// Takes a credit and a place for one record, and gives its sequence.
+    /// Takes a credit and a place for one record and returns its sequence.
     #[inline]
     pub(crate) fn acquire_one<E: Envelope>(
         &self,
@@ -116,8 +124,8 @@ impl SourceCore {
         }
     }
 
-    /// Takes credits and places for `wanted` records, if the account has the credits and the first
-    /// attempt succeeds: the usual case.
+    /// Takes credits and places for `wanted` records if the account already leases the credits and
+    /// the first attempt succeeds, which is the common case.
     #[inline]
     fn acquire_fast<E: Envelope>(&self, stage: &StageCore<E>, wanted: usize) -> Option<Sequence> {
         if !self.owns(stage) {
@@ -127,8 +135,9 @@ impl SourceCore {
         self.admission.try_acquire_fast(self.account, stage.places(), wanted)
     }
 
-    /// Takes credits and places for up to `wanted` records. Where they are fewer and nothing is denied,
-    /// the rest is to be tried as well.
+    /// Takes credits and places for up to `wanted` records.
+    ///
+    /// The result may hold fewer records and no denial. The caller then continues with the rest.
     fn acquire<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -166,12 +175,13 @@ impl SourceCore {
         own.min(global).min(stage.places().capacity())
     }
 
-    /// Takes credits and places for `records` records: all, or `None` where they are not there now, and
-    /// also while others wait, who came first.
+    /// Takes credits and places for exactly `records` records.
+    ///
+    /// Returns `None` if they are not available now, or if other requests wait: those came first.
     ///
     /// # Errors
     ///
-    /// Why they will never be there.
+    /// Returns the reason if they can never become available.
     pub(crate) fn acquire_all<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -188,7 +198,7 @@ impl SourceCore {
         }
     }
 
-    /// Waits for credits and places for that number of records.
+    /// Queues a request for credits and places for `records` records.
     pub(crate) fn wait<E: Envelope>(&self, stage: &Arc<StageCore<E>>, records: usize) -> Acquire {
         let request = Request {
             account: Some(self.account),
@@ -198,7 +208,7 @@ impl SourceCore {
         Acquire::new(&self.admission, request)
     }
 
-    /// Whether so many records can ever be in that stage at once.
+    /// Checks that `records` records fit under every cap at once.
     fn check_size<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -222,7 +232,7 @@ impl SourceCore {
         }
     }
 
-    /// A cap as an error names it.
+    /// Returns the owner of a cap as the errors name it.
     fn limit_name<E: Envelope>(&self, stage: &StageCore<E>, limit: Limit) -> String {
         match limit {
             Limit::Source => format!("source {}", self.id),
@@ -231,7 +241,7 @@ impl SourceCore {
         }
     }
 
-    /// The refusal that a denial becomes.
+    /// Converts a denial into the reason that the caller of a push sees.
     #[cold]
     pub(crate) fn reason<E: Envelope>(&self, stage: &StageCore<E>, denied: Denied) -> RejectReason {
         let (limit, held, capacity) = match denied {
@@ -266,7 +276,7 @@ impl SourceCore {
         stage: &StageCore<E>,
         records: Vec<E>,
     ) -> Result<(), RejectedBatch<E>> {
-        // The usual case, apart from the loop below: that takes a quarter longer.
+        // The common case. Keeping it apart from the loop below makes it a quarter faster.
         if !records.is_empty()
             && let Some(first) = self.acquire_fast(stage, records.len())
         {
@@ -278,8 +288,8 @@ impl SourceCore {
         })
     }
 
-    /// Pushes records block by block, until all are stored or one is refused. Nearly always that is one
-    /// block.
+    /// Pushes records block by block, until all are stored or one is refused. The first block
+    /// nearly always holds all records.
     pub(crate) fn push_blocks<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -305,11 +315,11 @@ impl SourceCore {
         Ok(())
     }
 
-    /// Closes the account of a source that holds nothing.
+    /// Closes the account of a source that holds no records.
     ///
     /// # Errors
     ///
-    /// The number of records that it holds.
+    /// Returns the number of records that it holds.
     pub(crate) fn try_close_empty(&self) -> Result<(), u32> {
         self.admission.try_close_account(self.account)
     }
@@ -320,14 +330,14 @@ impl SourceCore {
     }
 }
 
-/// Nothing can name the account any more: its place in the ledger is free for another source.
+/// No handle can name the account any more, so the ledger may reuse its index.
 impl Drop for SourceCore {
     fn drop(&mut self) {
         self.admission.ledger().vacate(self.account);
     }
 }
 
-/// Takes the first `len` records, in memory of about their size, and leaves the rest.
+/// Takes the first `len` records, in an allocation of about their size, and leaves the rest.
 fn take_front<E>(records: &mut Vec<E>, len: usize) -> Vec<E> {
     if len < records.len() / 2 {
         return records.drain(..len).collect();
@@ -345,38 +355,45 @@ impl<E: Envelope> Source<E> {
         &self.core
     }
 
-    /// Pushes one record to a stage, without waiting.
+    /// Pushes one record to a stage without waiting.
+    ///
+    /// The call does not queue behind requests that wait, and may take what is free before them.
+    /// This ends once the request that is first in turn at a cap has been bypassed by more than 4
+    /// releases there. The credits and places that this request needs are then reserved, and a call
+    /// that would take from them is refused as [`OthersFirst`](RejectReason::OthersFirst).
     ///
     /// # Errors
     ///
-    /// The record with the limit that refused it: the source's cap, the global cap or the stage's
-    /// cap, in this order; or [`Closed`](RejectReason::Closed), or
-    /// [`ForeignStage`](RejectReason::ForeignStage) if the stage belongs to another buffer.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// assert_eq!(stage.len(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the record and the limit that refused it. The limits are checked in this order: the
+    /// source's cap, the global cap, the stage's cap. Other reasons are
+    /// [`ParkedLetters`](RejectReason::ParkedLetters), [`OthersFirst`](RejectReason::OthersFirst),
+    /// [`Closed`](RejectReason::Closed), and [`ForeignStage`](RejectReason::ForeignStage) for a
+    /// stage of another buffer.
     #[inline]
     pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
         self.store_one(stage, self.core.acquire_one(stage.core()), record)
     }
 
-    /// Pushes several records to a stage, without waiting: all, or the longest prefix that fits.
-    /// They travel as one block, and the `Vec` itself is handed on where it fits as a whole.
+    /// Pushes several records to a stage without waiting: all of them, or the longest prefix that
+    /// fits.
+    ///
+    /// The records travel as one block. If all of them fit, the buffer stores the `Vec` itself. An
+    /// empty `Vec` is always accepted.
+    ///
+    /// Like [`try_send`](Self::try_send), the call does not queue behind requests that wait. It may
+    /// take what is free until such a request has been bypassed by more than 4 releases; from then
+    /// on it takes only what exceeds the needs of that request.
     ///
     /// # Errors
     ///
-    /// The records that did not fit with the limit that refused the first of them, as
-    /// [`try_send`](Self::try_send) has them, and the number of those that were accepted. An empty
-    /// `Vec` is always accepted.
+    /// Returns the records that did not fit, the reason why the first of them was refused, and the
+    /// number of records accepted. The reasons are those of [`try_send`](Self::try_send).
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// let settings = BufferSettings { max_per_stage: 3, ..BufferSettings::default() };
     /// let manager = BufferManager::new(settings);
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
@@ -394,50 +411,43 @@ impl<E: Envelope> Source<E> {
         self.core.push_batch(stage.core(), records)
     }
 
-    /// How many more records the source may push now: the least of what its own cap and the global
-    /// cap leave. Credits that lie idle with other sources count, for they are had when needed.
+    /// Returns how many more records the source's own cap and the global cap allow.
     ///
-    /// Exact where no other thread is running; otherwise it may be outdated when it arrives, and a
-    /// push may still be refused.
+    /// Idle credits that other sources have leased count as available, because a push reclaims
+    /// them. Reserved credits do not count. The stage's cap is not considered.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// assert_eq!(source.available_credits(), 4_999);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The value is exact if no other thread uses the buffer. Otherwise it may be outdated on
+    /// return, and a push may still be refused.
     pub fn available_credits(&self) -> usize {
         self.core.available_credits()
     }
 
-    /// How much of its cap the source uses, from 0.0 to 1.0. Outdated when it arrives while other
-    /// threads are running, but never above 1.0.
+    /// Returns the used share of the source's cap, from 0.0 to 1.0.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send_batch(&stage, vec![BufferedRecord::new(0, "a", "p", "filter"); 500])?;
-    /// assert_eq!(source.utilization(), 0.1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The value may be outdated on return if other threads use the source, but it never exceeds
+    /// 1.0.
     pub fn utilization(&self) -> f64 {
         self.core.utilization()
     }
 
-    /// Closes the source: from now on its pushes are refused as [`Closed`](RejectReason::Closed), and
-    /// those that wait are told so. What it has in the buffer stays there, to be drained. Closing
-    /// twice is no different.
+    /// Closes the source: pushes are refused as [`Closed`](RejectReason::Closed) from now on, and
+    /// waiting pushes are rejected.
+    ///
+    /// Records already in the buffer stay there and can be drained. Closing a source again has no
+    /// effect.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    ///
     /// source.try_send(&stage, line.clone())?;
     /// source.close();
+    /// assert!(source.is_closed());
     /// assert!(source.try_send(&stage, line).unwrap_err().is_closed());
     /// assert_eq!(stage.len(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -446,42 +456,19 @@ impl<E: Envelope> Source<E> {
         self.core.admission.close_account(self.core.account);
     }
 
-    /// Whether the source takes no more records, because it was closed or removed, or the whole
-    /// buffer was closed.
+    /// Returns `true` if the source accepts no more records.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// let source = manager.source("a")?;
-    /// assert!(!source.is_closed());
-    /// manager.close();
-    /// assert!(source.is_closed());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// This is the case after the source was closed or removed, or the whole buffer was closed.
     pub fn is_closed(&self) -> bool {
         self.core.is_closed()
     }
 
-    /// The source's name.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.source("kafka-1")?.id(), "kafka-1");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the name of the source.
     pub fn id(&self) -> &str {
         &self.core.id
     }
 
-    /// The most records that the source may hold.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.source("kafka-1")?.capacity(), 5_000);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the maximum number of records that the source may hold.
     pub fn capacity(&self) -> usize {
         self.core.account().capacity() as usize
     }

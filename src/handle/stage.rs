@@ -8,31 +8,42 @@ use crate::error::TryRecvError;
 use crate::record::Envelope;
 use crate::store::StageCore;
 
-/// A handle to one stage: where workers take batches from.
+/// A handle to one stage: workers take batches from it.
 ///
-/// Cheap to clone. It works on after its manager is dropped, and after its stage was removed (then
-/// pushes to it are refused as [`Closed`](crate::RejectReason::Closed)).
+/// Clones are cheap and share the stage. The handle stays usable after its manager is dropped and
+/// after its stage was removed; pushes to a removed stage are refused as
+/// [`Closed`](crate::RejectReason::Closed).
 ///
-/// A stage hands out its records first in, first out. Records that were returned come again before
-/// newer ones, the oldest first. That order is strict for a lone worker; several workers at once
-/// may overtake each other between taking a block and handing it on.
+/// # Order
 ///
-/// No lock is taken while nobody waits, but neither is this lock-free in the strict sense: a thread
-/// that the system stops between claiming a place in the ring and filling it, or a worker that it stops
-/// with the returned records in hand, holds back those behind it until it runs again.
+/// A stage hands out its records first in, first out. Returned records come before newer ones, the
+/// oldest first. The order is strict for a single worker. Concurrent workers may overtake each
+/// other between taking a block and returning it to the caller.
+///
+/// # Progress
+///
+/// Pushing, receiving and acknowledging records take no lock, unless a call waits, records were
+/// returned, or a receive splits a block. The data path is not lock-free in the strict sense: a
+/// thread that is preempted between claiming a ring slot and filling it delays the threads behind
+/// it until it runs again.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
 ///
 /// let manager = BufferManager::new(BufferSettings::default());
-/// let stage = manager.stage("filter")?;
-/// let source = manager.source("kafka-1")?;
-/// source.try_send(&stage, BufferedRecord::new("line", "kafka-1", "logs", "filter"))?;
+/// let (stage, source) = (manager.stage("filter")?, manager.source("kafka-1")?);
+/// assert_eq!((stage.id(), stage.capacity()), ("filter", 10_000));
+///
+/// let lines = vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); 500];
+/// source.try_send_batch(&stage, lines)?;
+/// assert_eq!((stage.len(), stage.in_flight()), (500, 0));
 ///
 /// let batch = stage.try_recv_batch(100)?;
-/// assert_eq!((stage.len(), stage.in_flight()), (0, 1));
+/// assert_eq!((stage.len(), stage.in_flight(), stage.utilization()), (400, 100, 0.05));
 /// batch.ack();
-/// assert_eq!(stage.in_flight(), 0);
+/// assert_eq!((stage.len(), stage.in_flight(), stage.utilization()), (400, 0, 0.04));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Stage<E: Envelope> {
@@ -48,18 +59,19 @@ impl<E: Envelope> Stage<E> {
         &self.core
     }
 
-    /// Takes up to `max` records that wait to be taken, without waiting for any. Returned records
-    /// come first.
+    /// Takes up to `max` queued records without waiting. Returned records come first.
     ///
     /// The records stay charged to this stage and to their sources until the batch is settled. A
-    /// `max` of 0 asks for nothing, and is always answered with an error.
+    /// `max` of 0 takes nothing and always returns an error.
     ///
     /// # Errors
     ///
-    /// [`TryRecvError::Empty`] if nothing waits to be taken, and [`TryRecvError::Closed`] if nothing
-    /// ever will: the buffer was closed and no record is left in any of its stages or unsettled
-    /// batches (as long as there is one, it might be returned or forwarded to this stage), or this
-    /// stage was removed.
+    /// - [`TryRecvError::Empty`] if no record is queued.
+    /// - [`TryRecvError::Closed`] if no record will ever come: see [`Closed`](crate::Closed). While
+    ///   a closed buffer still holds a record in any stage or unsettled batch, that record may be
+    ///   returned or forwarded to this stage, and the result is `Empty`.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, TryRecvError};
@@ -83,19 +95,26 @@ impl<E: Envelope> Stage<E> {
         }
     }
 
-    /// Closes the stage: from now on pushes and forwards to it are refused as
-    /// [`Closed`](crate::RejectReason::Closed), and those that wait are told so. What it holds can be
-    /// drained, and returned to it; when all of it is settled, its workers see [`Closed`]. Closing
-    /// twice is no different.
+    /// Closes the stage: pushes and forwards to it are refused from now on, and waiting ones are
+    /// rejected.
+    ///
+    /// The stage's records can still be received, and returned to it. After all of them are
+    /// settled, its workers see [`Closed`](crate::Closed). Closing a stage again has no effect.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::new(BufferSettings::default());
-    /// # let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    ///
     /// source.try_send(&stage, line.clone())?;
     /// stage.close();
+    /// assert!(stage.is_closed());
     /// assert!(source.try_send(&stage, line).unwrap_err().is_closed());
+    ///
     /// stage.recv_batch_blocking(10)?.ack();
     /// assert!(stage.recv_batch_blocking(10).is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -104,91 +123,46 @@ impl<E: Envelope> Stage<E> {
         self.core.close();
     }
 
-    /// Whether the stage takes no more records: it was closed or removed.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// let stage = manager.stage("filter")?;
-    /// manager.remove_stage("filter")?;
-    /// assert!(stage.is_closed());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns `true` if the stage was closed or removed.
     pub fn is_closed(&self) -> bool {
         self.core.places().is_closed()
     }
 
-    /// Records that wait to be taken. While other threads are running it may be outdated when it
-    /// arrives, but is never above [`capacity`](Self::capacity).
+    /// Returns the number of queued records.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.len(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The value may be outdated on return if other threads use the stage, but it never exceeds
+    /// [`capacity`](Self::capacity).
     pub fn len(&self) -> usize {
         self.core.len() as usize
     }
 
-    /// Whether no record waits to be taken; as racy as [`len`](Self::len).
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert!(manager.stage("filter")?.is_empty());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns `true` if no record is queued, with the same caveat as [`len`](Self::len).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Records in unsettled batches. While other threads are running, records on their way into the
-    /// stage may be counted here as well.
+    /// Returns the number of records in unsettled batches, including parked dead letters.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.in_flight(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// While other threads use the stage, the count may include records that are being pushed.
     pub fn in_flight(&self) -> usize {
         self.core.in_flight() as usize
     }
 
-    /// The most records that the stage may hold, queued or in unsettled batches.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.capacity(), 10_000);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the maximum number of records that the stage may hold, queued or in unsettled
+    /// batches.
     pub fn capacity(&self) -> usize {
         self.core.places().capacity() as usize
     }
 
-    /// How full the stage is, from 0.0 to 1.0: records queued and in unsettled batches, by the
-    /// capacity. Outdated when it arrives while other threads are running, but never above 1.0.
+    /// Returns the used share of the stage's capacity, from 0.0 to 1.0.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.utilization(), 0.0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Records in unsettled batches count. The value may be outdated on return if other threads use
+    /// the stage, but it never exceeds 1.0.
     pub fn utilization(&self) -> f64 {
         f64::from(self.core.places().held()) / f64::from(self.core.places().capacity())
     }
 
-    /// The stage's name.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.id(), "filter");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the name of the stage.
     pub fn id(&self) -> &str {
         self.core.id()
     }

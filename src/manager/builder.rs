@@ -1,4 +1,4 @@
-//! Building a manager with more than the four settings.
+//! Building a manager: constructors and the builder.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,17 +13,20 @@ use crate::record::Envelope;
 use crate::settings::{BufferSettings, SettingsError, cap};
 use crate::store::DeadLetterQueue;
 
-/// How many stages may exist unless the builder says otherwise.
+/// Default for [`Builder::max_stages`].
 const MAX_STAGES: usize = 1 << 10;
-/// How many sources may exist unless the builder says otherwise.
+/// Default for [`Builder::max_sources`].
 const MAX_SOURCES: usize = 1 << 17;
-/// How many dead letters are held unless the builder says otherwise.
+/// Default for [`Builder::dead_letter_capacity`].
 const DEAD_LETTER_CAPACITY: usize = 1 << 10;
-/// The share of the global cap that may lie idle in accounts: one part in so many.
+/// At most one part in this many of the global cap may lie idle in accounts.
 const IDLE_SHARE: u32 = 100;
 
-/// Builds a [`BufferManager`], with everything that can be set. [`build`](Self::build) checks all of
-/// it.
+/// A builder that configures a [`BufferManager`].
+///
+/// [`build`](Self::build) validates all settings.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -31,9 +34,13 @@ const IDLE_SHARE: u32 = 100;
 /// let manager = BufferManager::<BufferedRecord<String>>::builder(BufferSettings::default())
 ///     .watermarks(0.9, 0.5)
 ///     .max_retries(3)
+///     .dead_letter_capacity(100)
 ///     .stage_capacity("load", 50_000)
 ///     .source_capacity("bulk", 100)
 ///     .build()?;
+///
+/// assert_eq!(manager.controller().low_watermark(), 0.5);
+/// assert_eq!(manager.dead_letters().capacity(), 100);
 /// assert_eq!(manager.stage("load")?.capacity(), 50_000);
 /// assert_eq!(manager.source("bulk")?.capacity(), 100);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -52,51 +59,40 @@ pub struct Builder<E: Envelope> {
 }
 
 impl<E: Envelope> BufferManager<E> {
-    /// Makes a buffer.
+    /// Creates a buffer with these settings.
     ///
     /// # Panics
     ///
-    /// If the settings are not valid, with the message that [`try_new`](Self::try_new) returns.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    ///
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.capacity(), 10_000);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Panics if the settings are invalid. [`try_new`](Self::try_new) returns an error instead.
     #[must_use]
     pub fn new(settings: BufferSettings) -> Self {
         Self::try_new(settings).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Makes a buffer.
+    /// Creates a buffer with these settings, or returns an error if they are invalid.
     ///
     /// # Errors
     ///
-    /// The first setting that is out of its range.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    ///
-    /// let settings = BufferSettings { max_per_source: 0, ..BufferSettings::default() };
-    /// let error = BufferManager::<BufferedRecord<u8>>::try_new(settings).unwrap_err();
-    /// assert_eq!(error.to_string(), "max_per_source must be at least 1");
-    /// ```
+    /// Returns a [`SettingsError`] for the first setting that is out of its range.
     pub fn try_new(settings: BufferSettings) -> Result<Self, SettingsError> {
         Self::builder(settings).build()
     }
 
-    /// Makes a buffer from the four settings alone. It never fails: settings that are out of their
-    /// range count as the [nearest valid](BufferSettings::nearest_valid) ones.
+    /// Creates a buffer from four settings, replacing invalid ones by the nearest valid ones.
+    ///
+    /// The call never fails: see [`BufferSettings::nearest_valid`].
+    ///
+    /// # Examples
     ///
     /// ```
     /// use conveyor_buffer::{BufferManager, BufferedRecord};
     ///
     /// let manager = BufferManager::<BufferedRecord<u8>>::with_limits(100, 50, 25, 0.8);
     /// assert_eq!(manager.source("a")?.capacity(), 25);
+    ///
     /// let least = BufferManager::<BufferedRecord<u8>>::with_limits(0, 0, 0, f64::NAN);
     /// assert_eq!(least.source("a")?.capacity(), 1);
+    /// assert_eq!(least.controller().high_watermark(), 0.8);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
@@ -115,22 +111,13 @@ impl<E: Envelope> BufferManager<E> {
         Self::new(settings.nearest_valid())
     }
 
-    /// Begins a buffer with more than the four settings.
-    ///
-    /// ```
-    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    ///
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .max_retries(3)
-    ///     .build()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns a builder for a buffer with these and further settings.
     pub fn builder(settings: BufferSettings) -> Builder<E> {
         Builder::new(settings)
     }
 }
 
-/// A manager with the default settings.
+/// Creates a buffer with the default settings.
 impl<E: Envelope> Default for BufferManager<E> {
     fn default() -> Self {
         Self::new(BufferSettings::default())
@@ -152,30 +139,28 @@ impl<E: Envelope> Builder<E> {
         }
     }
 
-    /// Sets both watermarks, as utilizations with `0.0 < low <= high <= 1.0`. The high one takes the
-    /// place of `backpressure_threshold`. Unless set, the low one is three quarters of the threshold.
+    /// Sets both watermarks, as utilizations with `0.0 < low <= high <= 1.0`.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .watermarks(0.9, 0.5)
-    ///     .build()?;
-    /// assert_eq!(manager.controller().low_watermark(), 0.5);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The high watermark replaces `backpressure_threshold`. The default low watermark is three
+    /// quarters of the high one.
     pub fn watermarks(mut self, high: f64, low: f64) -> Self {
         self.watermarks = Some((high, low));
         self
     }
 
-    /// Sets how often a record may be returned; once more, and it goes to the dead letters. Unless
-    /// set, there is no limit. With 0 the first return is already one too many.
+    /// Sets how many times a record may be returned. Default: no limit.
+    ///
+    /// A further return moves the record to the dead letters. With 0, the first return does.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// let manager = BufferManager::builder(BufferSettings::default()).max_retries(1).build()?;
     /// let (stage, source) = (manager.stage("parse")?, manager.source("a")?);
     /// source.try_send(&stage, BufferedRecord::new("NA", "a", "p", "parse"))?;
+    ///
     /// stage.try_recv_batch(1)?.return_to_buffer();
     /// assert!(manager.dead_letters().is_empty());
     /// stage.try_recv_batch(1)?.return_to_buffer();
@@ -187,49 +172,22 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
-    /// Sets how many stages may exist at once, at least 1. Unless set, 1,024.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RegistryError};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .max_stages(1)
-    ///     .build()?;
-    /// manager.stage("parse")?;
-    /// assert_eq!(manager.stage("load").unwrap_err(), RegistryError::TooManyStages { max: 1 });
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Sets how many stages may exist at once, at least 1. Default: 1,024.
     pub fn max_stages(mut self, n: usize) -> Self {
         self.max_stages = n;
         self
     }
 
-    /// Sets how many sources may exist at once, at least 1. Unless set, 131,072.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RegistryError};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .max_sources(1)
-    ///     .build()?;
-    /// manager.source("EWR")?;
-    /// assert_eq!(manager.source("JFK").unwrap_err(), RegistryError::TooManySources { max: 1 });
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Sets how many sources may exist at once, at least 1. Default: 131,072.
     pub fn max_sources(mut self, n: usize) -> Self {
         self.max_sources = n;
         self
     }
 
-    /// Sets how many dead letters are held without credits, in records, at least 1; see
-    /// [`DeadLetters`](crate::DeadLetters) for what happens to more. Unless set, 1,024.
+    /// Sets how many dead letters are held without credits, at least 1. Default: 1,024.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .dead_letter_capacity(10)
-    ///     .build()?;
-    /// assert_eq!(manager.dead_letters().capacity(), 10);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The buffer allocates room for them when it is built. Further letters are parked: see
+    /// [`DeadLetters`](crate::DeadLetters).
     pub fn dead_letter_capacity(mut self, records: usize) -> Self {
         self.dead_letter_capacity = records;
         self
@@ -237,43 +195,31 @@ impl<E: Envelope> Builder<E> {
 
     /// Sets the capacity of one stage, in records, in place of `max_per_stage`.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .stage_capacity("load", 10)
-    ///     .build()?;
-    /// assert_eq!(manager.stage("load")?.capacity(), 10);
-    /// assert_eq!(manager.stage("parse")?.capacity(), 10_000);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The stage allocates its ring when it is created, with one slot for each record that it may
+    /// hold: about 11 MB for 10,000 records of 1 KiB. A call by name that creates the stage
+    /// allocates the ring too.
     pub fn stage_capacity(mut self, id: &str, records: usize) -> Self {
         self.stage_capacities.insert(id.to_owned(), records);
         self
     }
 
     /// Sets the capacity of one source, in records, in place of `max_per_source`.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
-    ///     .source_capacity("bulk", 10)
-    ///     .build()?;
-    /// assert_eq!(manager.source("bulk")?.available_credits(), 10);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn source_capacity(mut self, id: &str, records: usize) -> Self {
         self.source_capacities.insert(id.to_owned(), records);
         self
     }
 
-    /// Checks everything and builds the manager.
+    /// Validates all settings and builds the manager.
     ///
     /// # Errors
     ///
-    /// What is wrong, naming the setting: see [`SettingsError`].
+    /// Returns a [`SettingsError`] that names the invalid setting.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// let error = BufferManager::<BufferedRecord<u8>>::builder(BufferSettings::default())
     ///     .stage_capacity("load", 0)
     ///     .build()
@@ -304,7 +250,7 @@ impl<E: Envelope> Builder<E> {
             });
         }
         let controller = BackpressureController::from_watermarks(watermarks);
-        // Idle credits count as leased: they must not keep an empty buffer above its low watermark.
+        // Idle credits count as leased. They must not keep an empty buffer above its low watermark.
         let idle_budget = (capacity / IDLE_SHARE).min(watermarks.of(capacity).low / 2);
         let admission = Admission::new(capacity, idle_budget, controller);
         let dead_letters =

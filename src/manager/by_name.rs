@@ -1,4 +1,4 @@
-//! The calls of the original crate, which name stages and sources each time.
+//! The calls by name: each one looks up its stage and its source.
 
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -12,16 +12,25 @@ use crate::record::Envelope;
 use crate::store::{DeadLetter, LetterMeta, StageCore};
 
 impl<E: Envelope> BufferManager<E> {
-    /// Pushes one record to the stage of that name, charged to the source that the record names.
-    /// Both are made if they do not exist.
+    /// Pushes one record to the named stage, charged to the source that the record names.
+    ///
+    /// The stage and the source are created if they do not exist. A new stage allocates its ring up
+    /// front, one slot for each record that it may hold: about 11 MB for 10,000 records of 1 KiB.
+    ///
+    /// Like [`Source::try_send`](crate::Source::try_send), the call does not wait and does not
+    /// queue behind requests that wait.
     ///
     /// # Errors
     ///
-    /// The record with what refused it: the source's, the global or the stage's cap, too many stages
-    /// or sources, an empty name, or that the buffer is closed.
+    /// Returns the record and the reason: the reasons of
+    /// [`Source::try_send`](crate::Source::try_send), too many stages or sources, an empty name, or
+    /// not enough memory for a new stage.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::with_limits(100, 1, 100, 0.8);
     /// let line = |n: i32| BufferedRecord::new(n, "kafka-1", "logs", "filter");
@@ -29,7 +38,7 @@ impl<E: Envelope> BufferManager<E> {
     /// manager.buffer_for_stage("filter", line(1)).await?;
     /// let rejected = manager.buffer_for_stage("filter", line(2)).await.unwrap_err();
     /// assert_eq!(rejected.to_string(), "stage buffer full: filter holds 1 of 1 records");
-    /// assert_eq!(rejected.into_record().record, 2);
+    /// assert_eq!(rejected.into_inner().record, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
@@ -37,19 +46,25 @@ impl<E: Envelope> BufferManager<E> {
         self.registry().push(stage_id, record)
     }
 
-    /// Pushes records to the stage of that name, each charged to the source that it names: all, or
-    /// the longest prefix that fits. Tells how many, which without an error is all of them. An empty
-    /// `Vec` is always accepted, and makes nothing.
+    /// Pushes records to the named stage, each charged to the source that it names.
     ///
-    /// Neighbours of one source travel as one block; a batch of a single source is fastest.
+    /// Accepts all records, or the longest prefix that fits, and returns the number of records on
+    /// success. Adjacent records of one source travel as one block; a batch of a single source is
+    /// fastest. An empty `Vec` is always accepted and creates nothing.
+    ///
+    /// The stage and the sources are created if they do not exist. A new stage allocates its ring
+    /// up front: see [`buffer_for_stage`](Self::buffer_for_stage).
     ///
     /// # Errors
     ///
-    /// The records from the first that was refused, with what refused it, and how many were accepted
-    /// before it.
+    /// Returns the first refused record and those after it, the reason for its refusal, and the
+    /// number of records accepted before it.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::with_limits(100, 50, 5, 0.8);
     /// let lines = vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); 8];
@@ -67,15 +82,20 @@ impl<E: Envelope> BufferManager<E> {
         self.registry().push_batch(stage_id, records)
     }
 
-    /// Takes up to `max_batch_size` records from the stage of that name and hands them out: their
-    /// credits are free again at once. None wait, or no stage has that name, or 0 are asked for: the
-    /// `Vec` is empty.
+    /// Takes up to `max_batch_size` records out of the named stage and releases their credits at
+    /// once.
     ///
-    /// From here on the records are the caller's alone. [`Stage::try_recv_batch`] keeps them safe
-    /// until they are settled.
+    /// Returns an empty `Vec` if no record is queued, if the stage does not exist, or if
+    /// `max_batch_size` is 0.
+    ///
+    /// The buffer does not track the records any further. Use [`Stage::try_recv_batch`] to keep
+    /// them charged, and safe from a panic, until they are settled.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let lines = vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); 8];
@@ -83,7 +103,7 @@ impl<E: Envelope> BufferManager<E> {
     ///
     /// assert_eq!(manager.get_batch("filter", 5).await.len(), 5);
     /// assert_eq!(manager.get_batch("filter", 5).await.len(), 3);
-    /// assert!(manager.get_batch("unheard-of", 5).await.is_empty());
+    /// assert!(manager.get_batch("unknown", 5).await.is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
@@ -91,22 +111,29 @@ impl<E: Envelope> BufferManager<E> {
         self.registry().take(stage_id, max_batch_size)
     }
 
-    /// Takes records back that [`get_batch`](Self::get_batch) handed out: all, or the longest prefix
-    /// that fits. They go before all records in the stage that were not handed out, in the order in
-    /// which they come back, one retry counted for each. Those whose retry count would pass the limit
-    /// go to the dead letters instead, also of a closed buffer. Tells how many went back to the stage.
+    /// Puts records from [`get_batch`](Self::get_batch) back to the front of the named stage.
     ///
-    /// The records gave their credits up when they were handed out, and so a return by name may be
-    /// refused like a push. [`Batch::return_to_buffer`](crate::Batch::return_to_buffer) cannot fail:
-    /// prefer it.
+    /// Accepts all records, or the longest prefix that fits, and adds one to the retry count of
+    /// each. They come before all records of the stage that were never handed out, in the order in
+    /// which they come back. Records that have used up their retries go to the dead letters
+    /// instead, even if the buffer is closed. On success, returns the number of records that went
+    /// back to the stage.
+    ///
+    /// The records released their credits when they were handed out. A return by name is therefore
+    /// a push: it may be refused, and it creates the stage and the sources if they do not exist (a
+    /// new stage allocates its ring up front: see [`buffer_for_stage`](Self::buffer_for_stage)).
+    /// Prefer [`Batch::return_to_buffer`](crate::Batch::return_to_buffer), which cannot fail.
     ///
     /// # Errors
     ///
-    /// The records from the first that was refused, untouched, with what refused it. `accepted`
-    /// counts those that went back to the stage.
+    /// Returns the first refused record and those after it, unchanged, with the reason for its
+    /// refusal. `accepted` counts the records that went back to the stage.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let line = BufferedRecord::new("line", "kafka-1", "logs", "filter");
@@ -126,14 +153,17 @@ impl<E: Envelope> BufferManager<E> {
         self.registry().return_records(stage_id, records)
     }
 
-    /// Whether the source of that name should slow down: the whole buffer's utilization, or the
-    /// source's own, is above the threshold at this moment. A source that does not exist uses
-    /// nothing.
+    /// Returns `true` if the named source should slow down.
     ///
-    /// This has no hysteresis; [`Source::signal`] has.
+    /// This is the case if the utilization of the whole buffer, or of the source's own cap, is
+    /// above the threshold now. A source that does not exist uses nothing. The result has no
+    /// hysteresis; [`Source::signal`](crate::Source::signal) has.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::with_limits(1_000, 1_000, 10, 0.8);
     /// let lines = |n| vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); n];
@@ -150,29 +180,17 @@ impl<E: Envelope> BufferManager<E> {
         let threshold = self.controller().high_watermark();
         let source_is_high =
             || self.registry().find_source(source_id).is_some_and(|s| s.utilization() > threshold);
-        // The leased credits are never fewer than those in use, and cheaper to know.
+        // The number of leased credits is an upper bound of those in use, and cheaper to read.
         let ledger = self.admission().ledger();
         let pool_is_high = || share(ledger.leased(), ledger) > threshold;
         pool_is_high() && share(ledger.used(), ledger) > threshold || source_is_high()
     }
 
-    /// How many more records the source of that name may push now: the least of what its own cap
-    /// and the global cap leave; 0 if the buffer is closed. A source that does not exist has its
-    /// whole cap.
+    /// Returns how many more records the named source may push now.
     ///
-    /// Exact where no other thread is running; otherwise it may be outdated when it arrives.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::with_limits(100, 100, 10, 0.8);
-    /// assert_eq!(manager.available_credits("kafka-1").await, 10);
-    /// let line = BufferedRecord::new("line", "kafka-1", "logs", "filter");
-    /// manager.buffer_for_stage("filter", line).await?;
-    /// assert_eq!(manager.available_credits("kafka-1").await, 9);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// This is the least of what its own cap and the global cap leave, and 0 if the buffer is
+    /// closed. For a source that does not exist, its whole cap counts. The value is exact if no
+    /// other thread uses the buffer, and may be outdated otherwise.
     pub async fn available_credits(&self, source_id: &str) -> usize {
         let ledger = self.admission().ledger();
         match self.registry().find_source(source_id) {
@@ -182,88 +200,61 @@ impl<E: Envelope> BufferManager<E> {
         }
     }
 
-    /// How full the stage of that name is, from 0.0 to 1.0: records queued and in unsettled batches,
-    /// by its capacity. 0.0 if it does not exist. As racy as [`Stage::utilization`].
+    /// Returns the used share of the named stage's capacity, from 0.0 to 1.0.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::with_limits(200, 100, 50, 0.8);
-    /// let lines = vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); 50];
-    /// manager.buffer_batch_for_stage("filter", lines).await?;
-    /// assert_eq!(manager.get_stage_utilization("filter").await, 0.5);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// Records in unsettled batches count. Returns 0.0 if the stage does not exist. The caveat of
+    /// [`Stage::utilization`] applies.
     pub async fn get_stage_utilization(&self, stage_id: &str) -> f64 {
         self.registry()
             .find_stage(stage_id)
             .map_or(0.0, |stage| Stage::from_core(stage).utilization())
     }
 
-    /// How full the whole buffer is, from 0.0 to 1.0: records queued and in unsettled batches, by
-    /// `max_total_records`. Exact where no other thread is running. While sources lease credits ahead
-    /// of need, it adds up their accounts, at most one for 200 records of the cap.
+    /// Returns the used share of the global cap, from 0.0 to 1.0.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::with_limits(200, 100, 50, 0.8);
-    /// let lines = vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); 50];
-    /// manager.buffer_batch_for_stage("filter", lines).await?;
-    /// assert_eq!(manager.get_global_utilization().await, 0.25);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// Records in unsettled batches count. The value is exact if no other thread uses the buffer.
+    ///
+    /// While sources lease credits ahead of need, the call adds up the accounts that do: at most
+    /// one account for every 200 records of the cap.
     pub async fn get_global_utilization(&self) -> f64 {
         let ledger = self.admission().ledger();
         share(ledger.used(), ledger)
     }
 
-    /// Records that wait to be taken in the stage of that name; 0 if it does not exist. As racy as
-    /// [`Stage::len`].
+    /// Returns the number of queued records in the named stage, or 0 if the stage does not exist.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let line = BufferedRecord::new("line", "kafka-1", "logs", "filter");
-    /// manager.buffer_for_stage("filter", line).await?;
-    /// assert_eq!(manager.get_stage_buffer_size("filter").await, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// The caveat of [`Stage::len`] applies.
     pub async fn get_stage_buffer_size(&self, stage_id: &str) -> usize {
         self.registry().find_stage(stage_id).map_or(0, |stage| stage.len() as usize)
     }
 
-    /// Records in the whole buffer, queued or in unsettled batches. Exact where no other thread is
-    /// running, at the cost that [`get_global_utilization`](Self::get_global_utilization) names.
+    /// Returns the number of records in the whole buffer, queued or in unsettled batches.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let line = BufferedRecord::new("line", "kafka-1", "logs", "filter");
-    /// manager.buffer_for_stage("filter", line).await?;
-    /// assert_eq!(manager.get_total_buffered().await, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// The value is exact if no other thread uses the buffer. The cost is that of
+    /// [`get_global_utilization`](Self::get_global_utilization).
     pub async fn get_total_buffered(&self) -> usize {
         self.admission().ledger().used() as usize
     }
 
-    /// The names of the stages in which records wait to be taken, sorted.
+    /// Returns the names of the stages that have queued records, sorted.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let line = BufferedRecord::new("line", "kafka-1", "logs", "filter");
+    /// let manager = BufferManager::with_limits(200, 100, 50, 0.8);
     /// manager.stage("enrich")?;
-    /// manager.buffer_for_stage("filter", line).await?;
+    /// let lines = vec![BufferedRecord::new("line", "kafka-1", "logs", "filter"); 40];
+    /// manager.buffer_batch_for_stage("filter", lines).await?;
+    ///
     /// assert_eq!(manager.get_stages_with_data().await, ["filter"]);
+    /// assert_eq!(manager.get_stage_buffer_size("filter").await, 40);
+    /// assert_eq!(manager.get_stage_utilization("filter").await, 0.4);
+    /// assert_eq!(manager.get_total_buffered().await, 40);
+    /// assert_eq!(manager.get_global_utilization().await, 0.2);
+    /// assert_eq!(manager.available_credits("kafka-1").await, 10);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
@@ -277,7 +268,7 @@ fn share(records: u32, ledger: &Ledger) -> f64 {
 }
 
 impl<E: Envelope> Registry<E> {
-    /// Pushes a record to the stage of that name, for the source that it names itself.
+    /// Pushes one record to the named stage, charged to the source that it names.
     pub(super) fn push(&self, stage_id: &str, record: E) -> Result<(), Rejected<E>> {
         loop {
             let (stages, sources) = (self.stages(), self.sources());
@@ -299,7 +290,7 @@ impl<E: Envelope> Registry<E> {
         }
     }
 
-    /// Pushes records to the stage of that name, for the sources that they name themselves: all, or
+    /// Pushes records to the named stage, each charged to the source that it names: all of them, or
     /// the longest prefix that fits.
     pub(super) fn push_batch(
         &self,
@@ -313,9 +304,11 @@ impl<E: Envelope> Registry<E> {
         })
     }
 
-    /// Takes records back that were handed out: all, or the longest prefix that fits. One retry is
-    /// counted for each that is accepted; those that have none left go to the dead letters. Tells
-    /// how many went back to the stage.
+    /// Puts records that were handed out back to the front of the stage: all of them, or the
+    /// longest prefix that fits.
+    ///
+    /// Counts one retry for each accepted record, and moves records without retries left to the
+    /// dead letters. Returns the number of records that went back to the stage.
     pub(super) fn return_records(
         &self,
         stage_id: &str,
@@ -369,8 +362,9 @@ impl<E: Envelope> Registry<E> {
         Ok(())
     }
 
-    /// Stores records, run by run of one source, until one is refused. Records of a single source
-    /// stay in their `Vec`.
+    /// Stores records, one run of a single source at a time, until one is refused.
+    ///
+    /// Records of a single source stay in their `Vec`.
     fn for_each_run(
         &self,
         records: Vec<E>,
@@ -397,14 +391,15 @@ impl<E: Envelope> Registry<E> {
         Ok(accepted)
     }
 
-    /// Stores records of one source in the stage of that name.
+    /// Stores records of one source in the named stage.
     fn store(
         &self,
         stage_id: &str,
         mut records: Vec<E>,
         store: impl Fn(&Arc<StageCore<E>>, &Arc<SourceCore>, Vec<E>) -> Result<(), RejectedBatch<E>>,
     ) -> Result<(), RejectedBatch<E>> {
-        // What a stage took before it was removed and the rest went to its successor.
+        // Records accepted by a stage that was then removed. The rest goes to the new stage of that
+        // name.
         let mut accepted = 0;
         loop {
             let (stages, sources) = (self.stages(), self.sources());
@@ -424,14 +419,15 @@ impl<E: Envelope> Registry<E> {
         }
     }
 
-    /// Takes up to `max` records from the stage of that name and settles them.
+    /// Takes up to `max` records out of the named stage and settles them.
     pub(super) fn take(&self, stage_id: &str, max: usize) -> Vec<E> {
         let stages = self.stages();
         stages.get(stage_id).map_or_else(Vec::new, |stage| stage.take_out(max))
     }
 }
 
-/// Takes records back that were handed out, one retry counted for each that is accepted.
+/// Puts records that were handed out back to the stage, and counts one retry for each accepted
+/// record.
 fn return_to<E: Envelope>(
     stage: &Arc<StageCore<E>>,
     source: &SourceCore,
@@ -442,7 +438,7 @@ fn return_to<E: Envelope>(
     })
 }
 
-/// The first record with those after it that are like it.
+/// Collects `first` and the records after it for which `like` returns `true`.
 fn take_run<E>(
     first: E,
     records: &mut Peekable<impl Iterator<Item = E>>,

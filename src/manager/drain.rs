@@ -1,4 +1,4 @@
-//! Waiting until every record is settled.
+//! Waiting until all records are settled.
 
 use std::time::Duration;
 
@@ -8,24 +8,35 @@ use crate::record::Envelope;
 use crate::sync::{block_on_until, now};
 
 impl<E: Envelope> BufferManager<E> {
-    /// Waits until every record is settled: acknowledged, handed out or dead-lettered, in every stage
-    /// and every batch. Usually [`close`](Self::close) comes first; sources that are not stopped may
-    /// keep it waiting.
+    /// Waits until every record in every stage and batch is settled.
+    ///
+    /// A record is settled when it is acknowledged, handed out or dead-lettered. Usually
+    /// [`close`](Self::close) comes first; on an open buffer, sources that keep pushing may keep
+    /// the call waiting.
+    ///
+    /// The call also waits for credits that are held without a record: those of a
+    /// [`Permit`](crate::Permit), of a granted future that is not polled, and of a receive that
+    /// lingers. One that is passed to [`mem::forget`](std::mem::forget) keeps it waiting forever.
     ///
     /// # Cancel safety
     ///
-    /// It takes nothing, and may be dropped at any time.
+    /// The future takes nothing and may be dropped at any time.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// # pollster::block_on(async {
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// let worker = std::thread::spawn({
-    ///     let stage = stage.clone();
-    ///     move || while let Ok(batch) = stage.recv_batch_blocking(10) { batch.ack() }
+    /// let worker = std::thread::spawn(move || {
+    ///     while let Ok(batch) = stage.recv_batch_blocking(10) {
+    ///         batch.ack();
+    ///     }
     /// });
+    ///
     /// manager.close();
     /// manager.drain().await;
     /// assert_eq!(manager.get_total_buffered().await, 0);
@@ -37,34 +48,40 @@ impl<E: Envelope> BufferManager<E> {
         self.admission().drain().await;
     }
 
-    /// [`drain`](Self::drain) for threads: it parks this one.
+    /// Blocks the thread until every record is settled: the blocking form of
+    /// [`drain`](Self::drain).
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// manager.drain_blocking(); // nothing was pushed
-    /// assert!(manager.remaining().is_empty());
-    /// ```
+    /// Do not call it inside an async task: it blocks the executor's thread.
     pub fn drain_blocking(&self) {
         block_on_until(self.drain(), None);
     }
 
-    /// The same for at most `timeout`.
+    /// Blocks the thread until every record is settled, for at most `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
     ///
     /// # Errors
     ///
-    /// What remains when the time is up.
+    /// Returns the [`Remaining`] records after the timeout.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
     ///
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
     /// manager.close();
+    ///
     /// let remaining = manager.drain_timeout(Duration::from_millis(1)).unwrap_err();
-    /// assert_eq!(remaining.to_string(), "not drained: 1 records remain (stage filter 1; source a 1)");
+    /// let text = "not drained: 1 records remain (stage filter 1; source a 1)";
+    /// assert_eq!(remaining.to_string(), text);
+    ///
+    /// stage.try_recv_batch(1)?.ack();
+    /// manager.drain_timeout(Duration::from_millis(1))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain_timeout(&self, timeout: Duration) -> Result<(), Remaining> {
@@ -72,20 +89,10 @@ impl<E: Envelope> BufferManager<E> {
         block_on_until(self.drain(), deadline).ok_or_else(|| self.remaining())
     }
 
-    /// The records that are not settled yet, by stage and by source. Exact where no other thread is
-    /// running. Dead letters are settled, even if they are parked: see
-    /// [`DeadLetters::parked`](crate::DeadLetters::parked).
+    /// Returns the unsettled records by stage and by source.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// let remaining = manager.remaining();
-    /// assert_eq!(remaining.stages, [("filter".to_owned(), 1)]);
-    /// assert_eq!(remaining.sources, [("a".to_owned(), 1)]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// The result is exact if no other thread uses the buffer. Dead letters are settled, even if
+    /// they are parked: see [`DeadLetters::parked`](crate::DeadLetters::parked).
     pub fn remaining(&self) -> Remaining {
         self.registry().remaining()
     }

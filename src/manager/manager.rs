@@ -1,4 +1,4 @@
-//! The manager: the whole buffer.
+//! The manager: the handle to the whole buffer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,27 +10,37 @@ use crate::error::RegistryError;
 use crate::handle::{DeadLetters, Source, Stage};
 use crate::record::Envelope;
 
-/// A buffer between the stages of a pipeline, with caps on all records, on the records of each
-/// stage, and on the records of each source.
+/// A bounded buffer between the stages of a pipeline.
 ///
-/// Stages and sources are made when they are first named. The `async` calls name them each time;
-/// none of them waits: each answers at its first poll, and so there is nothing to cancel half-way.
-/// The handles that [`stage`](Self::stage) and [`source`](Self::source) give skip the look-up, and
-/// [`Stage::try_recv_batch`] gives batches that are settled after the work instead of before it:
-/// prefer them.
+/// Caps bound the records in the whole buffer, in each stage, and of each source.
 ///
-/// Cloning is cheap, and clones are the same buffer. Records that are still in it when its last
-/// handle is dropped are dropped with it.
+/// The `async` calls name their stage and source each time, and create them when they are first
+/// named. They never wait: each completes at its first poll, so that there is nothing to cancel.
+/// The handles from [`stage`](Self::stage) and [`source`](Self::source) avoid the look-up, and a
+/// batch from [`Stage::try_recv_batch`] is settled after the work instead of before it. Prefer the
+/// handles.
+///
+/// Clones are cheap and share the same buffer. When the last handle is dropped, the records still
+/// in the buffer are dropped too.
+///
+/// # Examples
 ///
 /// ```
 /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
 /// # pollster::block_on(async {
 /// let manager = BufferManager::new(BufferSettings::default());
 ///
+/// // By name.
 /// let line = BufferedRecord::new("line", "kafka-1", "logs", "filter");
 /// manager.buffer_for_stage("filter", line).await?;
-/// let batch = manager.get_batch("filter", 100).await;
-/// assert_eq!(batch[0].record, "line");
+///
+/// // By handle.
+/// let stage = manager.stage("filter")?;
+/// let batch = stage.try_recv_batch(100)?;
+/// assert_eq!(batch.iter().next().unwrap().record, "line");
+/// batch.ack();
+/// assert_eq!(manager.get_total_buffered().await, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -43,52 +53,49 @@ impl<E: Envelope> BufferManager<E> {
         Self { registry: Arc::new(registry) }
     }
 
-    /// The stage of that name, which is made if it does not exist. Making one allocates its ring.
+    /// Returns the named stage, and creates it if it does not exist.
+    ///
+    /// A new stage allocates its ring up front, one slot for each record that it may hold: about 11
+    /// MB for 10,000 records of 1 KiB. Its capacity is
+    /// [`max_per_stage`](crate::BufferSettings::max_per_stage), or the
+    /// [`stage_capacity`](crate::Builder::stage_capacity) of its name.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::EmptyName`], [`TooManyStages`](RegistryError::TooManyStages),
-    /// [`OutOfMemory`](RegistryError::OutOfMemory), or, for one that does not exist yet,
-    /// [`Closed`](RegistryError::Closed).
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.stage("filter")?.id(), "filter");
-    /// assert!(manager.stage("").is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// - [`RegistryError::EmptyName`] if the name is empty.
+    /// - [`TooManyStages`](RegistryError::TooManyStages),
+    ///   [`OutOfMemory`](RegistryError::OutOfMemory) or [`Closed`](RegistryError::Closed) if the
+    ///   stage does not exist and cannot be created.
     pub fn stage(&self, id: &str) -> Result<Stage<E>, RegistryError> {
         self.registry.stage(id).map(Stage::from_core)
     }
 
-    /// The source of that name, which is made if it does not exist.
+    /// Returns the named source, and creates it if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::EmptyName`], [`TooManySources`](RegistryError::TooManySources), or, for one
-    /// that does not exist yet, [`Closed`](RegistryError::Closed).
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert_eq!(manager.source("kafka-1")?.id(), "kafka-1");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// - [`RegistryError::EmptyName`] if the name is empty.
+    /// - [`TooManySources`](RegistryError::TooManySources) or [`Closed`](RegistryError::Closed) if
+    ///   the source does not exist and cannot be created.
     pub fn source(&self, id: &str) -> Result<Source<E>, RegistryError> {
         self.registry.source(id).map(Source::from_core)
     }
 
-    /// Removes a stage that holds no record, queued or in an unsettled batch. Handles to it see it as
-    /// closed from then on; its name can be made anew.
+    /// Removes a stage that holds no records, queued or in unsettled batches.
+    ///
+    /// Its handles see it as closed from then on. The name may be used for a new stage.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::UnknownStage`], or [`StageInUse`](RegistryError::StageInUse) with the number
-    /// of records that it holds.
+    /// - [`RegistryError::UnknownStage`] if no stage has this name.
+    /// - [`StageInUse`](RegistryError::StageInUse), with the number of records, if the stage holds
+    ///   any.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
@@ -97,25 +104,33 @@ impl<E: Envelope> BufferManager<E> {
     ///
     /// stage.try_recv_batch(1)?.ack();
     /// manager.remove_stage("filter")?;
+    /// assert!(stage.is_closed());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn remove_stage(&self, id: &str) -> Result<(), RegistryError> {
         self.registry.remove_stage(id)
     }
 
-    /// Removes a source that holds no record in any stage, queued or in an unsettled batch. Its
-    /// credits go home; handles to it are refused as closed from then on; its name can be made anew.
+    /// Removes a source that holds no records in any stage, queued or in unsettled batches.
+    ///
+    /// Pushes with its handles are refused as closed from then on. The name may be used for a new
+    /// source.
     ///
     /// # Errors
     ///
-    /// [`RegistryError::UnknownSource`], or [`SourceInUse`](RegistryError::SourceInUse) with the
-    /// number of records that it holds.
+    /// - [`RegistryError::UnknownSource`] if no source has this name.
+    /// - [`SourceInUse`](RegistryError::SourceInUse), with the number of records, if the source
+    ///   holds any.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// manager.remove_source("a")?;
+    ///
     /// let line = BufferedRecord::new("line", "a", "p", "filter");
     /// assert!(source.try_send(&stage, line).unwrap_err().is_closed());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -124,50 +139,39 @@ impl<E: Envelope> BufferManager<E> {
         self.registry.remove_source(id)
     }
 
-    /// The dead letters of this buffer.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert!(manager.dead_letters().try_recv().is_none());
-    /// ```
+    /// Returns a handle to the dead letters of this buffer.
     pub fn dead_letters(&self) -> DeadLetters<E> {
         DeadLetters::new(Arc::clone(self.registry.dead_letters()))
     }
 
-    /// The controller that follows the whole buffer's level. That level includes credits that
-    /// sources have leased ahead of need, and so may read up to about 0.01 high.
+    /// Returns the controller that follows the level of the whole buffer.
     ///
-    /// ```
-    /// # use conveyor_buffer::{BackpressureSignal, BufferManager, BufferedRecord};
-    /// # pollster::block_on(async {
-    /// let manager = BufferManager::with_limits(10, 10, 10, 0.8);
-    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 9];
-    /// manager.buffer_batch_for_stage("filter", lines).await?;
-    /// assert_eq!(manager.controller().current(), BackpressureSignal::SlowDown);
-    /// manager.get_batch("filter", 9).await;
-    /// assert_eq!(manager.controller().current(), BackpressureSignal::Resume);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
+    /// The level includes credits that sources have leased ahead of need, and may therefore read up
+    /// to about 0.01 too high.
     pub fn controller(&self) -> &BackpressureController {
         self.admission().controller()
     }
 
-    /// Closes the buffer: from now on pushes are refused as
-    /// [`Closed`](crate::RejectReason::Closed), and so are new names. What is buffered can still be
-    /// drained, forwarded, and returned as batches (a return by name is a push); when all of it is
-    /// settled, workers see [`TryRecvError::Closed`](crate::TryRecvError::Closed). Closing twice is
-    /// no different.
+    /// Closes the buffer: pushes are refused as [`Closed`](crate::RejectReason::Closed) from now
+    /// on, and so are new names.
+    ///
+    /// Buffered records can still be received, forwarded and returned as batches; a return by name
+    /// is a push and is refused. After all records are settled, workers see
+    /// [`TryRecvError::Closed`](crate::TryRecvError::Closed). Every call returns only after the
+    /// buffer is closed; closing it again has no effect.
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, TryRecvError};
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, TryRecvError};
+    ///
     /// let manager = BufferManager::new(BufferSettings::default());
     /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
     /// let line = BufferedRecord::new("line", "a", "p", "filter");
     /// source.try_send(&stage, line.clone())?;
     /// manager.close();
     ///
+    /// assert!(manager.is_closed());
     /// assert!(source.try_send(&stage, line).unwrap_err().is_closed());
     /// stage.try_recv_batch(10)?.ack();
     /// assert_eq!(stage.try_recv_batch(10).unwrap_err(), TryRecvError::Closed);
@@ -177,15 +181,7 @@ impl<E: Envelope> BufferManager<E> {
         self.registry.close();
     }
 
-    /// Whether the buffer was closed.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert!(!manager.is_closed());
-    /// manager.close();
-    /// assert!(manager.is_closed());
-    /// ```
+    /// Returns `true` if the buffer was closed.
     pub fn is_closed(&self) -> bool {
         self.admission().is_closed()
     }

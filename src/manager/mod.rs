@@ -1,4 +1,4 @@
-//! Naming: the manager, and stages and sources by name.
+//! Name: the manager, and its stages and sources by name.
 
 mod builder;
 mod by_name;

@@ -1,4 +1,4 @@
-//! Names: which stages and sources exist, how many may, and how one is made or removed.
+//! The registry: which stages and sources exist, and how they are created and removed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -13,7 +13,7 @@ use crate::sync::{Map, Mutex, Pinned};
 
 /// All stages and sources of a buffer, by name.
 ///
-/// Looking a name up takes no lock. Making and removing one does.
+/// A look-up takes no lock. Creating and removing a name does.
 pub(crate) struct Registry<E: Envelope> {
     stages: Map<Arc<StageCore<E>>>,
     sources: Map<Arc<SourceCore>>,
@@ -23,7 +23,7 @@ pub(crate) struct Registry<E: Envelope> {
     dead_letters: Arc<DeadLetterQueue<E>>,
 }
 
-/// What making and removing must agree on.
+/// The state that creating and removing names must agree on.
 #[derive(Default)]
 struct Counts {
     stages: usize,
@@ -31,7 +31,7 @@ struct Counts {
     closed: bool,
 }
 
-/// How many stages and sources may exist, and with which caps.
+/// How many stages and sources may exist, and their caps.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) max_stages: usize,
@@ -44,7 +44,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// The cap of the source of that name, whether it exists or not.
+    /// Returns the cap of the named source, whether it exists or not.
     pub(super) fn source_capacity(&self, id: &str) -> u32 {
         self.source_capacities.get(id).copied().unwrap_or(self.per_source)
     }
@@ -90,23 +90,24 @@ impl<E: Envelope> Registry<E> {
         self.sources.pin()
     }
 
-    /// The stage of that name, if it exists.
+    /// Returns the named stage if it exists.
     pub(super) fn find_stage(&self, id: &str) -> Option<Arc<StageCore<E>>> {
         self.stages.pin().get(id).cloned()
     }
 
-    /// The source of that name, if it exists.
+    /// Returns the named source if it exists.
     pub(super) fn find_source(&self, id: &str) -> Option<Arc<SourceCore>> {
         self.sources.pin().get(id).cloned()
     }
 
-    /// The stage of that name, which is made if need be.
+    /// Returns the named stage, and creates it if it does not exist.
     pub(super) fn stage(&self, id: &str) -> Result<Arc<StageCore<E>>, RegistryError> {
         loop {
             if let Some(stage) = self.find_stage(id) {
                 return Ok(stage);
             }
-            // Without the lock, because it may take long: other names do not wait for it.
+            // Allocate the ring without the lock: it may take long, and other names must not wait
+            // for it.
             self.check_stage(&self.counts.lock(), id)?;
             let stage = self.make_stage(id)?;
             if let Some(stage) = self.register_stage(&mut self.counts.lock(), stage)? {
@@ -115,7 +116,7 @@ impl<E: Envelope> Registry<E> {
         }
     }
 
-    /// The source of that name, which is made if need be.
+    /// Returns the named source, and creates it if it does not exist.
     pub(super) fn source(&self, id: &str) -> Result<Arc<SourceCore>, RegistryError> {
         match self.find_source(id) {
             Some(source) => Ok(source),
@@ -123,7 +124,7 @@ impl<E: Envelope> Registry<E> {
         }
     }
 
-    /// The names of the stages with records that wait to be taken, in order.
+    /// Returns the names of the stages that have queued records, sorted.
     pub(super) fn stages_with_data(&self) -> Vec<String> {
         let stages = self.stages.pin().values();
         let with_data = stages.iter().filter(|stage| stage.len() > 0);
@@ -132,7 +133,7 @@ impl<E: Envelope> Registry<E> {
         names
     }
 
-    /// The stages and the sources that hold unsettled records, in order.
+    /// Returns the stages and sources that hold unsettled records, sorted by name.
     pub(super) fn remaining(&self) -> Remaining {
         let some = |id: &Arc<str>, held: u32| (held > 0).then(|| (id.to_string(), held as usize));
         let (stages, sources) = (self.stages.pin().values(), self.sources.pin().values());
@@ -149,8 +150,10 @@ impl<E: Envelope> Registry<E> {
         remaining
     }
 
-    /// Whether a push was refused because its stage or source was removed after it was looked up. Then
-    /// the names can be made anew. Waits for a removal that is under way.
+    /// Returns `true` if a push was refused because its stage or source was removed after the
+    /// look-up.
+    ///
+    /// The caller then creates the names again. Waits for a removal in progress.
     pub(super) fn was_removed(
         &self,
         reason: &RejectReason,
@@ -167,7 +170,9 @@ impl<E: Envelope> Registry<E> {
         !(same_stage && same_source)
     }
 
-    /// Sees to it that both names exist, or makes neither. Waits for a removal that is under way.
+    /// Creates both names if they do not exist, or neither if one of them cannot be created.
+    ///
+    /// Waits for a removal in progress.
     pub(super) fn register(&self, stage_id: &str, source_id: &str) -> Result<(), RegistryError> {
         let made = {
             let counts = self.counts.lock();
@@ -187,7 +192,7 @@ impl<E: Envelope> Registry<E> {
         Ok(())
     }
 
-    /// Whether a stage of that name may be made.
+    /// Checks that a stage of this name may be created.
     fn check_stage(&self, counts: &Counts, id: &str) -> Result<(), RegistryError> {
         counts.check(id, "stage")?;
         if counts.stages >= self.limits.max_stages {
@@ -211,7 +216,7 @@ impl<E: Envelope> Registry<E> {
         )))
     }
 
-    /// Registers a stage under its name, unless another thread has registered one meanwhile.
+    /// Registers a stage under its name, or returns `None` if another thread has registered one.
     fn register_stage(
         &self,
         counts: &mut Counts,
@@ -229,7 +234,7 @@ impl<E: Envelope> Registry<E> {
         Ok(Some(stage))
     }
 
-    /// The source of that name, or `None` if it can be made.
+    /// Returns the named source, or `None` if it does not exist and may be created.
     fn check_source(
         &self,
         counts: &Counts,
@@ -296,7 +301,7 @@ impl<E: Envelope> Registry<E> {
         Ok(())
     }
 
-    /// Refuses new names and new records.
+    /// Refuses new names and new records from now on.
     pub(super) fn close(&self) {
         self.counts.lock().closed = true;
         self.admission.close();
@@ -304,7 +309,7 @@ impl<E: Envelope> Registry<E> {
 }
 
 impl Counts {
-    /// Whether a name may be made at all.
+    /// Checks that a name may be created at all.
     fn check(&self, id: &str, kind: &'static str) -> Result<(), RegistryError> {
         if self.closed {
             Err(RegistryError::Closed)
@@ -316,7 +321,7 @@ impl Counts {
     }
 }
 
-/// Whether so many bytes can be had, as far as the allocator tells.
+/// Returns `true` if the allocator accepts a reservation of this many bytes.
 pub(super) fn fits_in_memory(bytes: Option<usize>) -> bool {
     bytes.is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
 }

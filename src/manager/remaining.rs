@@ -1,45 +1,45 @@
-//! What a drain whose time is up has left.
+//! The records that a drain leaves when its time is up.
 
 use std::error::Error;
 use std::fmt;
 
-/// Records that are not settled, queued or in batches: see [`BufferManager::drain_timeout`](crate::BufferManager::drain_timeout).
+/// The unsettled records of a buffer, by stage and by source.
+///
+/// Returned by [`BufferManager::remaining`](crate::BufferManager::remaining), and by
+/// [`BufferManager::drain_timeout`](crate::BufferManager::drain_timeout) as an error.
+///
+/// # Examples
 ///
 /// ```
-/// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-/// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-/// assert_eq!(manager.remaining().records(), 0);
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
+/// let manager = BufferManager::new(BufferSettings::default());
+/// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+/// assert!(manager.remaining().is_empty());
+///
+/// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+/// let remaining = manager.remaining();
+/// assert_eq!(remaining.records(), 1);
+/// assert_eq!(remaining.stages, [("filter".to_owned(), 1)]);
+/// assert_eq!(remaining.sources, [("a".to_owned(), 1)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Remaining {
-    /// The stages that hold some, by name, with the number of records, queued or in batches.
+    /// The stages that hold unsettled records, by name, with the number of records, queued or in
+    /// batches.
     pub stages: Vec<(String, usize)>,
-    /// The sources that they are of, by name, with the number of records.
+    /// The sources of unsettled records, by name, with the number of records.
     pub sources: Vec<(String, usize)>,
 }
 
 impl Remaining {
-    /// How many records they are.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::new(BufferSettings::default());
-    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
-    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
-    /// assert_eq!(manager.remaining().records(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the number of unsettled records.
     pub fn records(&self) -> usize {
         self.stages.iter().map(|(_, records)| records).sum()
     }
 
-    /// Whether none remain.
-    ///
-    /// ```
-    /// # use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
-    /// assert!(manager.remaining().is_empty());
-    /// ```
+    /// Returns `true` if no unsettled records remain.
     pub fn is_empty(&self) -> bool {
         self.stages.is_empty() && self.sources.is_empty()
     }
