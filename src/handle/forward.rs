@@ -178,13 +178,16 @@ impl<E: Envelope> Batch<E> {
     fn forward_until(self, next: &Stage<E>, deadline: Option<Instant>) -> Result<(), Self> {
         match self.forward_or_wait(next.core()) {
             Ok(done) => done,
-            Err((batch, acquire)) => match block_on_until(acquire, deadline) {
-                Some(Ok(first)) => {
-                    batch.move_to(next.core(), first);
-                    Ok(())
+            Err((batch, mut acquire)) => {
+                let acquired = block_on_until(&mut acquire, deadline);
+                match acquired.unwrap_or_else(|| acquire.give_up()) {
+                    Ok(first) => {
+                        batch.move_to(next.core(), first);
+                        Ok(())
+                    }
+                    Err(_) => Err(batch),
                 }
-                Some(Err(_)) | None => Err(batch),
-            },
+            }
         }
     }
 

@@ -36,10 +36,7 @@ pub(super) struct Settling<'a, E: Envelope> {
 struct Outcomes {
     acked: usize,
     rest: Vec<Outcome>,
-    /// How many records at the front are ready to be settled: their retries are counted, and the
-    /// metadata of dead letters is collected.
-    ready: usize,
-    /// The metadata of the dead letters among them, in order.
+    /// The metadata of the dead letters, in order.
     meta: Vec<LetterMeta>,
 }
 
@@ -59,29 +56,30 @@ impl Outcomes {
         }
     }
 
-    /// Returns the outcome to carry out. A dead letter without metadata is returned instead.
-    fn final_outcome(&self, place: usize) -> Outcome {
-        match self.get(place) {
-            Outcome::DeadLetter if place >= self.ready => Outcome::Return,
-            outcome => outcome,
+    /// Replaces the outcome of a record that is not among the acknowledged ones at the front.
+    fn set(&mut self, place: usize, outcome: Outcome) {
+        let place = place - self.acked;
+        if place >= self.rest.len() {
+            self.rest.resize(place + 1, Outcome::Return);
         }
+        self.rest[place] = outcome;
     }
 
-    /// Makes one record ready to be settled. This calls the record's own code.
+    /// Makes one record ready to be settled. This calls the record's own code: if that panics, the
+    /// record is returned.
     fn prepare<E: Envelope>(&mut self, place: usize, record: &mut E, limit: Option<u32>) {
-        match self.get(place) {
-            Outcome::Ack => {}
-            Outcome::Return if !is_exhausted(record, limit) => record.increment_retry(),
-            Outcome::Return | Outcome::DeadLetter => {
-                self.meta.push(LetterMeta::new(record));
-                let place = place - self.acked;
-                if place >= self.rest.len() {
-                    self.rest.resize(place + 1, Outcome::Return);
-                }
-                self.rest[place] = Outcome::DeadLetter;
-            }
+        let outcome = self.get(place);
+        if outcome == Outcome::Ack {
+            return;
         }
-        self.ready = place + 1;
+        if outcome == Outcome::DeadLetter {
+            self.set(place, Outcome::Return);
+        } else if !is_exhausted(record, limit) {
+            record.increment_retry();
+            return;
+        }
+        self.meta.push(LetterMeta::new(record));
+        self.set(place, Outcome::DeadLetter);
     }
 }
 
@@ -98,12 +96,19 @@ impl<'a, E: Envelope> Settling<'a, E> {
         }
     }
 
-    /// Counts retries and collects the metadata of dead letters. This calls the records' own code.
-    fn prepare(&mut self) {
+    /// Counts retries and collects the metadata of dead letters. This calls the records' own code; a
+    /// panic of one record keeps no other from being prepared.
+    fn prepare(&mut self, panics: &mut Panics) {
         let (outcomes, limit) = (&mut self.outcomes, self.stage.retry_limit());
-        let records = self.contents.as_mut_slice().iter_mut().enumerate();
-        for (place, record) in records.skip(outcomes.acked) {
-            outcomes.prepare(place, record, limit);
+        let mut place = outcomes.acked;
+        let mut records = self.contents.as_mut_slice()[place..].iter_mut();
+        while records.len() > 0 {
+            panics.catch(|| {
+                for record in records.by_ref() {
+                    place += 1;
+                    outcomes.prepare(place - 1, record, limit);
+                }
+            });
         }
     }
 
@@ -111,7 +116,7 @@ impl<'a, E: Envelope> Settling<'a, E> {
         let Self { stage, contents, outcomes } = self;
         let contents = std::mem::take(*contents);
         let [mut acked, returned, dead] =
-            contents.split_by(|place| outcomes.final_outcome(place) as usize);
+            contents.split_by(|place| outcomes.get(place) as usize);
         stage.push_returned(returned);
         stage.dead_letter(dead, std::mem::take(&mut outcomes.meta));
         acknowledge(stage, &mut acked);
@@ -123,7 +128,7 @@ impl<'a, E: Envelope> Settling<'a, E> {
 impl<E: Envelope> Drop for Settling<'_, E> {
     fn drop(&mut self) {
         let mut panics = Panics::default();
-        panics.catch(|| self.prepare());
+        self.prepare(&mut panics);
         panics.catch(|| self.carry_out());
         panics.resume();
     }
