@@ -1,8 +1,9 @@
-//! Waking tasks and threads that wait for something to happen: a list of wakers under a short lock,
-//! taken out and woken after it, as tokio's `Notify` does.
+//! Events: a list of wakers under a short lock, as in tokio's `Notify`.
 //!
-//! No waker is cloned, woken or dropped under the lock, and one that panics keeps no other from being
-//! woken: wakers are code of others.
+//! A waiter registers, looks once more, and only then waits:
+//! [`docs::internals`](crate::docs::internals#waking) explains why no wake-up is lost. Wakers are
+//! user code. They are cloned, woken and dropped outside the lock, and a waker that panics does not
+//! keep the others from being woken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -12,32 +13,32 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, isolate};
 
-/// What tasks and threads wait for. It takes no memory before the first of them does.
+/// An event for which tasks and threads wait. The list is allocated when the first of them listens.
 #[derive(Default)]
 pub(crate) struct Event(OnceLock<Arc<Listeners>>);
 
 #[derive(Default)]
 struct Listeners(Mutex<List>);
 
-/// Who listens, by the order of arrival.
+/// The listeners, in the order of arrival.
 #[derive(Default)]
 struct List {
     next: u64,
-    /// Those that were not notified yet, with their wakers once they have been polled.
+    /// Listeners that were not notified yet, with their wakers once they have been polled.
     waiting: BTreeMap<u64, Option<Waker>>,
-    /// Those that were notified and have not looked yet.
+    /// Listeners that were notified and not polled since.
     notified: BTreeSet<u64>,
 }
 
-/// One who listens: a future that resolves when it was notified. Dropped after it was notified and
-/// before it resolved, it notifies the next.
+/// A registration with an event: a future that resolves when it is notified. If it is dropped after
+/// it was notified and before it resolved, it notifies the next listener.
 pub(crate) struct Listener {
     listeners: Arc<Listeners>,
     id: u64,
     done: bool,
 }
 
-/// How many wakers are taken out under the lock at once.
+/// The number of wakers that are taken out of the list for each hold of the lock.
 const PORTION: usize = 32;
 
 impl Event {
@@ -51,14 +52,14 @@ impl Event {
         Listener { listeners, id, done: false }
     }
 
-    /// Notifies the one that has listened for the longest time of those that were not notified yet.
+    /// Notifies the first of the listeners that were not notified yet.
     pub(crate) fn notify_one(&self) {
         if let Some(listeners) = self.0.get() {
             listeners.notify_one();
         }
     }
 
-    /// Notifies all that listen now.
+    /// Notifies all listeners that are registered now.
     pub(crate) fn notify_all(&self) {
         if let Some(listeners) = self.0.get() {
             listeners.notify_all();
@@ -74,7 +75,7 @@ impl Listeners {
 
     fn notify_all(&self) {
         let mut list = self.0.lock();
-        // Those that begin to listen meanwhile are not meant.
+        // Listeners that register during the call are not notified.
         let end = list.next;
         loop {
             let mut wakers = Vec::new();
@@ -96,7 +97,7 @@ impl Listeners {
 }
 
 impl List {
-    /// Marks the first as notified, and gives its waker.
+    /// Marks the first listener as notified, and returns its waker.
     fn notify(&mut self) -> Option<Option<Waker>> {
         let (id, waker) = self.waiting.pop_first()?;
         self.notified.insert(id);
@@ -145,7 +146,7 @@ impl Drop for Listener {
     }
 }
 
-/// Wakes a task. A panic of its waker ends here.
+/// Wakes a task. A panic of the waker does not propagate.
 pub(crate) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         isolate(|| waker.wake());

@@ -191,6 +191,7 @@
 mod admission;
 mod backpressure;
 mod caps;
+pub mod docs;
 mod error;
 mod event;
 mod handle;

@@ -1,21 +1,21 @@
-//! The only file that names atomics, locks, queues, the arena, the map, and time.
+//! The atomics, locks, queues, arena, map and clock of the crate.
 //!
-//! `loom-tests/`, `tests/shuttle` and `tests/simulation` bring a `sync` module of their own with the
-//! same names: atomics and locks of a model checker, stand-ins for the queues, the arena and the map,
-//! and a clock that is turned by hand. Everything else in `src/` is compiled there unchanged.
+//! `loom-tests/`, `tests/shuttle` and `tests/simulation` compile the rest of `src/` unchanged with
+//! a `sync` module of their own, which has the same names: atomics and locks of a model checker,
+//! stand-ins for the queues, the arena and the map, and a clock that the test moves.
 //!
 //! Every atomic access of this crate is `SeqCst`. On x86-64 that costs nothing over a weaker order,
-//! because no hot path has a plain store: each writes by one read-modify-write instruction. It also
-//! keeps the reasoning about invariants a reasoning about interleavings. loom checks the same code
-//! under acquire and release only, so that no step depends on more than that.
+//! because each write on a hot path is a read-modify-write. loom explores the same code under
+//! acquire and release only. [`docs::internals`](crate::docs::internals#memory-orders) lists the
+//! few steps that need the total order of `SeqCst`.
 
 use std::future::Future;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-/// A number that is written under a lock before it matters, or of which any value is right: the
-/// models do not explore the order of its reads.
+/// A number that is written under a lock before it matters, or of which any value is right. The
+/// models do not explore the order of its accesses.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
@@ -33,18 +33,18 @@ use parking_lot::MutexGuard;
 
 pub(crate) use crate::timer::{Sleep, sleep_until};
 
-/// The time now.
+/// Returns the present time.
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Names and what they stand for. A look-up takes no lock. The hasher is a fast one with random keys,
-/// against names that were chosen to collide; how many names may exist is bounded besides.
+/// A map from names to values. A look-up takes no lock. The hasher is fast and has random keys,
+/// against names that were chosen to collide; the number of names is bounded as well.
 pub(crate) struct Map<V>(papaya::HashMap<Arc<str>, V, Hasher>);
 
 type Hasher = foldhash::fast::RandomState;
 
-/// A view of a map. What was removed after it was made is dropped after it is.
+/// A view of a map. A value that is removed while the view exists is dropped after the view.
 pub(crate) enum Pinned<'a, V> {
     Local(HashMapRef<'a, Arc<str>, V, Hasher, LocalGuard<'a>>),
     Owned(HashMapRef<'a, Arc<str>, V, Hasher, OwnedGuard<'a>>),
@@ -68,8 +68,8 @@ impl<V> Default for Map<V> {
 }
 
 impl<V> Map<V> {
-    /// A view of the map. In the destructor of a thread-local the map's own thread-local may be gone:
-    /// then the view has a guard that needs none.
+    /// Returns a view of the map. In the destructor of a thread-local, the map's own thread-local
+    /// may be gone. The view then uses a guard that needs none.
     #[inline]
     pub(crate) fn pin(&self) -> Pinned<'_, V> {
         if END_OF_THREAD.try_with(|_| ()).is_ok() {
@@ -79,8 +79,8 @@ impl<V> Map<V> {
         }
     }
 
-    /// Removes a name. Its value is dropped as soon as no look-up holds it any more: without the flush,
-    /// the map would keep some removed values until there are more.
+    /// Removes a name. Its value is dropped as soon as no view can hold it. Without the flush, the
+    /// map would keep some removed values until there are more of them.
     pub(crate) fn remove(&self, key: &str) {
         let guard = self.0.owned_guard();
         self.0.remove(key, &guard);
@@ -104,7 +104,7 @@ impl<V> Pinned<'_, V> {
         };
     }
 
-    /// Everything that has a name now.
+    /// Returns all values.
     pub(crate) fn values(&self) -> Vec<V>
     where
         V: Clone,
@@ -116,22 +116,23 @@ impl<V> Pinned<'_, V> {
     }
 }
 
-/// Releases a lock that this thread will take again soon, to one who waits for it.
+/// Releases a lock that this thread will take again soon, and hands it to a thread that waits for
+/// it.
 pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
     MutexGuard::unlock_fair(guard);
 }
 
-/// Calls code of others, such as a waker. If it panics, the panic ends here: the panic hook has
-/// reported it, and what the caller still has to do is done.
+/// Calls user code, such as a waker. A panic does not propagate, so the caller can go on with its
+/// work. The panic hook has reported it.
 pub(crate) fn isolate(call: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-        // To drop it might panic again.
+        // Its destructor might panic again.
         mem::forget(payload);
     }
 }
 
-/// Spins with exponential backoff for some microseconds before a thread is parked, about as long as it
-/// takes to wake one. `None` when that, or the time up to the deadline, was in vain.
+/// Spins with exponential backoff before parking, for about as long as it takes to wake a thread,
+/// and at most until the deadline. Returns `None` if no attempt succeeded.
 #[inline]
 pub(crate) fn spin_until<T>(
     deadline: Option<Instant>,
@@ -148,7 +149,7 @@ pub(crate) fn spin_until<T>(
     }
 }
 
-/// Waits for a step that another thread is in the middle of.
+/// Waits for another thread to complete a step, with exponential backoff.
 #[derive(Default)]
 pub(crate) struct Spin(Backoff);
 
@@ -158,8 +159,8 @@ impl Spin {
     }
 }
 
-/// Runs a future on this thread, which is parked between polls, until the deadline: then `None`, and
-/// the future is dropped.
+/// Runs a future on this thread, and parks the thread between polls. Returns `None` and drops the
+/// future if the deadline passes.
 pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     struct Unpark(Thread);
 

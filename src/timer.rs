@@ -1,9 +1,9 @@
-//! Timers that any executor can wait for.
+//! Timers that work on any executor.
 //!
-//! A blocking call needs no timer: it parks its thread until the earliest deadline of what it waits
-//! for. An async call needs somebody to wake it: one helper thread serves all, which is started by the
-//! first timer and ends when there has been none for a second. Where no thread can be started, a timer
-//! does not fire, and whoever waits is woken by other events alone: see [`Sleep::poll`].
+//! A blocking call needs no timer thread: it parks its thread until the earliest deadline of what
+//! it waits for. One helper thread wakes the tasks of all async calls. The first timer starts it,
+//! and it ends after a second without timers. If the thread cannot be started, a timer does not
+//! fire: see [`Sleep::poll`].
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,12 +13,12 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the helper thread stays when there are no timers.
+/// The time after which the helper thread ends if there are no timers.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A moment to wait for.
+/// A timer.
 pub(crate) struct Sleep {
-    /// `None` is never.
+    /// `None` means never.
     deadline: Option<Instant>,
     /// The entry in the queue of the helper thread.
     entry: Option<Key>,
@@ -26,7 +26,7 @@ pub(crate) struct Sleep {
 
 type Key = (Instant, u64);
 
-/// Waits until that moment; without one, for ever.
+/// Creates a timer that fires at `deadline`, or never.
 pub(crate) fn sleep_until(deadline: Option<Instant>) -> Sleep {
     Sleep { deadline, entry: None }
 }
@@ -39,15 +39,16 @@ struct Timers {
 
 static TIMERS: Mutex<Timers> =
     Mutex::new(Timers { queue: BTreeMap::new(), next: 0, running: false });
-/// Notified when an earlier timer than all others was added.
+/// Notified when a timer is added that is earlier than all others.
 static EARLIER: Condvar = Condvar::new();
 
 thread_local! {
-    /// Where a thread polls for itself: the earliest moment at which it is to poll again.
+    /// Set while this thread polls in a blocking call: the earliest deadline at which it must poll
+    /// again.
     static ON_THIS_THREAD: Cell<Option<Option<Instant>>> = const { Cell::new(None) };
 }
 
-/// Polls something whose timers this thread watches itself. Gives the earliest of them.
+/// Polls a future whose timers this thread watches itself. Returns the earliest deadline as well.
 pub(crate) fn poll_on_this_thread<T>(poll: impl FnOnce() -> T) -> (T, Option<Instant>) {
     struct Restore(Option<Option<Instant>>);
 
@@ -65,13 +66,13 @@ pub(crate) fn poll_on_this_thread<T>(poll: impl FnOnce() -> T) -> (T, Option<Ins
 }
 
 fn timers() -> MutexGuard<'static, Timers> {
-    // No code of others runs under this lock.
+    // No user code runs under this lock.
     TIMERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Sleep {
-    /// Ready when the moment has come; `true` then. `false` if it never will, because no thread can be
-    /// started that would tell.
+    /// Returns `Ready(true)` when the deadline has passed, and `Ready(false)` if the timer will
+    /// never fire, because the helper thread cannot be started.
     pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<bool> {
         let Some(deadline) = self.deadline else { return Poll::Pending };
         if deadline <= Instant::now() {
@@ -116,7 +117,7 @@ impl Drop for Sleep {
     }
 }
 
-/// The helper thread.
+/// Runs the helper thread.
 fn run() {
     let mut guard = timers();
     loop {
@@ -125,7 +126,7 @@ fn run() {
             Some(first) if first.key().0 <= now => {
                 let waker = first.remove();
                 drop(guard);
-                // A waker that panics must not end this thread. Its panic was reported.
+                // A waker that panics must not end this thread. The panic hook has reported it.
                 let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
                 guard = timers();
                 continue;

@@ -9,8 +9,9 @@ use super::admission::Admission;
 use super::wait_queue::{Request, Ticket};
 use crate::caps::{Denied, Sequence};
 
-/// A request in the queue. Resolves to the sequence of its first record when it holds credits and
-/// places for all of them. Dropped before, it leaves the queue and gives back what it was granted.
+/// A request in the queue. Resolves to the sequence of its first record when it has credits and
+/// places for all of its records. If it is dropped earlier, it leaves the queue, and gives back
+/// what it was granted.
 pub(crate) struct Acquire {
     admission: Arc<Admission>,
     ticket: Option<Ticket>,
@@ -24,11 +25,11 @@ impl Acquire {
         Self { admission: Arc::clone(admission), ticket: Some(ticket) }
     }
 
-    /// Ends the request with a last attempt.
+    /// Makes a last attempt and leaves the queue.
     ///
     /// # Errors
     ///
-    /// What is in the way.
+    /// Returns what denies the request.
     pub(crate) fn give_up(mut self) -> Result<Sequence, Denied> {
         let Some(ticket) = self.ticket.take() else { return Err(Denied::Closed) };
         let outcome = self.admission.with_queue(|queue, deferred| {

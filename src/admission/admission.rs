@@ -1,4 +1,5 @@
-//! The one door: credits, then places, or both are given back and those who wait are notified.
+//! The entry to the buffer: takes credits and places by the protocol, and then updates signals and
+//! notifies waiters and drainers.
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
@@ -11,21 +12,22 @@ use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
 use crate::event::{Event, Listener};
 use crate::sync::{Instant, Mutex, SeqCst, Sleep, sleep_until, unlock_fair};
 
-/// Who may bring records into the buffer, who waits for that, and when all is drained.
+/// The credits of a buffer, the requests that wait for them, and the tasks that wait until it is
+/// drained.
 pub(crate) struct Admission {
     protocol: Protocol,
     controller: BackpressureController,
     queue: Mutex<WaitQueue>,
-    /// Notified when all is settled.
+    /// Notified when every record is settled.
     settled: Event,
-    /// Every stage that draws on these credits, to wake its workers when all is drained.
+    /// Every stage of the buffer, to wake its workers when the buffer is drained.
     stages: Mutex<Vec<Weak<dyn StageState>>>,
-    /// Fires when a reservation of the queue may have stood for too long.
+    /// Fires when the reservation of the queue may have to end.
     timer: Mutex<Option<Sleep>>,
     this: Weak<Self>,
 }
 
-/// One who waits until all is settled.
+/// A task that waits until every record is settled. Dropping the value ends its registration.
 pub(crate) struct Drainer<'a>(&'a Admission);
 
 impl Drop for Drainer<'_> {
@@ -69,8 +71,8 @@ impl Admission {
         self.protocol.is_closed()
     }
 
-    /// Takes credits and places for `wanted` records, if the first attempt succeeds and the account has
-    /// the credits already: the usual case, and two compare-and-swaps.
+    /// Takes credits and places for `wanted` records if the account has the credits idle. Makes one
+    /// attempt: two compare-and-swaps. This is the usual case.
     #[inline]
     pub(crate) fn try_acquire_fast(
         &self,
@@ -85,7 +87,9 @@ impl Admission {
         self.acquire_places_fast(account, places, wanted, credits)
     }
 
-    /// The same where every credit comes from the pool: none that the stage has no place for.
+    /// Takes credits and places for `wanted` records if all accounts lease exactly, so that the
+    /// credits come from the pool. Looks at the places first, so that it takes no credit in vain.
+    /// Makes one attempt.
     #[inline]
     pub(crate) fn try_acquire_exact(
         &self,
@@ -111,7 +115,8 @@ impl Admission {
         }
     }
 
-    /// Takes places for credits in hand, which brought the account to `used`, or gives them back.
+    /// Takes places for credits that were taken and brought the account to `used`, or gives the
+    /// credits back.
     #[inline]
     fn acquire_places_fast(
         &self,
@@ -129,17 +134,16 @@ impl Admission {
         first
     }
 
-    /// Takes credits and places for records that are pushed without waiting: `wanted`, or as many as
-    /// there are.
+    /// Takes credits and places for a push that does not wait: `wanted`, or as many as are free.
     pub(crate) fn try_acquire(&self, account: u32, places: &Places, wanted: u32) -> Admitted {
-        // One more than the stage has places for: enough to learn which limit is the tightest, and not
-        // so many that a long batch takes credits from others for a moment only to give them back.
+        // One more than the stage has places for: enough to learn which limit is the tightest. A
+        // long batch must not take credits from others for a moment, only to give them back.
         let asked = wanted.min(places.free(0).saturating_add(1));
         self.acquire(Some(account), places, 1, asked)
     }
 
-    /// Takes credits and places for `wanted` records: all, unless something denies them. It looks first,
-    /// because credits that are taken in vain are missed by others for a moment.
+    /// Takes credits and places for `wanted` records, or none. Checks first: credits that are taken
+    /// in vain are missing to others for a moment.
     pub(crate) fn try_acquire_all(
         &self,
         account: u32,
@@ -153,7 +157,7 @@ impl Admission {
         self.acquire(Some(account), places, wanted, wanted).all()
     }
 
-    /// Takes `wanted` places for records that have their credits.
+    /// Takes `wanted` places, or none, for records that have their credits.
     pub(crate) fn try_acquire_places(
         &self,
         places: &Places,
@@ -162,8 +166,8 @@ impl Admission {
         self.acquire(None, places, wanted, wanted).all()
     }
 
-    /// Takes credits and places, and does what follows from it. A reservation that is in the way is
-    /// looked at once: it may have stood for too long.
+    /// Takes credits and places by the protocol, updates signals and notifies. If a reservation
+    /// denies the request, ends it if its time is over, and makes a second attempt.
     fn acquire(&self, account: Option<u32>, places: &Places, least: u32, wanted: u32) -> Admitted {
         let attempt = || {
             let mut moved = Moved::default();
@@ -184,7 +188,7 @@ impl Admission {
         admitted
     }
 
-    /// Lets the signals follow what was moved, and notifies those who wait until all is settled.
+    /// Updates the signals after a move, and notifies drainers if every record is settled.
     fn follow(&self, moved: &Moved) {
         if let Some(index) = moved.account {
             let account = self.account(index);
@@ -215,12 +219,12 @@ impl Admission {
         self.release_credits(account, records, Some(stage_key(stage)));
     }
 
-    /// Gives credits back, and notifies those who wait for them or for a place in that stage.
+    /// Gives credits back, and notifies requests that wait for them or for a place in that stage.
     #[inline]
     pub(crate) fn release_credits(&self, index: u32, credits: u32, stage: Option<StageKey>) {
         let account = self.account(index);
         let (used, unreturned) = self.ledger().release(account, credits);
-        // The pool comes last: a pool that is empty means that all else is settled.
+        // The pool comes last: an empty pool means that every record is settled.
         account.update_signal(used);
         let Released { pool_moved, pool_empty } = self.ledger().return_lease(account, unreturned);
         if pool_moved {
@@ -234,7 +238,8 @@ impl Admission {
         }
     }
 
-    /// Gives places back, and notifies nobody but the workers of a closed stage that is empty now.
+    /// Gives places back. Notifies the workers of a closed stage that is now empty, and no waiter:
+    /// the caller must do that.
     #[inline]
     pub(crate) fn release_places<S: StageState + ?Sized>(&self, stage: &S, records: u32) {
         if stage.places().release(records) {
@@ -242,13 +247,13 @@ impl Admission {
         }
     }
 
-    /// Notifies those who wait for places in that stage, which were given back.
+    /// Notifies requests that wait for places in the stage. Must be called after releasing places.
     pub(crate) fn notify_places<S: StageState + ?Sized>(&self, stage: &S) {
         self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: false });
     }
 
-    /// Counts the credit and the place of a record as parked: its record leaves the stage, and keeps
-    /// both. `store` puts the letter where it is received, before a drain can end.
+    /// Parks the credit and the place of a record that becomes a dead letter. `store` puts the
+    /// letter into the queue, before the record leaves the stage and before a drain can end.
     pub(crate) fn park(&self, stage: &dyn StageState, account: u32, store: impl FnOnce()) {
         stage.places().begin_parking();
         self.ledger().begin_parking(self.account(account));
@@ -263,7 +268,7 @@ impl Admission {
         self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: true });
     }
 
-    /// Gives back what a parked letter holds. Its stage may be gone.
+    /// Gives back the credit and the place of a parked letter, and notifies. Its stage may be gone.
     pub(crate) fn release_parked(&self, stage: Option<&dyn StageState>, account: u32) {
         if let Some(stage) = stage {
             stage.places().release_parked();
@@ -274,7 +279,7 @@ impl Admission {
         self.notify(Freed { account: Some(account), stage: stage.map(stage_key), pool: true });
     }
 
-    /// Lets the whole buffer's signal follow its level.
+    /// Updates the signal of the whole buffer. Must be called after the pool's level has changed.
     #[inline]
     pub(crate) fn update_signal(&self) {
         let marks = self.ledger().marks();
@@ -283,7 +288,7 @@ impl Admission {
         });
     }
 
-    /// Opens an account of at most `capacity` credits, and gives its index.
+    /// Opens an account with a cap of `capacity` credits, and returns its index.
     pub(crate) fn open_account(&self, capacity: u32) -> u32 {
         let (index, moved) = self.ledger().open_account(capacity);
         if moved {
@@ -292,11 +297,12 @@ impl Admission {
         index
     }
 
-    /// Closes an account that holds nothing, and rejects the requests that wait for its credits.
+    /// Closes an account that holds no record. The caller then calls
+    /// [`reject_account`](Self::reject_account).
     ///
     /// # Errors
     ///
-    /// The number of records that it holds.
+    /// Returns the number of records that it holds.
     pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
         let released = self.ledger().try_close_empty(index)?;
         self.protocol.count_close();
@@ -304,7 +310,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Closes an account whatever it holds, and rejects the requests that wait for its credits.
+    /// Closes an account, and rejects the requests that wait for its credits.
     pub(crate) fn close_account(&self, index: u32) {
         let released = self.ledger().close_account(index);
         self.protocol.count_close();
@@ -335,9 +341,10 @@ impl Admission {
         stage.receivers().notify_all();
     }
 
-    /// Closes the buffer for everybody at the moment at which it says so, and then every account. What
-    /// is in use stays so until it is released. The caller sees to it that no account is opened
-    /// meanwhile or later. Each of several callers does all of it, so that none returns early.
+    /// Closes the buffer for all threads at one instant, and then every account. Credits in use
+    /// stay so until they are released. The caller ensures that no account is opened meanwhile or
+    /// later. Each of several callers performs every step, so that none returns before the accounts
+    /// are closed.
     pub(crate) fn close(&self) {
         if !self.protocol.closed.swap(true, SeqCst) {
             self.protocol.drainers.fetch_add(1, SeqCst);
@@ -348,25 +355,26 @@ impl Admission {
         self.reject_waiters(|queue, deferred| queue.reject_pushes(&self.protocol, deferred));
         self.ledger().fence();
         self.notify_if_drained();
-        // Those that linger with records in hand stop doing so.
+        // A worker that lingers with records in its hands ends its wait.
         self.wake_receivers();
     }
 
-    /// Whether the buffer was closed and no record is left that could come to a stage.
+    /// Returns whether the buffer is closed and no record can come to a stage: see
+    /// [`Ledger::is_drained`].
     pub(crate) fn is_drained(&self) -> bool {
         self.ledger().is_drained()
     }
 
-    /// Waits until all is settled.
+    /// Waits until every record is settled.
     pub(crate) async fn drain(&self) {
         while let Some((listener, _drainer)) = self.wait_for_settled() {
             listener.await;
         }
-        // Whoever settled the last record may not have come to that.
+        // The thread that settled the last record may not have updated the signal yet.
         self.update_signal();
     }
 
-    /// `None` if all is settled now.
+    /// Registers a drainer. Returns `None` if every record is settled now.
     fn wait_for_settled(&self) -> Option<(Listener, Drainer<'_>)> {
         if self.ledger().is_settled() {
             return None;
@@ -374,7 +382,7 @@ impl Admission {
         let listener = self.settled.listen();
         self.protocol.drainers.fetch_add(1, SeqCst);
         let drainer = Drainer(self);
-        // A release after this sees the drainer.
+        // A release whose write to the pool comes after this one sees the drainer.
         self.ledger().fence();
         if self.ledger().sweep() {
             self.follow_pool();
@@ -382,7 +390,7 @@ impl Admission {
         (!self.ledger().is_settled()).then_some((listener, drainer))
     }
 
-    /// Notifies those who wait for it if all is settled.
+    /// Notifies drainers if every record is settled, and all workers if the buffer is also closed.
     #[cold]
     fn notify_if_drained(&self) {
         if !self.protocol.has_drainers() || !self.ledger().is_settled() {
@@ -399,7 +407,7 @@ impl Admission {
         stages.iter().for_each(|stage| stage.receivers().notify_all());
     }
 
-    /// Makes a stage known that draws on these credits.
+    /// Registers a stage of the buffer.
     pub(crate) fn add_stage(&self, stage: Weak<dyn StageState>) {
         let mut stages = self.stages.lock();
         stages.retain(|stage| stage.strong_count() > 0);
@@ -428,7 +436,8 @@ impl Admission {
         self.protocol.add_waiter();
     }
 
-    /// Grants the requests that fit now that something was given back, if any wait.
+    /// Notifies waiters, if any: grants the requests that fit. Must be called after releasing
+    /// credits or places.
     #[cold]
     fn notify(&self, freed: Freed) {
         if self.has_waiters() {
@@ -437,7 +446,7 @@ impl Admission {
         }
     }
 
-    /// Grants the requests that fit, in portions, so that the lock of the queue is held for a short time
+    /// Grants the requests that fit, in portions, to hold the lock of the queue for a short time
     /// only.
     pub(super) fn serve(&self) {
         while self.with_queue(|queue, deferred| queue.serve(&self.protocol, deferred)) {}
@@ -449,7 +458,7 @@ impl Admission {
         self.serve();
     }
 
-    /// Ends a reservation that has stood for too long without a release. Tells whether it did.
+    /// Ends the reservation if its patience is over. Returns whether it ended one.
     fn expire_reservation(&self) -> bool {
         let expired = self.with_queue(|queue, deferred| queue.expire(&self.protocol, deferred));
         if expired {
@@ -458,16 +467,17 @@ impl Admission {
         expired
     }
 
-    /// Looks at the reservation at that moment, whether or not its request is polled.
+    /// Arranges for [`expire_reservation`](Self::expire_reservation) at that moment, whether or not
+    /// a task polls the request.
     fn set_timer(&self, at: Instant) {
         let waker = Waker::from(Arc::new(ReservationTimer(Weak::clone(&self.this))));
         let mut timer = sleep_until(Some(at));
-        // Where no timer can be had, the next release or refusal looks.
+        // If no timer can be started, the next release or refusal ends the reservation.
         let _ = timer.poll(&Context::from_waker(&waker));
         *self.timer.lock() = Some(timer);
     }
 
-    /// Works on the queue, and does after the lock is released what the work has deferred.
+    /// Works on the queue, and performs what the work has deferred after the lock is released.
     pub(super) fn with_queue<T>(&self, work: impl FnOnce(&mut WaitQueue, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
         let mut queue = self.queue.lock();

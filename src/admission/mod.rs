@@ -1,5 +1,6 @@
-//! Admitting: who gets credits and places, who waits for them and who is next, and when all is
-//! drained. Nothing here knows a record's type.
+//! Admit: which request gets credits and places, which one waits and is next, and when the buffer
+//! is drained. This layer knows no record type. [`docs::internals`](crate::docs::internals)
+//! explains it.
 
 mod acquire;
 #[allow(clippy::module_inception)] // The file is named after its type.
@@ -18,13 +19,13 @@ use std::sync::Arc;
 
 use crate::caps::Places;
 
-/// What admission knows of a stage.
+/// The part of a stage that admission uses.
 pub(crate) trait StageState: Send + Sync {
-    /// The stage's own cap.
+    /// Returns the stage's cap.
     fn places(&self) -> &Places;
-    /// Who waits for its records.
+    /// Returns the workers that wait for its records.
     fn receivers(&self) -> &Receivers;
 }
 
-/// A stage that is shared.
+/// A shared reference to a stage of any record type.
 pub(crate) type SharedStage = Arc<dyn StageState>;

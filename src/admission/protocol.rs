@@ -1,13 +1,14 @@
-//! The admission protocol: credits, then places, or both are given back. It notifies nobody, and says
-//! what it has moved.
+//! The admission protocol: takes credits and then places, or gives both back. It notifies no
+//! waiter, and reports what it has moved. See
+//! [`docs::internals`](crate::docs::internals#the-admission-protocol).
 
 use crate::caps::{Account, Denied, Ledger, Places, Sequence};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, SeqCst};
 
-/// The ledger, and who must be told of what is moved there.
+/// The ledger, and the flags that say which notifications a change of it needs.
 pub(crate) struct Protocol {
     pub(super) ledger: Ledger,
-    /// No push is accepted any more. Set before the accounts are closed.
+    /// No further push is accepted. It is set before the accounts are closed.
     pub(super) closed: AtomicBool,
     /// How many requests wait, in the lower half: while there are some, each release notifies them, and
     /// accounts lease exactly. In the upper half, how often a source, a stage or the buffer was closed.
@@ -29,21 +30,22 @@ pub(crate) struct Admitted {
     pub(crate) denied: Option<Denied>,
 }
 
-/// What was moved on the way, for the signals and for those who wait.
+/// What was moved on the way: the signals must follow it, and waiters and drainers must be
+/// notified.
 #[must_use]
 #[derive(Default)]
 pub(super) struct Moved {
-    /// The account whose level was moved.
+    /// The account whose level has changed.
     pub(super) account: Option<u32>,
-    /// The pool's level.
+    /// Whether the pool's level has changed.
     pub(super) pool: bool,
-    /// Credits that were in no word lie where others may have them now.
+    /// Whether credits that were in transit can be taken by others now.
     pub(super) left_some: bool,
-    /// No credit is leased any more.
+    /// Whether the pool has become empty.
     pub(super) pool_empty: bool,
 }
 
-/// Credits in hand that have no places yet. Dropped, they are given back.
+/// Credits that have no places yet. Dropping the value gives them back.
 struct Credits<'a> {
     protocol: &'a Protocol,
     account: u32,
@@ -65,7 +67,11 @@ impl Admitted {
         Self { records: 0, first: Sequence::default(), denied: Some(denied) }
     }
 
-    /// The sequence of the first record, where nothing was denied.
+    /// Returns the sequence of the first record.
+    ///
+    /// # Errors
+    ///
+    /// Returns why not all records were admitted.
     pub(crate) fn all(self) -> Result<Sequence, Denied> {
         self.denied.map_or(Ok(self.first), Err)
     }
@@ -114,13 +120,13 @@ impl Protocol {
         self.drainers.load(SeqCst) > 0
     }
 
-    /// Accounts lease exactly while anything waits for credits, or for all to be settled.
+    /// Returns `false` while a request or a drainer waits.
     fn may_lease_ahead(&self) -> bool {
         !self.has_waiters() && !self.has_drainers()
     }
 
-    /// What keeps a request from being granted now, found without taking anything. Without an account
-    /// it asks for places alone. `own` of what is reserved is for this request.
+    /// Checks whether a request could be granted now, and takes nothing. A request without an
+    /// account needs places alone. `own` of the reserved credits and places are for this request.
     pub(super) fn check(
         &self,
         account: Option<u32>,
@@ -137,11 +143,12 @@ impl Protocol {
         places.check(wanted, own)
     }
 
-    /// Takes credits of that account, if there is one, and places: `wanted` of both, or as many as there
-    /// are if they are at least `least`. `own` of what is reserved is for this request.
+    /// Takes credits of the account, if the request has one, and places: `wanted` of both, or as
+    /// many as are free if they are at least `least`. `own` of the reserved ones are for this
+    /// request.
     ///
-    /// Order of taking: the source's credits, which lease from the pool, then the stage's places, and
-    /// then, by the caller, a slot of the ring. What is denied later gives back what was taken earlier.
+    /// Takes the credits first, then the places; the caller then takes a slot of the ring. What a
+    /// later step denies, the earlier steps give back.
     pub(super) fn acquire(
         &self,
         account: Option<u32>,
@@ -162,7 +169,7 @@ impl Protocol {
         moved.account = Some(account);
         moved.pool |= grant.pool_moved;
         moved.left_some |= grant.left_some;
-        // One who drains, and was not seen above, has looked for idle credits before they were announced.
+        // A drainer that was not seen above may have swept before the account announced its turn.
         moved.left_some |= grant.turned_ahead && !self.may_lease_ahead() && self.ledger.sweep();
         if grant.taken.records == 0 {
             return Admitted { records: 0, first: Sequence::default(), denied: grant.taken.denied };
@@ -174,7 +181,7 @@ impl Protocol {
         Admitted { records: taken.records, first, denied }
     }
 
-    /// Gives credits back. Signals follow, and those who wait are notified, by the caller.
+    /// Gives credits back. The caller updates the signals and notifies waiters and drainers.
     pub(super) fn release(&self, index: u32, credits: u32, moved: &mut Moved) {
         let account = self.account(index);
         let (_, unreturned) = self.ledger.release(account, credits);

@@ -1,27 +1,28 @@
-//! Workers that wait for records of a stage.
+//! Workers that wait for records of a stage. For the handshakes, see
+//! [`docs::internals`](crate::docs::internals#workers).
 
 use crate::event::{Event, Listener};
 use crate::sync::{AtomicU32, AtomicU64, SeqCst};
 
 /// The workers that wait at a stage.
 pub(crate) struct Receivers {
-    /// How many wait for any record, and in the upper half how many linger.
+    /// The number of workers that wait for any record; in the upper half, the number that linger.
     waiting: AtomicU64,
-    /// Notified when a record came.
+    /// Notified when a record was added.
     not_empty: Event,
-    /// Notified when as many records are there as the least of those that linger wants.
+    /// Notified when `least_wanted` records wait.
     batch_ready: Event,
     least_wanted: AtomicU32,
 }
 
-/// One worker that lingers, where those that wait are counted.
+/// One worker that lingers, in `Receivers::waiting`.
 const LINGERING: u64 = 1 << 32;
 
-/// A worker that waits: it is counted as long as this lives. It does so before it looks for records
-/// once more; see [`Receivers::notify`].
+/// A worker that waits. It is counted until the value is dropped. It must look for records once
+/// more after it was created: see [`Receivers::notify`].
 pub(crate) struct Receiver<R: AsRef<Receivers>> {
     stage: R,
-    /// What counts it.
+    /// What it adds to `Receivers::waiting`.
     one: u64,
     pub(crate) listener: Listener,
 }
@@ -36,11 +37,9 @@ impl Receivers {
         }
     }
 
-    /// Notifies one of the workers that wait for any record, and those that linger if there are records
-    /// enough for one of them; `len` counts those that can be taken.
-    ///
-    /// The caller has added to a queue by a read-modify-write, and a worker that begins to wait has
-    /// counted itself by one before it looks into the queues: so one of the two sees the other.
+    /// Notifies one of the workers that wait for any record. Notifies all that linger if enough
+    /// records wait for one of them; `len` counts the records that wait. Must be called after
+    /// adding records.
     #[inline]
     pub(crate) fn notify(&self, len: impl FnOnce() -> u32) {
         let waiting = self.waiting.load(SeqCst);
@@ -55,7 +54,8 @@ impl Receivers {
             self.not_empty.notify_one();
         }
         if waiting >= LINGERING && self.least_wanted.load(SeqCst) <= len() {
-            // All who have set the level are notified: they listened before they did.
+            // A worker registers with the event before it sets the level. So every worker whose
+            // level is cleared here is notified.
             self.least_wanted.swap(u32::MAX, SeqCst);
             self.batch_ready.notify_all();
         }
@@ -85,7 +85,7 @@ impl Receivers {
         Receiver::new(stage, 1, listener)
     }
 
-    /// Registers a worker that is about to wait until `wanted` records can be taken.
+    /// Registers a worker that is about to wait until `wanted` records wait to be taken.
     pub(crate) fn wait_for_batch<R: AsRef<Self>>(stage: R, wanted: u32) -> Receiver<R> {
         let listener = stage.as_ref().batch_ready.listen();
         stage.as_ref().least_wanted.fetch_min(wanted, SeqCst);

@@ -1,10 +1,11 @@
-//! The queue of requests that found no credits or no place: who is next, and who is granted.
+//! The queue of requests that found no credits or no places.
 //!
-//! A batch semaphore over three caps. `docs::internals` explains the rules and why no wake-up is lost;
-//! in short: requests of one source for one stage stand in a line, and the head of each line waits at
-//! the cap that denied it. A release at a cap grants the oldest heads there that fit. A head that was
-//! bypassed too often *reserves* what it needs at its caps: others may take only what leaves enough
-//! for it. One request reserves at a time, so that no two can wait for what the other has reserved.
+//! It is a batch semaphore over three caps. Requests of one source for one stage stand in a line,
+//! and the head of a line is blocked at the cap that denied it. A release at a cap grants the
+//! oldest heads there that fit. A head that was bypassed too often *reserves* what it needs at its
+//! caps: others may take only what leaves enough for it. One request reserves at a time.
+//! [`docs::internals`](crate::docs::internals#the-wait-queue) explains the rules, their bounds, and
+//! why no wake-up is lost.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,25 +19,25 @@ use crate::caps::{Denied, Limit, Sequence};
 use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
-/// What a request asks for: places for `records` records, and credits of that account unless the
-/// records have theirs.
+/// A request for places for `records` records, and for credits of `account`, unless the records
+/// have their credits.
 pub(crate) struct Request {
     pub(crate) account: Option<u32>,
     pub(crate) stage: SharedStage,
     pub(crate) records: u32,
 }
 
-/// Where a request stands in the order of arrival.
+/// The number of a request in the order of arrival.
 pub(super) type Ticket = u64;
 
-/// A stage, by its address.
+/// The address of a stage.
 pub(super) type StageKey = usize;
 
 pub(crate) fn stage_key<S: StageState + ?Sized>(stage: &S) -> StageKey {
     std::ptr::from_ref(stage).cast::<()>() as StageKey
 }
 
-/// Where requests wait.
+/// A cap at which requests wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Cap {
     Source(u32),
@@ -44,57 +45,59 @@ enum Cap {
     Stage(StageKey),
 }
 
-/// Requests of one source for one stage; forwards have no source.
+/// The source and the stage of the requests of a line. Forwards have no source.
 type LineKey = (Option<u32>, StageKey);
 
-/// How many releases at its cap a request lets go by as the oldest there before it reserves.
+/// The number of releases at its cap that may bypass the request with the first turn there.
 const MAX_BYPASSED: u32 = 4;
 
-/// How long a reservation stands at least while nothing is released at the cap where its request waits.
+/// The time for which a reservation stands at least while nothing is released at the cap where its
+/// request is blocked.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How many requests are granted or rejected under the lock at once.
+/// The number of requests that are granted or rejected for each hold of the lock.
 const PORTION: usize = 64;
 
 struct Waiter {
     request: Request,
     state: State,
     waker: Option<Waker>,
-    /// Its place in the order in which requests reserve: its ticket, and a later number once its
-    /// reservation was in vain.
+    /// Its place in the order in which requests reserve: its ticket, and a later number after a
+    /// reservation in vain.
     turn: u64,
-    /// How many releases went by at its cap while its turn was the first there.
+    /// The number of releases at its cap while its turn was the first there.
     bypassed: u32,
     last_release: Option<Instant>,
-    /// The longest time that it has seen between two releases.
+    /// The longest time between two of these releases.
     longest_gap: Duration,
-    /// How long its next reservation stands without a release.
+    /// The time for which its next reservation stands without a release.
     patience: Duration,
-    /// It does not reserve before.
+    /// It does not reserve before this time.
     rests_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// Others of its line come first.
+    /// Not the head of its line.
     InLine,
-    /// The head of its line, which that cap denied.
+    /// The head of its line, denied by that cap.
     Blocked(Cap),
-    /// Granted, with the sequence of its first record; or rejected for good.
+    /// Granted, with the sequence of its first record; or rejected.
     Decided(Result<Sequence, Denied>),
 }
 
-/// The heads of lines that wait at one cap.
+/// The heads that are blocked at one cap.
 #[derive(Default)]
 struct Blocked {
     by_size: BTreeSet<(u32, Ticket)>,
     by_turn: BTreeSet<(u64, Ticket)>,
 }
 
-/// The request for which something is reserved at each of its caps.
+/// The reservation of one request at each of its caps.
 struct Reservation {
     ticket: Ticket,
-    /// When it was made, or something was released last at the cap where its request waits.
+    /// When it was made, or when something was last released at the cap where its request is
+    /// blocked.
     since: Instant,
     patience: Duration,
 }
@@ -105,7 +108,7 @@ impl Reservation {
     }
 }
 
-/// All requests that wait.
+/// The requests that wait.
 #[derive(Default)]
 pub(super) struct WaitQueue {
     next: u64,
@@ -117,29 +120,29 @@ pub(super) struct WaitQueue {
     reservation: Option<Reservation>,
     /// Requests that were bypassed too often, by turn.
     candidates: BTreeSet<(u64, Ticket)>,
-    /// Caps at which something was released, and requests that are to be tried.
+    /// Caps at which something was released, and heads to try: work for [`serve`](Self::serve).
     released: BTreeSet<Cap>,
     to_try: Vec<Ticket>,
 }
 
-/// What is to be done when the lock is released: it runs code of others, or takes other locks.
+/// What must be done after the lock is released, because it runs user code or takes other locks.
 #[derive(Default)]
 pub(super) struct Deferred {
     wakers: Vec<Waker>,
-    /// Requests that have left. Each has a hold on its stage that may be the last.
+    /// Requests that have left. Each holds a reference to its stage, which may be the last.
     left: Vec<Waiter>,
     unused: Vec<Waker>,
-    /// Closed stages that are empty now.
+    /// Closed stages that are now empty.
     pub(super) emptied: Vec<SharedStage>,
-    /// What was moved, for the signals.
+    /// What was moved: signals and drainers must follow it.
     pub(super) moved: Vec<Moved>,
-    /// A reservation ends then unless something is released.
+    /// When the reservation ends unless something is released.
     pub(super) expires: Option<Instant>,
 }
 
 impl Deferred {
-    /// Wakes those whose requests were decided, and drops what has left. A panic of that code is kept
-    /// from the others.
+    /// Wakes the tasks whose requests were decided, and drops what has left. A panic in one of them
+    /// does not affect the rest.
     pub(super) fn wake(self) {
         for waker in self.wakers {
             wake(Some(waker));
@@ -153,7 +156,7 @@ impl Deferred {
     }
 }
 
-/// Where something was released.
+/// The caps at which something was released.
 #[derive(Clone, Copy)]
 pub(super) struct Freed {
     pub(super) account: Option<u32>,
@@ -202,7 +205,7 @@ impl Request {
 }
 
 impl Waiter {
-    /// Takes note of a release at its cap that did not grant it, as far as it knows.
+    /// Counts a release at its cap.
     fn count_release(&mut self, now: Instant) {
         self.bypassed = self.bypassed.saturating_add(1);
         if let Some(last) = self.last_release.replace(now) {
@@ -216,10 +219,8 @@ impl Waiter {
 }
 
 impl Blocked {
-    /// The oldest of those that ask for no more than `free`.
-    ///
-    /// Looks at one request of each size that fits. All that fitted before were granted then, so that
-    /// these sizes are no more than the records that were released.
+    /// Returns the oldest head that asks for no more than `free`. Looks at one head of each size
+    /// that fits, so at no more than `free` heads.
     fn oldest_that_fits(&self, free: u32) -> Option<Ticket> {
         let mut oldest: Option<Ticket> = None;
         let mut from = (0, 0);
@@ -235,15 +236,16 @@ impl Blocked {
 }
 
 impl WaitQueue {
-    /// Lets a request in, and grants it if it is the first of its line and fits. The caller has counted it
-    /// as waiting.
+    /// Adds a request, and grants it if it is the head of its line and fits. The caller has counted
+    /// it in [`Protocol::waiters`] before.
     pub(super) fn enter(
         &mut self,
         protocol: &Protocol,
         request: Request,
         deferred: &mut Deferred,
     ) -> Ticket {
-        // A release after these sees the request, and what was released before is seen below.
+        // A release whose write comes after these sees the request. What was released earlier is
+        // seen below.
         request.stage.places().fence();
         if let Some(account) = request.account {
             protocol.ledger.fence_all(protocol.account(account));
@@ -282,7 +284,8 @@ impl WaitQueue {
         self.next
     }
 
-    /// The outcome of a request, once it is decided. Until then a decision wakes that waker.
+    /// Returns the outcome of a request, if it is decided. Otherwise the decision will wake that
+    /// waker.
     pub(super) fn poll(
         &mut self,
         ticket: Ticket,
@@ -301,11 +304,11 @@ impl WaitQueue {
         None
     }
 
-    /// Ends a request that is not waited for any longer, with a last attempt.
+    /// Makes a last attempt for a request, and removes it.
     ///
     /// # Errors
     ///
-    /// What is in the way.
+    /// Returns what denies the request.
     pub(super) fn give_up(
         &mut self,
         protocol: &Protocol,
@@ -319,7 +322,7 @@ impl WaitQueue {
             State::Blocked(_) => {
                 denied = self.attempt(protocol, ticket, deferred).err().unwrap_or(denied);
             }
-            // It may lack something itself, or only its turn.
+            // A cap may deny it, or only the head of its line.
             State::InLine => denied = self.denied_in_line(protocol, &waiter.request),
         }
         if let State::Decided(outcome) = self.waiters[&ticket].state {
@@ -330,7 +333,7 @@ impl WaitQueue {
         Err(denied)
     }
 
-    /// What is in the way of a request that is not the first of its line.
+    /// Returns what denies a request that is not the head of its line.
     fn denied_in_line(&self, protocol: &Protocol, request: &Request) -> Denied {
         let Request { account, ref stage, records } = *request;
         if let Err(denied) = protocol.check(account, stage.places(), records, 0) {
@@ -345,7 +348,7 @@ impl WaitQueue {
         Denied::Reserved { limit }
     }
 
-    /// Lets a request go that is not waited for any longer, and gives back what it was granted.
+    /// Removes a request, and gives back what it was granted.
     pub(super) fn leave(&mut self, protocol: &Protocol, ticket: Ticket, deferred: &mut Deferred) {
         self.forget(protocol, ticket, true);
         let Some(waiter) = self.waiters.remove(&ticket) else { return };
@@ -366,8 +369,8 @@ impl WaitQueue {
         deferred.left.push(waiter);
     }
 
-    /// Takes a request out of every list but that of the waiters. The next of its line is tried, unless all
-    /// of them go.
+    /// Removes a request from every list but `waiters`. With `try_next`, the next request of its
+    /// line will be tried.
     fn forget(&mut self, protocol: &Protocol, ticket: Ticket, try_next: bool) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
         let (records, turn) = (waiter.request.records, waiter.turn);
@@ -413,7 +416,8 @@ impl WaitQueue {
         self.reservation.as_ref().is_some_and(|reservation| reservation.ticket == ticket)
     }
 
-    /// Takes note that something was released, so that [`serve`](Self::serve) looks there.
+    /// Marks caps at which something was released for [`serve`](Self::serve), and counts the
+    /// release for the heads that it may bypass.
     pub(super) fn note_freed(
         &mut self,
         protocol: &Protocol,
@@ -444,7 +448,7 @@ impl WaitQueue {
         self.reserve_next(protocol, now, deferred);
     }
 
-    /// Reserves for the first candidate, if nothing is reserved.
+    /// Makes a reservation for the first candidate, if there is no other reservation.
     fn reserve_next(&mut self, protocol: &Protocol, now: Instant, deferred: &mut Deferred) {
         if self.reservation.is_some() {
             return;
@@ -468,7 +472,7 @@ impl WaitQueue {
         self.to_try.push(ticket);
     }
 
-    /// Ends the reservation, and has all looked at who waited because of it.
+    /// Ends the reservation, and marks its caps for [`serve`](Self::serve).
     fn end_reservation(&mut self, protocol: &Protocol) {
         let Some(Reservation { ticket, .. }) = self.reservation.take() else { return };
         let Some(waiter) = self.waiters.get(&ticket) else { return };
@@ -485,8 +489,8 @@ impl WaitQueue {
         }
     }
 
-    /// Ends a reservation that has stood for too long without a release, or has the timer look again.
-    /// Tells whether it ended one.
+    /// Ends the reservation if its patience is over, or else sets the timer again. Returns whether
+    /// it ended one.
     pub(super) fn expire(&mut self, protocol: &Protocol, deferred: &mut Deferred) -> bool {
         let now = now();
         let expired = self.end_if_expired(protocol, now);
@@ -498,8 +502,8 @@ impl WaitQueue {
         expired
     }
 
-    /// Ends a reservation that has stood for too long without a release. Its request rests for as long,
-    /// and then may reserve for twice the time.
+    /// Ends the reservation if its patience is over. Its request then rests for as long as its
+    /// patience was, and may reserve again with twice the patience.
     fn end_if_expired(&mut self, protocol: &Protocol, now: Instant) -> bool {
         let Some(reservation) = &self.reservation else { return false };
         if reservation.end().is_none_or(|end| now < end) {
@@ -522,7 +526,7 @@ impl WaitQueue {
         true
     }
 
-    /// Grants requests that fit where something was released. Tells whether there may be more.
+    /// Grants heads that fit at the marked caps. Returns whether work may be left.
     pub(super) fn serve(&mut self, protocol: &Protocol, deferred: &mut Deferred) -> bool {
         for _ in 0..PORTION {
             if let Some(ticket) = self.to_try.pop() {
@@ -539,7 +543,7 @@ impl WaitQueue {
                 continue;
             };
             let _ = self.attempt(protocol, ticket, deferred);
-            // Another took it: its release will come here again.
+            // Another thread took what was free. Its release will mark the cap again.
             if matches!(self.waiters[&ticket].state, State::Blocked(at) if at == cap) {
                 self.released.remove(&cap);
             }
@@ -547,7 +551,7 @@ impl WaitQueue {
         true
     }
 
-    /// What those who wait at a cap may have there.
+    /// Returns how much the heads blocked at a cap may take there.
     fn free_at(&self, protocol: &Protocol, cap: Cap, blocked: &Blocked) -> u32 {
         match cap {
             Cap::Source(account) => protocol.ledger.room(protocol.account(account)),
@@ -559,11 +563,11 @@ impl WaitQueue {
         }
     }
 
-    /// Tries for the head of a line.
+    /// Makes an attempt for the head of a line.
     ///
     /// # Errors
     ///
-    /// What has denied it, which is where it waits now.
+    /// Returns the cap that denied it, at which it is blocked now.
     fn attempt(
         &mut self,
         protocol: &Protocol,
@@ -606,7 +610,7 @@ impl WaitQueue {
         Ok(())
     }
 
-    /// Has the head of a line wait at a cap.
+    /// Blocks the head of a line at a cap.
     fn block(&mut self, ticket: Ticket, cap: Cap) {
         let Some(waiter) = self.waiters.get_mut(&ticket) else { return };
         let (records, turn) = (waiter.request.records, waiter.turn);
@@ -621,7 +625,7 @@ impl WaitQueue {
         blocked.by_turn.insert((turn, ticket));
     }
 
-    /// Decides a request, and takes it out of every list.
+    /// Decides a request, removes it from every list but `waiters`, and wakes its task.
     fn decide(
         &mut self,
         protocol: &Protocol,
@@ -637,7 +641,7 @@ impl WaitQueue {
         }
     }
 
-    /// Rejects requests of a closed account. Tells whether there may be more of them.
+    /// Rejects requests of a closed account. Returns whether there may be more.
     pub(super) fn reject_account(
         &mut self,
         protocol: &Protocol,
@@ -649,7 +653,7 @@ impl WaitQueue {
         self.reject_line(protocol, line, deferred)
     }
 
-    /// Rejects requests for places of a closed stage. Tells whether there may be more of them.
+    /// Rejects requests for places of a closed stage. Returns whether there may be more.
     pub(super) fn reject_stage(
         &mut self,
         protocol: &Protocol,
@@ -661,7 +665,7 @@ impl WaitQueue {
         self.reject_line(protocol, line, deferred)
     }
 
-    /// Rejects requests for credits of a closed buffer. Tells whether there may be more of them.
+    /// Rejects requests for credits of a closed buffer. Returns whether there may be more.
     pub(super) fn reject_pushes(&mut self, protocol: &Protocol, deferred: &mut Deferred) -> bool {
         let line = self.lines.range((Some(0), 0)..).next().map(|(line, _)| *line);
         self.reject_line(protocol, line, deferred)

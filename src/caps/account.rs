@@ -1,23 +1,24 @@
-//! An account: what one source holds, in one word.
+//! An account: the credits of one source, in one word.
 
 use super::packed::{Packed, Word};
 use crate::backpressure::{BackpressureSignal, Marks, SignalCell, Zone};
 use crate::event::Listener;
 use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, SeqCst};
 
-/// What one source holds.
+/// The credits of one source, its cap, and the signal that follows its level.
 pub(crate) struct Account {
     word: Packed<Balance>,
     capacity: AtomicSetting,
-    /// Credits that are reserved for a request that waits.
+    /// Credits that are reserved for a request that waits. Written under the lock of the wait
+    /// queue.
     reserved: AtomicSetting,
     high: AtomicSetting,
     low: AtomicSetting,
     /// Credits in use that parked dead letters hold.
     parked: AtomicSetting,
-    /// The next in the ledger's list of accounts that lease ahead.
+    /// The next entry of the ledger's list of accounts that lease ahead.
     pub(super) next_ahead: AtomicU32,
-    /// Whether it is in that list.
+    /// Whether the account is in that list.
     pub(super) listed: AtomicBool,
     cell: SignalCell,
 }
@@ -36,11 +37,11 @@ pub(super) struct Balance {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lease {
-    /// Leased is what is used, and not a credit more.
+    /// The lease equals the credits in use.
     Exact,
-    /// The same, and there are no further credits.
+    /// The lease equals the credits in use, and the account gets no further credit.
     Closed,
-    /// So many credits are leased, some of them ahead of need.
+    /// The number of leased credits, which may exceed those in use.
     Ahead(u32),
 }
 
@@ -72,7 +73,7 @@ impl Word for Balance {
 }
 
 impl Balance {
-    /// Credits that are leased and not in use.
+    /// Returns the credits that are leased and not in use.
     #[inline]
     pub(super) fn idle(self) -> u32 {
         match self.lease {
@@ -81,7 +82,7 @@ impl Balance {
         }
     }
 
-    /// The same with another number in use.
+    /// Returns the balance with another number in use.
     #[inline]
     pub(super) fn with_used(self, used: u32) -> Self {
         Self { used, ..self }
@@ -121,7 +122,7 @@ impl Account {
         self.word.update(change)
     }
 
-    /// Begins anew, with nothing in use.
+    /// Opens the account for a new source, with no credit in use.
     pub(super) fn open(&self, marks: Marks) {
         self.capacity.store(marks.capacity, SeqCst);
         self.reserved.store(0, SeqCst);
@@ -131,13 +132,13 @@ impl Account {
         self.word.store(Balance { lease: Lease::Exact, used: 0 });
     }
 
-    /// Takes credits out of use, and gives the balance before.
+    /// Takes credits out of use, and returns the balance before.
     #[inline]
     pub(super) fn release(&self, credits: u32) -> Balance {
         self.word.subtract(u64::from(credits))
     }
 
-    /// Takes one credit out of use and out of the lease. Gives how many are in use then.
+    /// Takes one credit out of use and out of the lease. Returns how many remain in use.
     pub(super) fn release_leased(&self) -> u32 {
         let release = |balance: Balance| {
             let lease = match balance.lease {
@@ -150,13 +151,13 @@ impl Account {
         before.used - 1
     }
 
-    /// A read-modify-write of the word: see [`Packed::fence`].
+    /// Performs [`Packed::fence`] on the word.
     pub(super) fn fence(&self) {
         self.word.fence();
     }
 
-    /// Leases exactly, or no more, from now on. Gives how many idle credits that frees; `None` if it
-    /// did already.
+    /// Makes the account exact or closed. Returns how many idle credits that frees, or `None` if
+    /// the account was exact or closed already.
     pub(super) fn end_lease(&self, lease: Lease) -> Option<u32> {
         let change = |balance: Balance| {
             let ends = balance.lease != lease && balance.lease != Lease::Closed;
@@ -165,8 +166,8 @@ impl Account {
         self.word.update(change).ok().map(Balance::idle)
     }
 
-    /// Takes `wanted` credits if so many lie idle in the account's own lease, which is within both
-    /// caps: the usual case, and one attempt. Gives how many are in use then.
+    /// Takes `wanted` idle credits, which are within both caps, and returns how many are in use
+    /// then. Makes one attempt.
     #[inline]
     pub(super) fn take_idle(&self, wanted: u32) -> Option<u32> {
         let balance = self.balance();
@@ -177,35 +178,35 @@ impl Account {
         self.replace(balance, balance.with_used(used)).ok().map(|()| used)
     }
 
-    /// Credits in use.
+    /// Returns the credits in use.
     #[inline]
     pub(crate) fn used(&self) -> u32 {
         self.balance().used
     }
 
-    /// The most credits that may be in use.
+    /// Returns the account's cap.
     #[inline]
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity.load(SeqCst)
     }
 
-    /// The most credits that a request may bring into use which has `own` of the reserved ones.
+    /// Returns how many credits may be in use after a request for which `own` credits are reserved.
     #[inline]
     pub(super) fn limit(&self, own: u32) -> u32 {
         self.capacity() - self.reserved.load(SeqCst).saturating_sub(own)
     }
 
-    /// Reserves credits for a request that waits; 0 for none. Called under the lock of the wait queue.
+    /// Reserves credits for a request that waits; 0 ends the reservation.
     pub(crate) fn reserve(&self, credits: u32) {
         self.reserved.store(credits, SeqCst);
     }
 
-    /// Whether it gets no further credit.
+    /// Returns whether the account gets no further credit.
     pub(crate) fn is_closed(&self) -> bool {
         self.balance().lease == Lease::Closed
     }
 
-    /// Credits in use that parked dead letters hold.
+    /// Returns the credits in use that parked dead letters hold.
     pub(crate) fn parked(&self) -> u32 {
         self.parked.load(SeqCst)
     }
@@ -218,12 +219,12 @@ impl Account {
         self.parked.fetch_sub(1, SeqCst);
     }
 
-    /// What the account's own level asks of its source.
+    /// Returns the signal that follows the account's level.
     pub(crate) fn signal(&self) -> BackpressureSignal {
         self.cell.signal()
     }
 
-    /// Resolves when the account's signal has changed.
+    /// Registers a listener for the next change of the account's signal.
     pub(crate) fn listen(&self) -> Listener {
         self.cell.listen()
     }
@@ -234,7 +235,7 @@ impl Account {
         Marks { high, low, capacity: self.capacity() }.zone(used)
     }
 
-    /// Lets the signal follow the level, which the caller has left at `used`.
+    /// Updates the signal after the caller has left `used` credits in use.
     #[inline]
     pub(crate) fn update_signal(&self, used: u32) {
         self.cell.follow(self.zone(used), || self.zone(self.word.fence().used));

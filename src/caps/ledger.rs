@@ -1,12 +1,12 @@
-//! The credit ledger: who holds how many records, and who may hold one more.
+//! The credit ledger: the pool, and the accounts that draw on it.
 //!
-//! Every source has an account, and all accounts draw on one pool. An account is one word that packs
-//! the credits it has leased from the pool with those in use, so that a push is one compare-and-swap
-//! while it stays within the lease. The pool's word, which all threads share, is written only to
-//! lease more credits or to give some back.
+//! Each source has an account. An account is one word that packs the credits leased from the pool
+//! with those in use, so a push within the lease is one compare-and-swap. The pool is one word that
+//! all threads share. It is written only to lease credits and to give them back.
 //!
-//! The ledger counts and wakes nobody: its calls say what they have moved. `docs::internals` explains
-//! exact and ahead leases, sweeps and their epoch, and why a refusal is honest and cheap.
+//! The ledger counts, and notifies no waiter: its calls return what they have moved.
+//! [`docs::internals`](crate::docs::internals#the-ledger) explains exact and ahead leases, sweeps
+//! and their epoch, parked letters, and why a refusal is honest and cheap.
 
 use super::account::{Account, Balance, Lease, MAX_LEASE};
 use super::packed::{Packed, Word};
@@ -17,14 +17,14 @@ use crate::sync::{Arena, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex
 /// The pool of credits and the accounts that draw on it.
 pub(crate) struct Ledger {
     pool: CachePadded<Packed<Pool>>,
-    /// The capacity without the credits of parked dead letters and without those that are reserved for
-    /// a request that waits. Below zero while more are reserved than there are.
+    /// The capacity, less the credits of parked dead letters and less those that are reserved for a
+    /// request that waits. It is below zero while more are reserved than are left.
     limit: AtomicI64,
-    /// Credits of parked dead letters.
+    /// Credits of parked dead letters, which the pool's word does not count.
     parked: AtomicU32,
     marks: Marks,
     watermarks: Watermarks,
-    /// Credits that may lie idle over all accounts.
+    /// Credits that may be idle in all accounts together.
     idle_budget: u32,
     /// Credits that an account leases ahead of need; 0 keeps all accounts exact.
     ahead: AtomicSetting,
@@ -37,7 +37,8 @@ pub(crate) struct Ledger {
 /// Which accounts are in use. Only opening and closing an account takes this lock.
 struct Register {
     open: u32,
-    /// Among how many accounts the idle budget is divided: a power of two, at least `open`.
+    /// The number of accounts among which the idle budget is divided: a power of two, at least
+    /// `open`.
     shares: u32,
     vacant: Vec<u32>,
 }
@@ -96,45 +97,46 @@ impl Pool {
         Self(self.0 & !EPOCH_MASK | self.0.wrapping_add(EPOCH_ONE) & EPOCH_MASK)
     }
 
-    /// An account has turned to ahead.
+    /// The word after an account has turned ahead.
     fn with_one_ahead(self) -> Self {
         Self(self.with_next_epoch().0 & !SWEPT)
     }
 
-    /// A letter was parked.
+    /// The word after a letter was parked. The epoch keeps a swap of an older word from succeeding.
     fn with_one_parked(self) -> Self {
         Self(self.with_next_epoch().0 - 1)
     }
 }
 
-/// What a push has taken, and what it has moved on the way.
+/// What a call of [`Ledger::acquire`] has taken, and what it has moved on the way.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) taken: Taken,
-    /// Credits in use then.
+    /// Credits in use after it.
     pub(crate) used: u32,
-    /// Whether the pool's level was moved.
+    /// Whether the pool's level has changed, if only for a moment.
     pub(crate) pool_moved: bool,
-    /// Whether credits that were on their way, and so in no word, lie where others may have them now:
-    /// in the pool, or idle in the account.
+    /// Whether credits that were in transit can be taken by others now: from the pool, or idle in
+    /// the account. The caller must notify waiters and drainers.
     pub(crate) left_some: bool,
-    /// Whether the account has turned from exact to ahead.
+    /// Whether the account has turned ahead.
     pub(crate) turned_ahead: bool,
 }
 
-/// What a settling has moved.
+/// What a call that gives credits back has moved.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Released {
-    /// Whether the pool's level was moved.
+    /// Whether the pool's level has changed.
     pub(crate) pool_moved: bool,
-    /// Whether no credit is leased now: all is settled.
+    /// Whether the pool has become empty: every record is settled.
     pub(crate) pool_empty: bool,
 }
 
 impl Ledger {
-    /// A ledger of `capacity` credits, of which about `idle_budget` may lie idle in accounts.
+    /// Creates a ledger of `capacity` credits, of which about `idle_budget` may be idle in
+    /// accounts.
     pub(crate) fn new(capacity: u32, idle_budget: u32, watermarks: Watermarks) -> Self {
         Self {
             pool: CachePadded::new(Packed::new(Pool(0).with_swept())),
@@ -158,14 +160,14 @@ impl Ledger {
         self.marks
     }
 
-    /// The account of that index, which [`open_account`](Self::open_account) gave.
+    /// Returns the account of an index that [`open_account`](Self::open_account) has returned.
     #[inline]
     pub(crate) fn account(&self, index: u32) -> &Account {
         self.accounts.get(index as usize).expect("an account is opened before it is named")
     }
 
-    /// Opens an account of at most `capacity` credits. Gives its index, and whether the pool's level was
-    /// moved.
+    /// Opens an account with a cap of `capacity` credits. Returns its index, and whether the pool's
+    /// level has changed.
     pub(crate) fn open_account(&self, capacity: u32) -> (u32, bool) {
         let mut register = self.register.lock();
         let index =
@@ -176,11 +178,11 @@ impl Ledger {
         (index, moved)
     }
 
-    /// Closes an account that holds nothing. Its index stays taken until [`vacate`](Self::vacate).
+    /// Closes an account that holds no record. [`vacate`](Self::vacate) frees its index.
     ///
     /// # Errors
     ///
-    /// The number of records that it holds.
+    /// Returns the number of records that it holds.
     pub(crate) fn try_close_empty(&self, index: u32) -> Result<Released, u32> {
         let close = |balance: Balance| {
             let open = balance.used == 0 && balance.lease != Lease::Closed;
@@ -196,8 +198,8 @@ impl Ledger {
         }
     }
 
-    /// Closes an account whatever it holds: it gets no further credit, and what is in use stays so
-    /// until it is released.
+    /// Closes an account: it gets no further credit. Credits in use stay so until they are
+    /// released.
     pub(crate) fn close_account(&self, index: u32) -> Released {
         match self.account(index).end_lease(Lease::Closed) {
             Some(idle) => {
@@ -208,7 +210,7 @@ impl Ledger {
         }
     }
 
-    /// Closes every account. The caller sees to it that none is opened meanwhile or later.
+    /// Closes every account. The caller ensures that no account is opened meanwhile or later.
     pub(crate) fn close(&self) {
         for (_, account) in self.accounts.iter() {
             let _ = self.give_back(account.end_lease(Lease::Closed).unwrap_or(0));
@@ -216,15 +218,15 @@ impl Ledger {
         self.pool.set(SEALED);
     }
 
-    /// Counts an account as closed.
+    /// Removes a closed account from the number of open ones.
     fn discount(&self) {
         let mut register = self.register.lock();
         register.open -= 1;
-        // A larger share for each moves nothing.
+        // The share of each account grows, so no credit moves.
         self.share_idle_budget(&mut register);
     }
 
-    /// Frees the index of a closed account, when nothing can name it any more.
+    /// Frees the index of a closed account. The caller ensures that no handle names it any more.
     pub(crate) fn vacate(&self, index: u32) {
         let closed = Balance { lease: Lease::Closed, used: 0 };
         if self.account(index).balance() == closed {
@@ -232,9 +234,10 @@ impl Ledger {
         }
     }
 
-    /// Divides the idle budget among the open accounts. Each may keep twice what it leases ahead. The
-    /// share shrinks when `open` passes a power of two, and grows when no more than a quarter of the
-    /// shares are in use. Tells whether the pool's level was moved.
+    /// Divides the idle budget among the open accounts. An account may keep twice as many idle
+    /// credits as it leases ahead. The share shrinks when `open` passes a power of two, and grows
+    /// when at most a quarter of the shares are in use: so opening and closing one account again
+    /// and again sweeps once at most. Returns whether the pool's level has changed.
     fn share_idle_budget(&self, register: &mut Register) -> bool {
         let Register { open, shares, .. } = *register;
         register.shares = if open > shares {
@@ -246,11 +249,11 @@ impl Ledger {
         };
         let ahead = self.idle_budget / register.shares / 2;
         let shrinks = ahead < self.ahead.swap(ahead, SeqCst);
-        // Accounts that have more than the smaller share lease anew when they need to.
+        // An account that had more than the smaller share leases ahead again when it needs to.
         shrinks && self.sweep()
     }
 
-    /// Gives back the idle credits that an account has above twice its share, down to its share.
+    /// Gives back idle credits of an account that has more than twice `ahead`, down to `ahead`.
     fn trim(&self, account: &Account) -> Option<Released> {
         let ahead = self.ahead.load(SeqCst);
         let trim = |balance: Balance| {
@@ -261,9 +264,12 @@ impl Ledger {
         Some(self.give_back(before.idle() - ahead))
     }
 
-    /// Takes credits for records of that account: `wanted`, or as many as the caps allow if they are at
-    /// least `least`. `own` of the reserved credits are for this request. Leases more than it needs
-    /// where `may_lease_ahead` says so.
+    /// Takes `wanted` credits of an account, or as many as the caps allow if they are at least
+    /// `least`. `own` of the reserved credits are for this request. May lease more than it needs if
+    /// `may_lease_ahead` is set.
+    ///
+    /// Each round of the loop leases what is missing, or sweeps, or makes one attempt to swap the
+    /// account's word.
     pub(crate) fn acquire(
         &self,
         index: u32,
@@ -273,7 +279,7 @@ impl Ledger {
         may_lease_ahead: bool,
     ) -> Grant {
         let account = self.account(index);
-        // Credits leased from the pool that are not in the account yet.
+        // Credits in transit: leased from the pool, and not in the account yet.
         let mut in_hand = 0_u32;
         let mut leased_ahead = false;
         let mut swept = false;
@@ -281,10 +287,10 @@ impl Ledger {
         let mut balance = account.balance();
         loop {
             let capacity = account.capacity();
-            // The account's own cap may be lower than what it uses, where credits are reserved.
+            // Saturating: a reservation may lower the limit below what is in use.
             let room = account.limit(own).saturating_sub(balance.used);
             let want = if room < least { 0 } else { wanted.min(room) };
-            // Saturating: the balance may be outdated, and the swap below will tell.
+            // Saturating: the balance may be outdated, and then the swap below fails.
             let have = balance.idle().saturating_add(in_hand);
             let closed = balance.lease == Lease::Closed;
             if want > have && !exhausted && !closed {
@@ -295,7 +301,8 @@ impl Ledger {
                 in_hand += leased;
                 leased_ahead |= leased > missing;
                 if leased < missing {
-                    // Once is enough: if others take what the sweep frees, it was not idle.
+                    // One sweep is enough. Credits that it frees and other threads take are not
+                    // idle.
                     if !swept && self.sweep() {
                         swept = true;
                     } else {
@@ -323,8 +330,8 @@ impl Ledger {
                 };
             }
             let used = balance.used + credits;
-            // Idle credits that stay with the account, at most twice its share; an exact one keeps none
-            // by accident.
+            // Idle credits that stay in the account: at most twice `ahead`. An exact account keeps
+            // none, unless it has leased ahead.
             let keep = match balance.lease {
                 Lease::Exact if !leased_ahead => 0,
                 _ => (have - credits)
@@ -360,19 +367,20 @@ impl Ledger {
         }
     }
 
-    /// Takes `wanted` credits if so many lie idle in the account's own lease: the usual case far from
-    /// the global cap. Gives how many are in use then.
+    /// Takes `wanted` idle credits of the account, and returns how many are in use then. This is
+    /// the usual case far from the global cap.
     #[inline]
     pub(crate) fn acquire_idle(&self, account: &Account, wanted: u32) -> Option<u32> {
         account.take_idle(wanted)
     }
 
-    /// Takes `wanted` credits from the pool if all accounts lease exactly and the first attempt
-    /// succeeds: the usual case there. Gives how many are in use then.
+    /// Takes `wanted` credits from the pool if all accounts lease exactly, and returns how many are
+    /// in use then. Makes one attempt.
     ///
     /// # Errors
     ///
-    /// Whether credits were taken and given back, which others may have missed.
+    /// Returns whether credits were taken and given back: then the caller must do what
+    /// [`Grant::left_some`] demands.
     #[inline]
     pub(crate) fn acquire_exact(&self, account: &Account, wanted: u32) -> Result<u32, bool> {
         let balance = account.balance();
@@ -391,8 +399,8 @@ impl Ledger {
         Err(leased > 0)
     }
 
-    /// Which limit a push of at least `least` records ran into that could use `unmet` more credits under
-    /// its own cap.
+    /// Returns the limit that denied a push of at least `least` records, which lacks `unmet`
+    /// credits that its source's cap allows.
     fn shortage(&self, used: u32, capacity: u32, unmet: u32, least: u32) -> Denied {
         if unmet == 0 {
             return if capacity.saturating_sub(used) < least {
@@ -407,14 +415,15 @@ impl Ledger {
         if reserved && capacity - held >= least {
             Denied::Reserved { limit: Limit::Global }
         } else if least == 1 {
-            // A lease that fails has found every credit leased.
+            // The lease failed, so it found every credit leased.
             Denied::Full { limit: Limit::Global, held: capacity, capacity }
         } else {
             Denied::Full { limit: Limit::Global, held, capacity }
         }
     }
 
-    /// What keeps a request for `wanted` credits from being granted now, found without taking any.
+    /// Checks whether a request could take `wanted` credits now, and takes none. Idle credits of
+    /// other accounts count as free.
     pub(crate) fn check(&self, account: &Account, wanted: u32, own: u32) -> Result<(), Denied> {
         let balance = account.balance();
         if balance.lease == Lease::Closed {
@@ -425,7 +434,7 @@ impl Ledger {
         let limit = self.limit.load(SeqCst) + i64::from(own);
         let mut free = limit - i64::from(self.pool.load().leased()) + i64::from(balance.idle());
         if free < i64::from(wanted) {
-            // The idle credits of others count, because a sweep would free them.
+            // A sweep would free the idle credits of other accounts.
             free = limit - i64::from(self.used() - self.parked().min(self.used()));
         }
         if room >= wanted && free >= i64::from(wanted) {
@@ -444,8 +453,8 @@ impl Ledger {
         })
     }
 
-    /// Takes credits out of use for records of that account that are gone. Gives how many are in use
-    /// then, and what [`return_lease`](Self::return_lease) needs.
+    /// Takes credits of settled records out of use. Returns how many remain in use, and what to
+    /// pass to [`return_lease`](Self::return_lease).
     #[inline]
     pub(crate) fn release(&self, account: &Account, credits: u32) -> (u32, Unreturned) {
         let before = account.release(credits);
@@ -458,8 +467,8 @@ impl Ledger {
         (used, unreturned)
     }
 
-    /// Gives credits that were taken out of use back to the pool, as far as the account does not keep
-    /// them idle. This comes last: a pool that is empty means that all else is settled.
+    /// Gives credits that were taken out of use back to the pool, unless the account keeps them
+    /// idle. This is the last step of settling: an empty pool means that every record is settled.
     #[inline]
     pub(crate) fn return_lease(&self, account: &Account, unreturned: Unreturned) -> Released {
         match unreturned {
@@ -471,15 +480,15 @@ impl Ledger {
         }
     }
 
-    /// Leases `missing` credits from the pool, `ahead` more while it is far from its cap, and what
-    /// there is where there are fewer. `own` of the reserved credits are for this request.
+    /// Leases `missing` credits from the pool, and `ahead` more while the pool is far from its cap.
+    /// Leases fewer if fewer are free. `own` of the reserved credits are for this request.
     #[inline]
     fn lease(&self, missing: u32, ahead: u32, own: u32) -> u32 {
         let plenty = i64::from(self.capacity() - self.capacity() / 8);
         let mut credits = 0;
         let lease = |pool: Pool| {
-            // After the pool's word: who parks a letter lowers the limit first and then changes that
-            // word, so that the swap fails where the limit is outdated.
+            // Read after the pool's word. A thread that parks a letter lowers the limit first and
+            // changes the word second, so the swap fails if this limit is outdated.
             let limit = self.limit.load(SeqCst) + i64::from(own);
             let leased = i64::from(pool.leased());
             let generous = missing.saturating_add(ahead);
@@ -496,7 +505,7 @@ impl Ledger {
         credits
     }
 
-    /// Puts credits back into the pool.
+    /// Gives credits back to the pool.
     #[inline]
     fn give_back(&self, credits: u32) -> Released {
         if credits == 0 {
@@ -506,7 +515,8 @@ impl Ledger {
         Released { pool_moved: true, pool_empty: before.leased() == credits }
     }
 
-    /// Tells sweeps that an account has turned from exact to ahead: first the list, and then the epoch.
+    /// Announces that an account has turned ahead: enters it in the list first, and counts up the
+    /// epoch second. The account's word has been swapped before.
     fn announce_ahead(&self, index: u32, account: &Account) {
         if !account.listed.swap(true, SeqCst) {
             let mut head = self.first_ahead.load(SeqCst);
@@ -521,8 +531,9 @@ impl Ledger {
         let _ = self.pool.update(|pool| Some(pool.with_one_ahead()));
     }
 
-    /// Makes every account exact, so that the idle credits are in the pool. `false` if there was nothing
-    /// to do, because all accounts are exact already.
+    /// Makes every account exact, and moves its idle credits into the pool. Returns `false` if the
+    /// pool was marked as swept. If it returns `true`, the caller must notify waiters and drainers.
+    /// Another sweep may still have idle credits in transit.
     pub(crate) fn sweep(&self) -> bool {
         let before = self.pool.load();
         if before.is_swept() {
@@ -532,7 +543,8 @@ impl Ledger {
         while let Some(index) = next.checked_sub(1) {
             let account = self.account(index);
             next = account.next_ahead.load(SeqCst);
-            // Before the lease ends: an account that turns ahead after that is listed anew.
+            // Before the lease ends, so that an account that turns ahead after that enters the list
+            // again.
             account.listed.store(false, SeqCst);
             let _ = self.give_back(account.end_lease(Lease::Exact).unwrap_or(0));
         }
@@ -541,12 +553,12 @@ impl Ledger {
         true
     }
 
-    /// A read-modify-write of the pool's word: see [`Packed::fence`].
+    /// Performs [`Packed::fence`] on the pool's word.
     pub(crate) fn fence(&self) {
         self.pool.fence();
     }
 
-    /// Reads and writes the words that could let a request of that account in: see [`Packed::fence`].
+    /// Performs [`Packed::fence`] on the account's word and on the pool's.
     pub(crate) fn fence_all(&self, account: &Account) {
         account.fence();
         self.pool.fence();
@@ -562,41 +574,40 @@ impl Ledger {
         self.limit.fetch_add(i64::from(credits), SeqCst);
     }
 
-    /// Counts a credit of that account as one that a parked dead letter keeps. Until
-    /// [`end_parking`](Self::end_parking) it counts twice.
+    /// Begins to count a credit of an account as one of a parked dead letter. It counts twice until
+    /// [`end_parking`](Self::end_parking).
     pub(crate) fn begin_parking(&self, account: &Account) {
         account.park();
         self.parked.fetch_add(1, SeqCst);
         self.limit.fetch_sub(1, SeqCst);
     }
 
-    /// Takes such a credit out of the pool's word. Tells whether all is settled now.
+    /// Takes that credit out of the pool's word. Returns whether every record is settled now.
     pub(crate) fn end_parking(&self) -> bool {
         let before = self.pool.update(|pool| Some(pool.with_one_parked()));
         before.is_ok_and(|before| before.leased() == 1)
     }
 
-    /// Gives the credit of a parked letter back. Gives how many the account uses then.
+    /// Gives back the credit of a parked letter, and returns how many credits the account uses
+    /// then. The caller must notify waiters.
     pub(crate) fn release_parked(&self, account: &Account) -> u32 {
         let used = account.release_leased();
         account.unpark();
         self.parked.fetch_sub(1, SeqCst);
         self.limit.fetch_add(1, SeqCst);
-        // A request that waits for a credit has done so too before it looked for the last time.
+        // Pairs with the fence in `WaitQueue::enter`.
         self.fence();
         used
     }
 
-    /// Credits of parked dead letters.
+    /// Returns the credits of parked dead letters.
     pub(crate) fn parked(&self) -> u32 {
         self.parked.load(SeqCst)
     }
 
-    /// Whether no record is left that has not been settled: acknowledged, handed out or given up. Where
-    /// an account leases ahead its idle credits count as such: [`sweep`](Self::sweep) first.
-    ///
-    /// This is one load: records, permits and parked letters that come and go meanwhile cannot make it
-    /// true while one is left.
+    /// Returns whether every record is settled, by one load: see
+    /// [`docs::internals`](crate::docs::internals#drained-in-one-load). Idle credits count as
+    /// records that are not settled: [`sweep`](Self::sweep) first.
     pub(crate) fn is_settled(&self) -> bool {
         self.pool.load().leased() == 0
     }
@@ -608,23 +619,25 @@ impl Ledger {
         pool.is_sealed() && pool.leased() == 0
     }
 
-    /// Credits leased, idle ones, those in transit and those of parked letters included.
+    /// Returns the credits leased, including idle ones, those in transit and those of parked
+    /// letters.
     pub(crate) fn leased(&self) -> u32 {
         self.with_parked(self.pool.load())
     }
 
-    /// The same by a read-modify-write.
+    /// Returns what [`leased`](Self::leased) returns, by [`Packed::fence`].
     pub(crate) fn leased_after_fence(&self) -> u32 {
         self.with_parked(self.pool.fence())
     }
 
-    /// A letter that is being parked counts twice for a moment.
+    /// The minimum, because a letter that is being parked counts twice for a moment.
     fn with_parked(&self, pool: Pool) -> u32 {
         pool.leased().saturating_add(self.parked.load(SeqCst)).min(self.capacity())
     }
 
-    /// Credits in use, exactly where no other thread is running. Where no account leases ahead that is
-    /// two loads; otherwise a walk over those that do, at most one for 200 credits of the cap.
+    /// Returns the credits in use. The number is exact if no other thread runs. If no account
+    /// leases ahead, this is two loads. Otherwise it walks over those that do, at most one for 200
+    /// credits of the cap.
     pub(crate) fn used(&self) -> u32 {
         let pool = self.pool.load();
         let leased = self.with_parked(pool);
@@ -633,7 +646,7 @@ impl Ledger {
         }
         let mut idle = 0_u32;
         let mut next = self.first_ahead.load(SeqCst);
-        // While others are running the list may change under the walk: no more steps than accounts.
+        // Other threads may change the list during the walk, so the number of steps is bounded.
         let mut steps = self.accounts.count();
         while let Some(index) = next.checked_sub(1)
             && steps > 0
@@ -646,13 +659,13 @@ impl Ledger {
         leased.saturating_sub(idle)
     }
 
-    /// What an account's own cap leaves, without what is reserved.
+    /// Returns how many more credits an account's own cap allows, without those that are reserved.
     pub(crate) fn room(&self, account: &Account) -> u32 {
         account.limit(0).saturating_sub(account.used())
     }
 
-    /// How many more credits an account could have now: idle ones of other accounts count, because a
-    /// sweep would free them; those that are reserved for a request that waits do not.
+    /// Returns how many more credits an account could take now. Idle credits of other accounts
+    /// count, because a sweep would free them. Reserved credits do not.
     pub(crate) fn available(&self, account: &Account) -> u32 {
         let balance = account.balance();
         if balance.lease == Lease::Closed {
@@ -660,11 +673,11 @@ impl Ledger {
         }
         let own = account.limit(0).saturating_sub(balance.used).min(self.capacity());
         let free = self.limit.load(SeqCst) - i64::from(self.pool.load().leased());
-        // Without a walk: what is certainly there covers what the account may have.
+        // No walk is needed if the pool and the account's own idle credits suffice.
         if free + i64::from(balance.idle()) >= i64::from(own) { own } else { self.free().min(own) }
     }
 
-    /// Credits that are neither in use nor reserved.
+    /// Returns the credits that are neither in use nor reserved.
     pub(crate) fn free(&self) -> u32 {
         let reserved = i64::from(self.capacity())
             - i64::from(self.parked.load(SeqCst))
@@ -678,8 +691,8 @@ impl Ledger {
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreturned {
-    /// So many go back to the pool.
+    /// The number that goes back to the pool.
     Exact(u32),
-    /// The account has so many idle ones now.
+    /// The number of idle credits that the account has now.
     Idle(u32),
 }

@@ -1,5 +1,5 @@
-//! Counting: the words that hold the caps, and their arithmetic. Nothing here knows a record's type,
-//! waits or wakes.
+//! Count: the words that hold the caps, and their arithmetic. This layer knows no record type, and
+//! it neither waits nor wakes. [`docs::internals`](crate::docs::internals#the-ledger) explains it.
 
 mod account;
 mod ledger;
@@ -18,12 +18,12 @@ pub(crate) enum Limit {
     Stage,
 }
 
-/// Why there are no more credits or places.
+/// Why a request got no more credits or places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// A cap is reached: `held` records of `capacity`.
+    /// The cap leaves too few: it holds `held` records of `capacity`.
     Full { limit: Limit, held: u32, capacity: u32 },
-    /// What is left under a cap is reserved for a request that waits.
+    /// What the cap leaves is reserved for a request that waits.
     Reserved { limit: Limit },
     /// The source, the stage or the whole buffer was closed.
     Closed,
@@ -44,7 +44,7 @@ impl Denied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) records: u32,
-    /// Why it is not more, where it is not.
+    /// Why it is not all, if it is not.
     pub(crate) denied: Option<Denied>,
 }
 

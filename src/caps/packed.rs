@@ -1,16 +1,16 @@
-//! A word that packs several numbers, and the one loop that changes it.
+//! An atomic word that packs several numbers, and the compare-and-swap loop that changes it.
 
 use std::marker::PhantomData;
 
 use crate::sync::{AtomicU64, SeqCst};
 
-/// What a packed word says.
+/// The contents of a packed word, as a value with named fields.
 pub(crate) trait Word: Copy {
     fn from_bits(bits: u64) -> Self;
     fn into_bits(self) -> u64;
 }
 
-/// A packed word that threads share.
+/// A packed word that several threads share.
 pub(crate) struct Packed<W> {
     bits: AtomicU64,
     word: PhantomData<W>,
@@ -30,11 +30,11 @@ impl<W: Word> Packed<W> {
         self.bits.store(word.into_bits(), SeqCst);
     }
 
-    /// One attempt to replace the word.
+    /// Makes one attempt to replace the word.
     ///
     /// # Errors
     ///
-    /// The word as it is, where it has changed.
+    /// Returns the actual word, if it is not `current`.
     #[inline]
     pub(crate) fn replace(&self, current: W, new: W) -> Result<(), W> {
         self.bits
@@ -43,12 +43,12 @@ impl<W: Word> Packed<W> {
             .map_err(W::from_bits)
     }
 
-    /// Replaces the word by what `change` makes of it, however often it changes meanwhile, until
-    /// `change` gives nothing. Gives the word before.
+    /// Replaces the word by the result of `change`, and tries again whenever another thread has
+    /// changed it. Returns the word that was replaced.
     ///
     /// # Errors
     ///
-    /// The word for which `change` gave nothing.
+    /// Returns the word for which `change` returned `None`.
     #[inline]
     pub(crate) fn update(&self, mut change: impl FnMut(W) -> Option<W>) -> Result<W, W> {
         let mut current = self.load();
@@ -61,26 +61,27 @@ impl<W: Word> Packed<W> {
         }
     }
 
-    /// Adds to the bits; the caller knows that no field overflows. Gives the word before.
+    /// Adds to the bits, and returns the word before. The caller ensures that no field overflows.
     #[inline]
     pub(crate) fn add(&self, bits: u64) -> W {
         W::from_bits(self.bits.fetch_add(bits, SeqCst))
     }
 
-    /// Subtracts from the bits; the caller knows that no field underflows. Gives the word before.
+    /// Subtracts from the bits, and returns the word before. The caller ensures that no field
+    /// underflows.
     #[inline]
     pub(crate) fn subtract(&self, bits: u64) -> W {
         W::from_bits(self.bits.fetch_sub(bits, SeqCst))
     }
 
-    /// Sets bits.
+    /// Sets bits, and returns the word before.
     pub(crate) fn set(&self, bits: u64) -> W {
         W::from_bits(self.bits.fetch_or(bits, SeqCst))
     }
 
-    /// Reads the word by a read-modify-write that changes nothing: of two of these to one word, the
-    /// later one's thread sees all that the earlier one's did before it. Half of each store-load
-    /// handshake of this crate is one of these.
+    /// Reads the word by a read-modify-write that changes nothing. Of two read-modify-writes of one
+    /// word, the thread of the second sees everything that the thread of the first did before. This
+    /// is the waiter's half of the [handshake](crate::docs::internals#the-handshake).
     #[inline]
     pub(crate) fn fence(&self) -> W {
         self.add(0)

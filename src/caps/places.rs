@@ -1,24 +1,25 @@
-//! A stage's own cap: how many records it holds, and which comes next.
+//! The cap of a stage: how many records it holds, and the sequence of the next.
 
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, SeqCst};
 
-/// The places of a stage: each of its records holds one, queued or in an unsettled batch.
+/// The places of a stage. Each of its records holds one, whether it waits or is in an unsettled
+/// batch.
 pub(crate) struct Places {
     word: Packed<Occupancy>,
-    /// The capacity without the places of parked dead letters and without those that are reserved for
-    /// a request that waits. Below zero while more are reserved than there are.
+    /// The capacity, less the places of parked dead letters and less those that are reserved for a
+    /// request that waits. It is below zero while more are reserved than are left.
     limit: AtomicI64,
-    /// Places that parked dead letters keep.
+    /// Places of parked dead letters.
     parked: AtomicU32,
-    /// How many more records than blocks the stage's ring holds or is about to hold. Here, because
-    /// whoever changes it has the word's cache line already.
+    /// How many more records than blocks the stage's ring holds or is about to hold. It is here
+    /// because a thread that changes it has this cache line already.
     pub(crate) surplus: AtomicU64,
     capacity: u32,
 }
 
-/// The word of a stage's own cap.
+/// The word of a stage.
 ///
 /// | bits | meaning |
 /// | --- | --- |
@@ -68,16 +69,12 @@ impl Occupancy {
     }
 }
 
-/// The position of a record in the order of its stage.
-///
-/// A stage counts the places that it gives, modulo 2^31, and each record has the count of its place.
-/// Two of them are compared by their distance from the count of now, which is right for records that
-/// are fewer than 2^31 places apart. Records that were handed out and returned by name have lost
-/// their first position; they come before all that never left, in the order in which they came back.
+/// The position of a record in the order of its stage: see
+/// [`docs::internals`](crate::docs::internals#places-and-sequences).
 ///
 /// | bits | meaning |
 /// | --- | --- |
-/// | 31 | the record was handed out and came back |
+/// | 31 | the record was handed out by name and came back |
 /// | 30..0 | the count |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sequence(u32);
@@ -90,23 +87,23 @@ impl Sequence {
         Self(count & COUNT_MASK)
     }
 
-    /// The same for a record that was handed out and came back.
+    /// Returns the sequence of a record that was handed out by name and came back.
     pub(crate) fn returned(self) -> Self {
         Self(self.0 | RETURNED)
     }
 
-    /// Whether the record was handed out and came back.
+    /// Returns whether the record was handed out by name and came back.
     pub(crate) fn is_returned(self) -> bool {
         self.0 & RETURNED != 0
     }
 
-    /// The position `records` behind this one.
+    /// Returns the sequence that is `records` places later.
     #[inline]
     pub(crate) fn plus(self, records: u32) -> Self {
         Self(self.0 & RETURNED | self.0.wrapping_add(records) & COUNT_MASK)
     }
 
-    /// How many places were given since, when the next is `now`.
+    /// Returns how many places were given since, if `now` is the sequence of the next place.
     pub(crate) fn distance(self, now: Self) -> u32 {
         now.0.wrapping_sub(self.0) & COUNT_MASK
     }
@@ -127,28 +124,28 @@ impl Places {
         self.capacity
     }
 
-    /// Places taken, without those of parked dead letters.
+    /// Returns the places taken, without those of parked dead letters.
     #[inline]
     pub(crate) fn occupied(&self) -> u32 {
         self.word.load().occupied()
     }
 
-    /// Places taken, those of parked dead letters included.
+    /// Returns the places taken, including those of parked dead letters.
     pub(crate) fn held(&self) -> u32 {
         self.held_with(self.occupied())
     }
 
     fn held_with(&self, occupied: u32) -> u32 {
-        // A letter that is being parked counts twice for a moment.
+        // The minimum, because a letter that is being parked counts twice for a moment.
         occupied.saturating_add(self.parked()).min(self.capacity)
     }
 
-    /// Places that parked dead letters keep.
+    /// Returns the places of parked dead letters.
     pub(crate) fn parked(&self) -> u32 {
         self.parked.load(SeqCst)
     }
 
-    /// The sequence of the next record.
+    /// Returns the sequence of the next record.
     pub(crate) fn next(&self) -> Sequence {
         self.word.load().next()
     }
@@ -157,28 +154,27 @@ impl Places {
         self.word.load().is_closed()
     }
 
-    /// Whether it was closed and holds no record. It stays so.
+    /// Returns whether the stage is closed and holds no record. Once true, it stays true.
     pub(crate) fn is_drained(&self) -> bool {
         let now = self.word.load();
         now.is_closed() && now.occupied() == 0
     }
 
-    /// Places that a request may have which has `own` of the reserved ones.
+    /// Returns how many places a request may have for which `own` places are reserved.
     pub(crate) fn free(&self, own: u32) -> u32 {
         let occupied = self.word.load();
         self.free_of(occupied, own)
     }
 
-    /// The limit is read after the word: who parks a letter lowers it first and changes the word then,
-    /// so that a swap of the word fails where the limit is outdated.
+    /// Reads the limit after the word: see
+    /// [`docs::internals`](crate::docs::internals#parked-letters-and-the-limit-words).
     #[inline]
     fn free_of(&self, now: Occupancy, own: u32) -> u32 {
         let limit = self.limit.load(SeqCst) + i64::from(own);
         u32::try_from(limit - i64::from(now.occupied())).unwrap_or(0)
     }
 
-    /// Takes `wanted` places, if there are so many at the first attempt. Gives the sequence of the
-    /// first record to fill them.
+    /// Takes `wanted` places, and returns the sequence of the first. Makes one attempt.
     #[inline]
     pub(crate) fn acquire_fast(&self, wanted: u32) -> Option<Sequence> {
         let now = self.word.load();
@@ -188,8 +184,8 @@ impl Places {
         self.word.replace(now, now.with(wanted)).ok().map(|()| now.next())
     }
 
-    /// Takes up to `wanted` places: all, or as many as there are if they are at least `least`. Gives the
-    /// sequence of the first record to fill them. `own` of the reserved places are for this request.
+    /// Takes `wanted` places, or as many as are free if they are at least `least`. `own` of the
+    /// reserved places are for this request. Returns what was taken, and the sequence of the first.
     pub(crate) fn acquire(&self, least: u32, wanted: u32, own: u32) -> (Taken, Sequence) {
         let mut taken = Taken::none(Denied::Closed);
         let take = |now: Occupancy| {
@@ -207,7 +203,7 @@ impl Places {
         (taken, before.next())
     }
 
-    /// Why there are not `least` more places than those occupied.
+    /// Returns why a request did not get `least` places beside those `occupied`.
     fn shortage(&self, occupied: u32, least: u32) -> Denied {
         let held = self.held_with(occupied);
         if self.capacity - held >= least {
@@ -217,7 +213,7 @@ impl Places {
         }
     }
 
-    /// What keeps a request from having `wanted` places now, found without taking any.
+    /// Checks whether a request could take `wanted` places now, and takes none.
     pub(crate) fn check(&self, wanted: u32, own: u32) -> Result<(), Denied> {
         let now = self.word.load();
         if now.is_closed() {
@@ -229,8 +225,8 @@ impl Places {
         }
     }
 
-    /// Gives places back. Tells whether a closed stage holds no record now, so that its workers are to
-    /// be woken.
+    /// Gives places back. Returns whether the stage is closed and now holds no record: then the
+    /// caller must wake its workers.
     #[inline]
     #[must_use]
     pub(crate) fn release(&self, records: u32) -> bool {
@@ -242,34 +238,34 @@ impl Places {
         before.is_closed() && before.occupied() == records
     }
 
-    /// Counts a place as one that a parked dead letter keeps. Until [`end_parking`](Self::end_parking) it
-    /// counts twice.
+    /// Begins to count a place as one of a parked dead letter. It counts twice until
+    /// [`end_parking`](Self::end_parking).
     pub(crate) fn begin_parking(&self) {
         self.parked.fetch_add(1, SeqCst);
         self.limit.fetch_sub(1, SeqCst);
     }
 
-    /// Takes such a place out of the word: the record has left the stage. Tells what
-    /// [`release`](Self::release) does.
+    /// Takes that place out of the word: the record has left the stage. Returns what
+    /// [`release`](Self::release) returns.
     #[must_use]
     pub(crate) fn end_parking(&self) -> bool {
         self.release(1)
     }
 
-    /// Gives the place of a parked letter back.
+    /// Gives back the place of a parked letter. The caller must notify waiters.
     pub(crate) fn release_parked(&self) {
         self.parked.fetch_sub(1, SeqCst);
         self.limit.fetch_add(1, SeqCst);
-        // A request that waits for a place has done so too before it looked for the last time.
+        // Pairs with the fence in `WaitQueue::enter`.
         self.fence();
     }
 
-    /// A read-modify-write of the word: see [`Packed::fence`].
+    /// Performs [`Packed::fence`] on the word.
     pub(crate) fn fence(&self) {
         self.word.fence();
     }
 
-    /// Closes the stage, whatever it holds.
+    /// Closes the stage.
     pub(crate) fn close(&self) {
         self.word.set(CLOSED);
     }
@@ -278,7 +274,7 @@ impl Places {
     ///
     /// # Errors
     ///
-    /// The number of records that it holds.
+    /// Returns the number of records that it holds.
     pub(crate) fn try_close_empty(&self) -> Result<(), u32> {
         let close = |now: Occupancy| {
             (self.held_with(now.occupied()) == 0).then_some(Occupancy(now.0 | CLOSED))

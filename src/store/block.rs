@@ -1,19 +1,19 @@
-//! What travels through a stage's ring: one record, or several that were pushed together.
+//! A block: one entry of a stage's ring.
 
 use crate::caps::Sequence;
 use crate::settings::MAX_CAP;
 
-/// One record, or several that were pushed together. One that travels alone needs no allocation.
+/// One record, or several that were pushed together. A single record needs no allocation.
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
 }
 
-/// One entry of a stage's ring. All of its records are charged to one account, and follow each other
-/// in sequence.
+/// One entry of a stage's ring. All of its records are charged to one account, and their sequences
+/// are consecutive.
 ///
-/// In this order a record stands 16 bytes from the start: it is copied into the ring in the same pieces
-/// as it was written in, and no load has to wait for two stores.
+/// With this order of fields a record begins 16 bytes from the start. It is then copied into the
+/// ring in the same pieces in which it was written, and no load must wait for two stores.
 #[repr(C)]
 pub(crate) struct Block<E> {
     pub(crate) account: u32,
@@ -26,7 +26,8 @@ impl<E> Records<E> {
         Self::take_from(&mut records)
     }
 
-    /// All that is in a `Vec`, which keeps its memory where that is much more than its records need.
+    /// Takes all records of a `Vec`. The `Vec` keeps its memory if that is more than twice what its
+    /// records need.
     pub(super) fn take_from(records: &mut Vec<E>) -> Self {
         match records.len() {
             1 => Self::One(records.remove(0)),
@@ -51,8 +52,8 @@ impl<E> Records<E> {
     }
 }
 
-/// The same records in memory of their own size, give or take half: they are charged by their number
-/// alone.
+/// Shrinks a `Vec` that has more than twice the memory that its records need: the caps count
+/// records, and no spare memory.
 pub(crate) fn shrink_if_sparse<E>(mut records: Vec<E>) -> Vec<E> {
     if records.len() < records.capacity() / 2 {
         records.shrink_to_fit();
@@ -60,7 +61,7 @@ pub(crate) fn shrink_if_sparse<E>(mut records: Vec<E>) -> Vec<E> {
     records
 }
 
-/// A number of records in the width of the counters. The caps see to it that it fits.
+/// Converts a number of records to the width of the counters. No cap exceeds it.
 pub(crate) fn to_u32(records: usize) -> u32 {
     debug_assert!(records <= MAX_CAP, "more records than a cap allows");
     records as u32

@@ -1,4 +1,4 @@
-//! What a batch holds: records, and what they are charged to.
+//! The contents of a batch: records, and the accounts to which they are charged.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use super::block::{Records, shrink_if_sparse, to_u32};
 use super::recycle;
 use crate::caps::Sequence;
 
-/// Neighbouring records that are charged to one account and follow each other in sequence.
+/// Consecutive records of a batch that are charged to one account and have consecutive sequences.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) account: u32,
@@ -18,9 +18,9 @@ pub(crate) struct Run {
 #[derive(Default)]
 pub(crate) struct Runs(Vec<Run>);
 
-/// Records together with what they are charged to: the content of a batch. It is boxed, so that a
-/// batch is cheap to move, however large its records are; the box and what it has allocated are those
-/// of the last batch that the thread has settled, if it has them still.
+/// The records of a batch and their runs. They are boxed, so that a batch is cheap to move. The box
+/// and its memory are those of the batch that the thread settled last, if the thread still keeps
+/// them.
 pub(crate) struct BatchContents<E: 'static>(Option<Box<Content<E>>>);
 
 struct Content<E> {
@@ -40,10 +40,11 @@ impl Runs {
     }
 }
 
-/// For how many records to make room at a time where it is not known how many will come.
+/// The number of records for which a growing batch makes room at a time.
 const ROOM: usize = 64;
 
-/// How many bytes a thread keeps at most for the records of its next batch, and for their runs.
+/// The most bytes that a thread keeps for the records of its next batch, and the most for their
+/// runs.
 const MAX_SPARE_BYTES: usize = 64 * 1024;
 
 impl<E> Default for Content<E> {
@@ -59,7 +60,7 @@ impl<E> Default for BatchContents<E> {
     }
 }
 
-/// The records are dropped, and what they have left is kept for the next batch.
+/// Drops the records, and keeps their memory for the next batch of the thread.
 impl<E> Drop for BatchContents<E> {
     #[inline]
     fn drop(&mut self) {
@@ -75,7 +76,7 @@ impl<E> Drop for BatchContents<E> {
 }
 
 impl<E> BatchContents<E> {
-    /// Nothing yet, with room for so many records that are to be handed over.
+    /// Creates empty contents with room for that many records.
     pub(crate) fn with_capacity(records: usize) -> Self {
         let mut held = Self::default();
         if records > 0 {
@@ -84,7 +85,7 @@ impl<E> BatchContents<E> {
         held
     }
 
-    /// The records, in a `Vec` of about their size.
+    /// Returns the records in a `Vec` of about their size.
     pub(crate) fn into_vec(mut self) -> Vec<E> {
         self.0
             .as_mut()
@@ -111,7 +112,7 @@ impl<E> BatchContents<E> {
         self.0.as_mut().map_or(&mut [], |content| &mut content.records)
     }
 
-    /// What the records are charged to. It stays when they are taken or dropped.
+    /// Returns the runs. They stay when the records are taken or dropped.
     #[inline]
     pub(crate) fn runs(&self) -> &[Run] {
         self.0.as_ref().map_or(&[], |content| &content.runs.0)
@@ -125,8 +126,8 @@ impl<E> BatchContents<E> {
         }
     }
 
-    /// Takes the records: in a `Vec` of about their size, which is the one that they were pushed in if
-    /// they were pushed together.
+    /// Takes the records in a `Vec` of about their size. If they were pushed together, it is the
+    /// `Vec` in which they were pushed.
     pub(crate) fn take_records(&mut self) -> Records<E> {
         match &mut self.0 {
             Some(content) => Records::take_from(&mut content.records),
@@ -139,7 +140,7 @@ impl<E> BatchContents<E> {
         self.0.get_or_insert_with(recycle::take)
     }
 
-    /// Appends a record. At most `more` will come, this one counted.
+    /// Appends a record. At most `more` records will be appended, including this one.
     #[inline]
     pub(crate) fn push_one(&mut self, account: u32, first: Sequence, record: E, more: usize) {
         let Content { records, runs } = self.content();
@@ -191,7 +192,7 @@ impl<E> BatchContents<E> {
         content.runs.push(Run { account, first, len: to_u32(len) });
     }
 
-    /// Splits the records into `N` buckets, as `bucket` says for each place.
+    /// Splits the records into `N` buckets. `bucket` maps the index of a record to its bucket.
     pub(crate) fn split_by<const N: usize>(mut self, bucket: impl Fn(usize) -> usize) -> [Self; N] {
         let mut buckets = std::array::from_fn(|_| Self::default());
         let len = self.len();
@@ -205,7 +206,7 @@ impl<E> BatchContents<E> {
         for run in self.runs() {
             let mut done = 0;
             while done < run.len {
-                // The longest stretch of the run that goes the same way.
+                // The longest stretch of the run that goes into the same bucket.
                 let end = place + (run.len - done) as usize;
                 let way = bucket(place);
                 let stretch = (place..end).take_while(|&next| bucket(next) == way).count();

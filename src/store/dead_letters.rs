@@ -33,7 +33,7 @@ pub struct DeadLetter<E> {
     pub retry_count: u32,
 }
 
-/// What a dead letter says that only the record's own code knows.
+/// The part of a dead letter that comes from the record's own methods.
 pub(crate) struct LetterMeta {
     source_id: String,
     retry_count: u32,
@@ -55,12 +55,12 @@ impl<E> DeadLetter<E> {
 /// The dead letters of one buffer.
 pub(crate) struct DeadLetterQueue<E: Envelope> {
     letters: ArrayQueue<DeadLetter<E>>,
-    /// Bounded by the credits that its letters hold.
+    /// Letters for which `letters` had no slot. The credits that they hold bound their number.
     parked: SegQueue<Parked<E>>,
     admission: Arc<Admission>,
 }
 
-/// A letter that waits for a place, with what it still holds.
+/// A letter that waits for a slot, with the place and the credit that it holds.
 struct Parked<E: Envelope> {
     letter: DeadLetter<E>,
     /// Weak, because the stage holds the queue.
@@ -74,7 +74,7 @@ impl<E: Envelope> DeadLetterQueue<E> {
         Self { letters, parked: SegQueue::new(), admission }
     }
 
-    /// How many bytes the queue takes.
+    /// Returns how many bytes the queue takes, or `None` if the number overflows.
     pub(crate) fn footprint(capacity: u32) -> Option<usize> {
         (capacity as usize).checked_mul(size_of::<DeadLetter<E>>() + size_of::<u64>())
     }
@@ -83,12 +83,12 @@ impl<E: Envelope> DeadLetterQueue<E> {
         self.letters.capacity()
     }
 
-    /// Letters that hold no credits.
+    /// Returns the number of letters that hold no credits.
     pub(crate) fn len(&self) -> usize {
         self.letters.len()
     }
 
-    /// Letters that hold credits still.
+    /// Returns the number of letters that hold credits.
     pub(crate) fn parked(&self) -> usize {
         self.parked.len()
     }
@@ -97,21 +97,21 @@ impl<E: Envelope> DeadLetterQueue<E> {
     ///
     /// # Errors
     ///
-    /// The letter, if there is no place for it.
+    /// Returns the letter, if there is no slot for it.
     pub(crate) fn push(&self, letter: DeadLetter<E>) -> Result<(), DeadLetter<E>> {
         self.letters.push(letter)
     }
 
-    /// Keeps a letter together with the place and the credit that its record holds, until there is a place
-    /// for it here.
+    /// Parks a letter. It keeps the place and the credit of its record until there is a slot for
+    /// it.
     pub(super) fn park(&self, letter: DeadLetter<E>, stage: Arc<dyn StageState>, account: u32) {
         let parked = Parked { letter, stage: Arc::downgrade(&stage), account };
         self.admission.park(&*stage, account, || self.parked.push(parked));
-        // A place may have become free in between.
+        // A slot may have become free in between.
         self.promote();
     }
 
-    /// Moves parked letters to free places.
+    /// Moves parked letters to free slots, and gives back what they hold.
     fn promote(&self) {
         while self.letters.len() < self.letters.capacity() {
             let Some(Parked { letter, stage, account }) = self.parked.pop() else { return };

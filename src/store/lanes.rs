@@ -1,4 +1,5 @@
-//! The order of a stage's records: a ring of blocks, and before it the records that come first.
+//! The two lanes of a stage: a ring of blocks, and the returned records, which are taken first. See
+//! [`docs::internals`](crate::docs::internals#lanes).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,9 +11,9 @@ use crate::sync::{ArrayQueue, AtomicU64, Mutex, SeqCst, Spin};
 /// The records of one stage that wait to be taken.
 pub(crate) struct Lanes<E> {
     ring: ArrayQueue<Block<E>>,
-    /// How many records are in the map. Changed under its lock.
+    /// The number of records in `returned`. Changed under its lock.
     returned_len: AtomicU64,
-    /// Returned records, and the rest of blocks that a worker's limit cut in two.
+    /// Returned records, and the rest of each block that was larger than a batch.
     returned: Mutex<Returned<E>>,
 }
 
@@ -31,14 +32,15 @@ pub(crate) enum Fill {
 /// Fragments of former blocks, the oldest first.
 struct Returned<E> {
     fragments: BTreeMap<Position, Fragment<E>>,
-    /// The count of [`Sequence`]s, without its modulus, and the sequence that it belongs to.
+    /// The count of places that the stage has given, without its modulus, when `sequence` was the
+    /// next.
     count: u64,
     sequence: Sequence,
     arrivals: u64,
 }
 
-/// The order in which fragments are taken: what was handed out and came back, then by sequence, then by
-/// arrival.
+/// The order in which fragments are taken: first those that were handed out by name and came back,
+/// then by sequence, then by arrival.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Position {
     never_left: bool,
@@ -46,7 +48,7 @@ struct Position {
     arrival: u64,
 }
 
-/// What is left of a run of records.
+/// Records of one account with consecutive sequences.
 struct Fragment<E> {
     account: u32,
     first: Sequence,
@@ -57,7 +59,7 @@ impl<E> Lanes<E> {
     pub(crate) fn new(slots: usize) -> Self {
         let returned = Returned {
             fragments: BTreeMap::new(),
-            // Far from zero, so that what is older than all has a count as well.
+            // Far from zero, so that the positions of older records are not negative.
             count: 1 << 32,
             sequence: Sequence::default(),
             arrivals: 0,
@@ -69,22 +71,24 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// How many bytes each slot of the ring takes: a stamp of 8 bytes and a block.
+    /// The bytes that each slot of the ring takes: a stamp of 8 bytes and a block.
     pub(crate) const SLOT: usize = size_of::<Block<E>>() + size_of::<u64>();
 
     pub(crate) fn slots(&self) -> usize {
         self.ring.capacity()
     }
 
-    /// Records that wait to be taken. More than there are while a push or a cut is under way.
+    /// Returns the number of records that wait to be taken. It may count a record too many while a
+    /// push or a cut is under way. The order of the loads matters: see
+    /// [`docs::internals`](crate::docs::internals#the-surplus-and-why-empty-is-honest).
     pub(crate) fn len(&self, places: &Places) -> u64 {
         self.ring.len() as u64 + places.surplus.load(SeqCst) + self.returned_len.load(SeqCst)
     }
 
-    /// Queues records that hold places.
+    /// Pushes a block whose records hold places.
     #[inline]
     pub(crate) fn push(&self, places: &Places, block: Block<E>) {
-        // Before the push: see `take_slow`.
+        // Before the push into the ring: see `take_slow`.
         let surplus = block.records.len() as u64 - 1;
         if surplus > 0 {
             places.surplus.fetch_add(surplus, SeqCst);
@@ -93,7 +97,7 @@ impl<E> Lanes<E> {
         assert!(pushed.is_ok(), "a ring has a slot for each record that has a place");
     }
 
-    /// Puts records that hold places before all newer ones.
+    /// Puts returned records, which hold places, before all newer ones.
     pub(crate) fn push_returned(&self, places: &Places, mut contents: BatchContents<E>) {
         let len = contents.len() as u64;
         let mut records = VecDeque::from(contents.take_records().into_vec());
@@ -118,8 +122,8 @@ impl<E> Lanes<E> {
         self.returned_len.fetch_add(0, SeqCst);
     }
 
-    /// Adds what waits to be taken to a batch that is to hold at most `max` records: returned records
-    /// first, then from the ring.
+    /// Adds records to a batch until it holds `max` or none waits: returned records first, then
+    /// those of the ring.
     #[inline]
     pub(crate) fn take(
         &self,
@@ -130,7 +134,7 @@ impl<E> Lanes<E> {
     ) {
         if self.has_returned()
             && contents.len() < max
-            // Another worker is at it: the ring has records as well.
+            // While another worker has the lock, the ring may have records as well.
             && let Some(mut returned) = self.returned.try_lock()
         {
             self.take_returned(&mut returned, contents, max);
@@ -147,7 +151,8 @@ impl<E> Lanes<E> {
     pub(crate) fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
         let spin = Spin::default();
         loop {
-            // In this order: a cut ends with the rest among the returned records.
+            // The surplus before the lanes: a cut puts the rest among the returned records before
+            // it lowers the surplus.
             let under_way = places.surplus.load(SeqCst) > 0;
             if self.has_returned() {
                 self.take_returned(&mut self.returned.lock(), contents, max);
@@ -186,14 +191,14 @@ impl<E> Lanes<E> {
                 } else {
                     self.cut(places, account, first, records, wanted, contents);
                 }
-                // After the rest of a cut block can be taken: see `take_slow`.
+                // After the rest of a cut block is among the returned records: see `take_slow`.
                 places.surplus.fetch_sub(len as u64 - 1, SeqCst);
             }
         }
         true
     }
 
-    /// Adds the first records of a block, and puts the rest before all newer ones.
+    /// Adds the first records of a block to a batch, and puts the rest among the returned records.
     #[cold]
     fn cut(
         &self,
@@ -230,7 +235,7 @@ impl<E> Lanes<E> {
             if fragment.records.is_empty() {
                 continue;
             }
-            // What was taken may come back, and comes before the rest then.
+            // The records that were taken may come back, and then come before the rest.
             position.count += len as u64;
             fragment.first = fragment.first.plus(to_u32(len));
             if fragment.records.len() < fragment.records.capacity() / 2 {

@@ -1,5 +1,5 @@
-//! Storing: the records of one stage, in blocks on the way in and in batches on the way out, and the
-//! dead letters.
+//! Store: the records of one stage, in blocks on the way in and in batches on the way out, and the
+//! dead letters. [`docs::internals`](crate::docs::internals#lanes) explains the lanes.
 
 mod block;
 mod contents;

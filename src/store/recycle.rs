@@ -1,5 +1,5 @@
-//! Memory that a thread keeps of the batch that it settled last, for the next one: without anything that
-//! was in it.
+//! The memory of the batch that a thread settled last, which the thread keeps, emptied, for its
+//! next one.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -8,14 +8,15 @@ thread_local! {
     static SPARE: Cell<Option<Box<dyn Any>>> = const { Cell::new(None) };
 }
 
-/// What [`keep`] was given last on this thread if it was of that type, or else a new one.
+/// Returns the value that this thread last passed to [`keep`], if it has that type, or else a new
+/// one.
 pub(crate) fn take<T: Default + 'static>() -> Box<T> {
     let spare = SPARE.try_with(Cell::take).ok().flatten();
     spare.and_then(|spare| spare.downcast().ok()).unwrap_or_default()
 }
 
-/// Keeps this for the next [`take`], in place of what was kept before.
+/// Keeps a value for the next [`take`] of this thread, in place of an earlier one.
 pub(crate) fn keep<T: 'static>(spare: Box<T>) {
-    // On a thread that is ending it is dropped.
+    // A thread that is ending drops it.
     let _ = SPARE.try_with(|cell| cell.set(Some(spare)));
 }

@@ -1,4 +1,4 @@
-//! What all handles to a stage share: its places, its workers that wait, its records.
+//! The shared state of a stage: its places, the workers that wait there, and its records.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::record::Envelope;
 use crate::sync::{AtomicSetting, CachePadded, SeqCst};
 use crate::unwind::Panics;
 
-/// What all handles to a stage share.
+/// The state that all handles to a stage share.
 pub(crate) struct StageCore<E: Envelope> {
     id: Arc<str>,
     places: CachePadded<Places>,
@@ -35,7 +35,7 @@ impl<E: Envelope> StageState for StageCore<E> {
     }
 }
 
-/// A hold on a stage by a worker that waits there.
+/// A reference to a stage, held by a worker that waits there.
 pub(crate) struct WaitingAt<E: Envelope>(Arc<StageCore<E>>);
 
 impl<E: Envelope> AsRef<Receivers> for WaitingAt<E> {
@@ -64,19 +64,19 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// How many slots the ring needs. Every block holds at least one record, and every record holds a
-    /// place of the stage and a global credit: so a ring of that many slots is never full for one who
+    /// Returns how many slots the ring needs. Each block holds at least one record, and each record
+    /// holds a place and a credit. So a ring with that many slots is never full for a thread that
     /// holds both.
     fn slots_for(capacity: u32, admission: &Admission) -> usize {
         capacity.min(admission.ledger().capacity()) as usize
     }
 
-    /// How many bytes the ring of such a stage takes.
+    /// Returns how many bytes the ring of such a stage takes, or `None` if the number overflows.
     pub(crate) fn footprint(capacity: u32, admission: &Admission) -> Option<usize> {
         Self::slots_for(capacity, admission).checked_mul(Lanes::<E>::SLOT)
     }
 
-    /// The most records that it can hold under its own cap and the global one.
+    /// Returns the most records that the stage can hold under its own cap and the global one.
     pub(crate) fn slots(&self) -> usize {
         self.lanes.slots()
     }
@@ -99,24 +99,24 @@ impl<E: Envelope> StageCore<E> {
         self.retry_limit
     }
 
-    /// Records that wait to be taken. While others are running, at most what is occupied.
+    /// Returns the number of records that wait to be taken. It is exact if no other thread runs.
     pub(crate) fn len(&self) -> u32 {
         self.lanes.len(&self.places).min(u64::from(self.places.occupied())) as u32
     }
 
-    /// Records in unsettled batches, those of parked dead letters included.
+    /// Returns the number of records in unsettled batches, including those of parked dead letters.
     pub(crate) fn in_flight(&self) -> u32 {
         let queued = self.len();
         self.places.held().saturating_sub(queued)
     }
 
-    /// Queues one record that holds a place here and a credit of that account.
+    /// Stores one record, which holds a place here and a credit of that account.
     #[inline]
     pub(crate) fn store_one(&self, account: u32, first: Sequence, record: E) {
         self.push(Block { account, first, records: Records::One(record) });
     }
 
-    /// Queues records that hold places here and credits of that account, as one block.
+    /// Stores records as one block. They hold places here and credits of that account.
     #[inline]
     pub(crate) fn store_many(&self, account: u32, first: Sequence, records: Vec<E>) {
         self.push(Block { account, first, records: Records::from_vec(records) });
@@ -128,7 +128,7 @@ impl<E: Envelope> StageCore<E> {
         self.receivers.notify(|| self.len());
     }
 
-    /// Puts records that hold places here before all newer ones.
+    /// Puts returned records, which hold places here, before all newer ones.
     pub(crate) fn push_returned(&self, contents: BatchContents<E>) {
         if !contents.is_empty() {
             self.lanes.push_returned(&self.places, contents);
@@ -136,7 +136,7 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Takes up to `max` records, if there are any.
+    /// Takes up to `max` records. Returns `None` if no record waits.
     #[inline]
     pub(crate) fn take(&self, max: usize) -> Option<BatchContents<E>> {
         let mut contents = BatchContents::default();
@@ -193,7 +193,7 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Takes up to `max` records for good, and gives back what they held.
+    /// Takes up to `max` records out of the buffer, and gives back their places and credits.
     pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
         let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
         self.note_asked(max);
@@ -202,30 +202,32 @@ impl<E: Envelope> StageCore<E> {
         contents.into_vec()
     }
 
-    /// Registers a worker that is about to wait for a record. It looks once more then: a record that was
-    /// pushed before it was registered produced no notification.
+    /// Registers a worker that is about to wait for a record. The worker must look once more: a
+    /// record that was pushed before the registration produced no notification.
     pub(crate) fn wait_for_any(self: &Arc<Self>) -> Receiver<WaitingAt<E>> {
         let receiver = Receivers::wait_for_any(WaitingAt(Arc::clone(self)));
         self.fence();
         receiver
     }
 
-    /// Registers a worker that is about to wait until `wanted` records can be taken.
+    /// Registers a worker that is about to wait until `wanted` records wait to be taken. It must
+    /// look once more.
     pub(crate) fn wait_for_batch(self: &Arc<Self>, wanted: u32) -> Receiver<WaitingAt<E>> {
         let receiver = Receivers::wait_for_batch(WaitingAt(Arc::clone(self)), wanted);
         self.fence();
         receiver
     }
 
-    /// What is done to these words later is done by one who sees the worker.
+    /// Writes the words of the [handshakes of workers](crate::docs::internals#workers): a thread
+    /// that changes one of them later sees the worker.
     fn fence(&self) {
         self.lanes.fence();
         self.places.fence();
         self.admission.ledger().fence();
     }
 
-    /// Moves records to the dead letters. Those that find no room there keep what they hold here until
-    /// they are received.
+    /// Moves records to the dead letters. A record that finds no slot there is parked: it keeps its
+    /// place and its credit.
     pub(crate) fn dead_letter(
         self: &Arc<Self>,
         mut contents: BatchContents<E>,
@@ -252,8 +254,8 @@ impl<E: Envelope> StageCore<E> {
         self.admission.release(self, account, records);
     }
 
-    /// Gives back the places and the credits of records that are gone: the credits of each account
-    /// together, so that a batch of several sources writes to each account once.
+    /// Gives back the places and the credits of settled records. The credits of each account are
+    /// given back together, so that a batch of several sources writes each account once.
     #[inline]
     pub(crate) fn release(&self, runs: &[Run]) {
         match runs {
@@ -264,7 +266,7 @@ impl<E: Envelope> StageCore<E> {
 
     fn release_runs(&self, runs: &[Run]) {
         self.admission.release_places(self, runs.iter().map(|run| run.len).sum());
-        // Of the first few accounts: what else there is follows run by run.
+        // The sums of the first accounts. Runs of further accounts are given back one by one.
         let mut sums = [(0, 0); 8];
         let mut accounts = 0;
         for run in runs {
@@ -287,7 +289,7 @@ impl<E: Envelope> StageCore<E> {
         stage_key(self)
     }
 
-    /// Closes the stage whatever it holds: no more places are given.
+    /// Closes the stage: it gives no further place.
     pub(crate) fn close(&self) {
         self.places.close();
         self.reject_waiters();
@@ -298,14 +300,14 @@ impl<E: Envelope> StageCore<E> {
         self.admission.reject_stage(self);
     }
 
-    /// Whether no record will ever come here again.
+    /// Returns whether no record can come to this stage any more.
     pub(crate) fn is_drained(&self) -> bool {
         self.places.is_drained() || self.admission.is_drained()
     }
 }
 
-/// Records that no handle can reach any more give their credits back for those that still have one,
-/// even if the drop of one of them panics.
+/// Drops the records that are left and gives back their credits, which other stages share, even if
+/// the destructor of a record panics.
 impl<E: Envelope> Drop for StageCore<E> {
     fn drop(&mut self) {
         let mut panics = Panics::default();

@@ -1,6 +1,6 @@
 //! The library under random schedules: more threads and more calls than a model of every interleaving
 //! could have. The library's own files are compiled here against shuttle's atomics: see `sync.rs`.
-//! `loom-tests/README.md` says how to run more, and how to replay a failure.
+//! `tests/README.md` says how to run more, and how to replay a failure.
 
 #![forbid(unsafe_code)]
 

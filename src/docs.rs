@@ -1,0 +1,506 @@
+//! Explanations that belong to no single type.
+//!
+//! [`internals`] describes how the buffer works inside. A user of the crate does not need it.
+
+pub mod internals {
+    //! How the buffer works inside, for readers of its source.
+    //!
+    //! The page names private items and files of `src/`. Each private module points to its section
+    //! here. Bit layouts are drawn at the types that pack them.
+    //!
+    //! | term | meaning |
+    //! | --- | --- |
+    //! | credit | the right to hold one record in memory |
+    //! | place | the right to one of a stage's records |
+    //! | account | the credits of one source |
+    //! | pool | the credits of the whole buffer; every account draws on it |
+    //! | lease | the credits that an account has taken from the pool |
+    //! | idle credit | a leased credit that no record uses |
+    //! | block | one entry of a stage's ring: a record, or several that were pushed together |
+    //! | batch | records in the hands of a worker |
+    //! | settle | acknowledge, return, forward or dead-letter a record, or hand it out of the library |
+    //! | parked letter | a dead letter that found its queue full; it keeps its credit and its place |
+    //!
+    //! # Layers
+    //!
+    //! The source has five layers: count, admit, store, use, name. A file imports from its own layer
+    //! and from those below it. No files import each other in a circle. `.ci/layers` checks both.
+    //!
+    //! | layer | folder | task |
+    //! | --- | --- | --- |
+    //! | count | `caps/` | how many: credits and places, in packed words. It wakes no task and knows no record type |
+    //! | admit | `admission/` | who may: the admission protocol, the wait queue, close and drain. It knows no record type |
+    //! | store | `store/` | which records: the ring, the returned records, batches, dead letters |
+    //! | use | `handle/` | the public types and the calls that wait |
+    //! | name | `manager/` | stages and sources by name, and settings |
+    //!
+    //! Below the layers are `sync.rs` (atomics, locks, queues, time), `event.rs` (wake-ups),
+    //! `timer.rs`, `unwind.rs` (panics), `backpressure.rs` (signals) and the plain types of `error.rs`,
+    //! `record.rs` and `settings.rs`.
+    //!
+    //! The way of a record through the files:
+    //!
+    //! | step | files, in the order of the calls |
+    //! | --- | --- |
+    //! | push, the usual case | `handle/source.rs`, `admission/admission.rs`, `caps/account.rs`, `caps/places.rs`, `store/stage_core.rs`, `store/lanes.rs`, `admission/receivers.rs` |
+    //! | push that needs the pool | the same, with `admission/protocol.rs` and `caps/ledger.rs` before `caps/account.rs` |
+    //! | push that waits | `handle/send.rs`, `admission/acquire.rs`, `admission/wait_queue.rs`, `admission/protocol.rs` |
+    //! | take | `handle/stage.rs` or `handle/recv.rs`, `store/stage_core.rs`, `store/lanes.rs`, `store/contents.rs`, `handle/batch.rs` |
+    //! | acknowledge | `handle/batch.rs`, `handle/settle.rs`, `store/stage_core.rs`, `admission/admission.rs`, `caps/` |
+    //! | return | `handle/batch.rs`, `handle/settle.rs`, `store/stage_core.rs`, `store/lanes.rs`, `admission/receivers.rs` |
+    //! | forward | `handle/forward.rs`, `admission/admission.rs`, `caps/places.rs`, `handle/batch.rs`, `store/stage_core.rs` |
+    //! | dead-letter | `handle/settle.rs`, `store/stage_core.rs`, `store/dead_letters.rs`, `admission/admission.rs` |
+    //!
+    //! # The ledger
+    //!
+    //! The ledger is credit-based flow control (Kung, Blackwell, Chapman, "Credit-based flow control
+    //! for ATM networks", SIGCOMM 1994) with one receiver and many senders. A record needs a credit
+    //! before it may enter. It keeps the credit until it is settled, in the stage and in the hands of a
+    //! worker. `caps/ledger.rs` and `caps/account.rs` hold the code.
+    //!
+    //! ## Accounts and the pool
+    //!
+    //! An account is one word: the credits that it has leased, and the credits in use. The pool is one
+    //! word: the credits that all accounts have leased, a flag and an epoch. A push moves credits from
+    //! the pool into the lease of its account, and from the lease into use. Settling moves them back.
+    //! Between the two words a credit is *in transit*: the pool counts it as leased, and no account has
+    //! it. These hold at every instant:
+    //!
+    //! - `used <= leased <= cap` for each account;
+    //! - the leases of all accounts and the credits in transit sum to no more than the cap of the
+    //!   buffer;
+    //! - that sum is what the pool counts as leased, and the credits of parked letters (a letter that is
+    //!   being parked counts twice for a moment).
+    //!
+    //! ## Exact and ahead leases
+    //!
+    //! An account leases in one of two modes.
+    //!
+    //! - **Exact**: the lease equals the credits in use. No credit is idle. Each push and each release
+    //!   writes the pool's word, which all threads share.
+    //! - **Ahead**: the lease exceeds the credits in use. A push takes an idle credit by one
+    //!   compare-and-swap on the account, and a release leaves the credit idle. The pool's word is
+    //!   written once for many records.
+    //!
+    //! Accounts start exact. An account leases ahead when all of this holds: the pool stays below seven
+    //! eighths of its cap; no request waits; no call of `drain` waits; the buffer is open. The *idle
+    //! budget* limits the sum of the idle credits: 1 % of the cap, or half the low watermark if that is
+    //! less. It is divided among the open accounts. An account leases at most half its share ahead, and
+    //! keeps at most its share. If half a share is less than a credit, every account stays exact: so with
+    //! more than about one source for 200 credits of the cap.
+    //!
+    //! ## Sweep and epoch
+    //!
+    //! Idle credits are free, but they are not in the pool. A *sweep* makes every account exact and
+    //! moves the idle credits into the pool. Accounts that lease ahead are in a list, so that a sweep
+    //! visits only these. A sweep takes the whole list, and then visits its accounts one by one.
+    //!
+    //! The flag `SWEPT` in the pool's word says that a sweep has visited every account that leased
+    //! ahead, and that none has turned ahead since. The protocol:
+    //!
+    //! - An account that turns ahead first swaps its word, then enters the list, and then counts up the
+    //!   epoch and clears `SWEPT`, both by one swap of the pool's word.
+    //! - A sweep first reads the epoch, then takes the list, and then visits the accounts. At the end
+    //!   it sets `SWEPT` by a swap that fails if the epoch has changed.
+    //!
+    //! If the announcement comes before the sweep reads the epoch, the account is in the list, and this
+    //! sweep visits it, or another one that has taken the list. If it comes between the two reads of the epoch, the epoch has changed, and the
+    //! sweep does not set the flag. If it comes after the flag was set, it clears the flag. An account
+    //! that leaves the list is marked as not listed before its lease ends, so that it can enter the
+    //! list again at once.
+    //!
+    //! Two sweeps may run at once. The first takes the list, and the second finds an empty one and may
+    //! set `SWEPT` before the first has visited its last account. So a sweep that returns does not
+    //! prove that all idle credits are in the pool: a sweep of another thread may still hold some in
+    //! transit. Hence the rule: *a thread that has swept must notify waiters and drainers afterwards*,
+    //! even if it swept for a purpose of its own.
+    //!
+    //! ## Why a refusal is honest and cheap
+    //!
+    //! A push that finds the pool exhausted sweeps once, and tries again. If the pool is still
+    //! exhausted, no credit is idle, apart from those that other threads move at this moment. So with
+    //! no other thread inside the library, the refusal names a limit that is reached. The refusal that
+    //! follows finds `SWEPT` set: it only loads words, and visits no account, until an account leases
+    //! ahead again.
+    //!
+    //! ## Why the caps hold at every instant
+    //!
+    //! Each cap is checked against one word, and the same compare-and-swap that takes the credits or
+    //! places writes that word. Two threads that both see the last credit cannot both take it: the
+    //! second swap fails, and its thread checks again.
+    //!
+    //! The order of the moves keeps the sums below the caps. On the way in a credit moves pool first
+    //! and account second; on the way out account first and pool second. A credit in transit is counted
+    //! by the pool. A record is dropped before its credit is released, and a forwarded record holds
+    //! its new place before it gives up the old one.
+    //!
+    //! ## Parked letters and the limit words
+    //!
+    //! A parked letter keeps its credit and its place, but its record has left the pipeline: `drain`
+    //! and `Closed` do not wait for it. So the pool's word and the stage's word do not count it. A
+    //! separate word, the *limit*, holds the cap, less the parked letters, less the reservation of a
+    //! request that waits (see [the wait queue](#the-wait-queue)). It is below zero while a request
+    //! reserves more than is left.
+    //!
+    //! Now a cap depends on two words. Two rules keep it exact.
+    //!
+    //! - *A letter lowers the limit first, and leaves the word second.* A thread that takes credits
+    //!   reads the word first, and the limit second. If it read the old limit, the letter has not left
+    //!   the word yet, or leaves it before the swap. In the second case the swap fails. The word cannot
+    //!   return to its old value: parking counts up the pool's epoch, and each place that a stage gives
+    //!   counts up the stage's sequence. Between the two steps the letter counts twice. That may refuse
+    //!   a push, and never admits one too many.
+    //! - *A letter that is received raises the limit first, and writes the word second*, by a
+    //!   read-modify-write that changes nothing. This is half of a handshake: see [H4](#requests).
+    //!
+    //! ## Drained in one load
+    //!
+    //! `drain` ends when every record is settled. Two counters that are read one after the other cannot
+    //! prove that: a record may move between them. The pool's word alone can. While a call of `drain`
+    //! waits, and after `close`, accounts lease exactly, and parked letters are not in the pool's word.
+    //! Then the pool counts as leased exactly the credits of records that are not settled, and those in
+    //! transit. One load that reads zero proves that all is settled.
+    //!
+    //! The last step of settling a record is the write to the pool. By then its place is free and its
+    //! source's account is updated.
+    //!
+    //! A closed buffer is *drained* when, in addition, every account is closed. The flag `sealed` says
+    //! so. `close` sets it after it has closed the last account, and no account opens afterwards. From
+    //! then on no push is accepted. A push that began earlier may still lease a credit from the pool for
+    //! a moment, find its account closed, and return the credit. It must then notify drainers, as
+    //! every thread must that brings the pool to zero.
+    //!
+    //! # Places and sequences
+    //!
+    //! A stage counts its places in one word, `caps/places.rs`: the places taken, the number of places
+    //! that it has ever given, and whether it is closed. One compare-and-swap checks the cap, takes
+    //! places and numbers them. A record in an unsettled batch keeps its place, so a return needs no
+    //! new one and cannot fail.
+    //!
+    //! The number of a place, modulo 2^31, is the *sequence* of its record. The records of one push have
+    //! consecutive sequences. Two sequences are compared by their distance from the present count,
+    //! which is right for records that are fewer than 2^31 places apart. A record that was handed out
+    //! by name and comes back takes a new place. A bit in its sequence puts it before all records that
+    //! never left.
+    //!
+    //! # The admission protocol
+    //!
+    //! `admission/protocol.rs` holds the one function that admits records: for pushes that answer at
+    //! once, for requests that wait, and, without credits, for forwards.
+    //!
+    //! 1. Take credits of the account, which leases from the pool what it lacks.
+    //! 2. Take places of the stage.
+    //! 3. Push into the ring. This cannot fail: the ring has a slot for each place.
+    //!
+    //! What a later step refuses, the earlier steps give back: `Credits` is a value that returns its
+    //! credits when it is dropped. Credits that were taken and given back were invisible to others
+    //! meanwhile. So the function reports what it has moved, and its caller, `admission/admission.rs`,
+    //! updates the signals and notifies waiters and drainers.
+    //!
+    //! Before step 1 come two shortcuts. `try_acquire_fast` takes idle credits of the account and places,
+    //! in two compare-and-swaps. `try_acquire_exact` takes credits from the pool where every account is
+    //! exact. Each makes one attempt, gives back what it took if a later step fails, and leaves the rest
+    //! to the function.
+    //!
+    //! # The wait queue
+    //!
+    //! `admission/wait_queue.rs` is a batch semaphore, as tokio's `batch_semaphore` is: a request for
+    //! many permits waits until it gets them all at once, and the thread that releases permits takes
+    //! them on behalf of the request. Here a request takes permits of three semaphores: the source's
+    //! account, the pool and the stage.
+    //!
+    //! ## Who waits where
+    //!
+    //! - Requests of one source for one stage stand in a **line**. Only its head is tried, so a source
+    //!   sees first in, first out. Forwards to one stage share a line.
+    //! - A head that is denied is **blocked** at the cap that denied it. It holds nothing meanwhile. If
+    //!   it is tried again and another cap denies it, it moves there.
+    //! - A release names up to three caps: those of the account, of the pool and of the stage. At each of
+    //!   them `serve` grants the oldest head that fits what is free, until none fits.
+    //!
+    //! While any request waits, a call that waits does not try first: it enters the queue. Calls that do
+    //! not wait (`try_`) do not enter it, and may overtake.
+    //!
+    //! ## Bypassing and reservations
+    //!
+    //! A large head would starve if smaller requests took each credit as it was released. Each head has
+    //! a **turn**: at first its ticket. A head that has the first turn at its cap counts the releases
+    //! there. After more than four (`MAX_BYPASSED`) it becomes a candidate, and the first candidate
+    //! **reserves** at each of its caps what it needs. A reservation lowers the limit words for all
+    //! others, `try_` calls included. Free credits stay in the pool, and nothing is held for the
+    //! request: it is granted as soon as what is free suffices.
+    //!
+    //! One request reserves at a time. Two could each wait for what the other has reserved.
+    //!
+    //! ## Patience
+    //!
+    //! Records may be stuck, and then a reservation would hold up others in vain. A reservation ends when
+    //! nothing was released for a while at the cap where its request is blocked. That while is its
+    //! **patience**: 100 ms at first, and at least twice the longest time that the request has seen
+    //! between two releases. A timer ends the reservation, whether or not a task polls the request.
+    //! The request then goes to the end of the turns, rests for as long as its patience was, and may
+    //! reserve again with twice the patience.
+    //!
+    //! So a request is granted after finitely many releases, whatever their pace. The requests with
+    //! earlier turns are finitely many, because a new request gets a later turn. If releases are at most
+    //! `g` apart, the patience passes `g` after `log2(g / 100 ms)` reservations in vain. The next one
+    //! stands until the request is granted.
+    //!
+    //! ## Bounds
+    //!
+    //! With `n` requests in the queue:
+    //!
+    //! | event | cost |
+    //! | --- | --- |
+    //! | a release, or a push, while no request waits | one load |
+    //! | enter, leave, grant, reject | `O(log n)` |
+    //! | a release while requests wait | `O(log n)` for each of three caps, and then for each head that it grants or moves |
+    //! | find the oldest head that fits | one look-up for each size that fits, at most as many as records are free |
+    //! | a check at the global cap that the pool and the own account cannot satisfy | one load for each account that leases ahead, at most one for 200 credits of the cap |
+    //!
+    //! The lock of the queue is held for at most 64 grants or rejections (`PORTION`), and is handed to a
+    //! thread that waits for it between portions. Wakers run after the lock is released.
+    //!
+    //! # Lanes
+    //!
+    //! `store/lanes.rs` holds the records of a stage that wait to be taken, in two lanes.
+    //!
+    //! - The **ring** is crossbeam's `ArrayQueue`: the bounded queue of Dmitry Vyukov, for many
+    //!   producers and consumers. A slot holds a block: one record, or a `Vec` of records that were
+    //!   pushed together and belong to one source. Each block holds at least one record, and each
+    //!   record a place. So a ring with as many slots as the stage has places is never full for a
+    //!   thread that holds a place.
+    //! - The **returned records** are a map under a lock, in the order of their sequences. It holds
+    //!   records that came back, and the rest of each block that was larger than a batch: a *cut* block.
+    //!   A worker takes from the map first. While the map is empty, pushing and taking touch no lock. If
+    //!   another worker has the lock, a worker goes on to the ring, and waits for the lock only before
+    //!   it would return nothing.
+    //!
+    //! ## The surplus, and why `Empty` is honest
+    //!
+    //! A worker that finds both lanes empty must not answer `Empty` while records of the stage are in
+    //! the hands of a thread that is about to put them into a lane. Two threads can be in that
+    //! position: one that pushes, and one that cuts a block. The **surplus** word makes blocks of more
+    //! than one record visible meanwhile. It counts how many more records than blocks the ring holds or
+    //! is about to hold.
+    //!
+    //! - A push adds to the surplus before it pushes into the ring.
+    //! - A worker subtracts from it after it has popped a block, and, if it cuts the block, after the
+    //!   rest is in the map.
+    //! - A worker that finds nothing first reads the surplus, then the returned records, then the ring.
+    //!   If the surplus was zero and it still finds nothing, it answers `Empty`. Otherwise it spins and
+    //!   looks again.
+    //!
+    //! Suppose that a record waits during the whole call, and no other worker takes it. If it is in the
+    //! ring, the worker pops its block. If another worker has popped that block and cuts it, the
+    //! surplus is above zero until the rest is in the map, so the worker spins. If the worker reads
+    //! zero, the rest is already in the map, and the worker reads the map after the surplus. A block of
+    //! one record needs no surplus: `pop` waits for a slot that a push has claimed and not filled.
+    //!
+    //! The number of waiting records is the sum of the ring's length, the surplus and the length of the
+    //! map, read in this order. A cut moves records in the same direction, so the sum may count a record
+    //! twice for a moment, and misses none.
+    //!
+    //! # Waking
+    //!
+    //! `event.rs` is a list of wakers under a short lock, as in tokio's `Notify` and in the
+    //! `event-listener` crate. It is used as an *eventcount*: a waiter registers, looks once more, and
+    //! only then waits. `notify_one` marks the waiter that registered first; `notify_all` marks those
+    //! that are registered at that moment, 32 for each hold of the lock. A waiter that is dropped after
+    //! it was marked and before it looked passes the mark on.
+    //!
+    //! ## The handshake
+    //!
+    //! A waiter writes *I wait* and reads *is there anything?* A changer writes *there is something* and
+    //! reads *does anyone wait?* If both reads came before the other's write, the waiter would sleep for
+    //! ever. This is the store-load handshake of Dekker's mutual exclusion. The library builds it from
+    //! read-modify-writes of one common word:
+    //!
+    //! | waiter | changer |
+    //! | --- | --- |
+    //! | 1. raises a flag (a count of waiters, or an entry in a list) | 1. changes the word, by a read-modify-write |
+    //! | 2. writes the word, by a read-modify-write that adds zero (`Packed::fence`) | 2. reads the flag |
+    //! | 3. looks once more, and waits if it finds nothing | 3. notifies, if the flag is raised |
+    //!
+    //! One of the two writes to the word comes first. If it is the waiter's, the changer's write reads
+    //! from it, so the changer then sees the flag. If it is the changer's, the waiter's write reads from
+    //! it, so the waiter then sees the change. Acquire and release suffice for that, which is all that
+    //! loom knows of `SeqCst` accesses.
+    //!
+    //! Where a handshake below has no common word, it says so. It then needs the total order of `SeqCst`:
+    //! of two reads and two writes in the pattern above, one read comes last in that order, and sees
+    //! the other thread's write. loom cannot show these; they rest on the argument.
+    //!
+    //! ## Requests
+    //!
+    //! The flag is `Protocol::waiters`. The waiter is `Acquire::new` with `WaitQueue::enter`. The changer
+    //! is each call that ends in `Admission::notify`.
+    //!
+    //! - **H1: its own source settles records.** The word is the account's. It is the only word that is
+    //!   written if the account leases ahead and keeps the credits. Model: `loom-tests/waiting.rs`, a
+    //!   source that waits for its own credit.
+    //! - **H2: credits come back to the pool**, from a release, a sweep, a closed account, or a push that
+    //!   leased in vain. The word is the pool's. Models: `loom-tests/waiting.rs`, a source that waits for
+    //!   a global credit, and those that are given what a push or a drain leaves.
+    //! - **H3: a stage gives places back.** The word is the stage's. A batch that was forwarded notifies
+    //!   after its records are in the next stage. Models: `loom-tests/waiting.rs`, a source and a forward
+    //!   that wait for a place.
+    //! - **H4: a parked letter is received.** The change is in a limit word. The common words are the
+    //!   pool's and the stage's, which `release_parked` writes after the limit. Model:
+    //!   `loom-tests/parked.rs`.
+    //! - **H5: credits become idle in the account of another source**: it settles records and keeps
+    //!   the credits, or it leased more than it used. A thread that acquired more credits than it used
+    //!   must notify waiters, even if it leaves the surplus idle in its account (`Grant::left_some`). An
+    //!   account that turns ahead writes the pool's word, which makes this H2. An account that leased
+    //!   ahead before does not, and then there is no common word: the request loads the account in a
+    //!   walk over the list. This needs `SeqCst`. Models: `loom-tests/waiting.rs`, what another source
+    //!   is leasing ahead, or leased and did not need.
+    //! - **H6: the stage, the source or the buffer is closed.** The lock of the queue takes the place of
+    //!   the word. A close first closes, and then rejects requests under the lock. A request enters
+    //!   under the lock and then looks whether it is closed. Model: `loom-tests/close.rs`.
+    //! - **H7: two requests in the queue.** Every change of the queue is under its lock, and so is each
+    //!   attempt. A request that leaves, or whose reservation ends, marks its caps for `serve` under the
+    //!   same lock. Models: `loom-tests/reservation.rs`, and `waiting.rs` for one that gives up.
+    //!
+    //! ## Workers
+    //!
+    //! The waiter is `StageCore::wait_for_any` or `wait_for_batch`. It registers with an event, raises the
+    //! count `Receivers::waiting`, and then writes three words: the length of the returned records, the
+    //! stage's word and the pool's word. The changer in H8 to H10 is `Receivers::notify`. One push or
+    //! return wakes one worker, however many records it brings.
+    //!
+    //! - **H8: a record is pushed into the ring.** There is no common word of this crate. `push` claims
+    //!   a slot by a `SeqCst` swap of the ring's tail, and then the changer loads the count. `pop`
+    //!   answers *empty* only after a `SeqCst` fence and a load of the tail that follows it. So either
+    //!   the changer sees the count or `pop` sees the claim; then it waits for the slot. This needs
+    //!   `SeqCst`, and rests on crossbeam-queue: loom runs a locked queue in its place. Models:
+    //!   `loom-tests/waiting.rs`, a worker that waits is woken by a push.
+    //! - **H9: records are returned.** The word is the length of the returned records. Model:
+    //!   `loom-tests/waiting.rs`, a worker that waits is woken by a return.
+    //! - **H10: enough records are there for a worker that lingers.** It sets the level `least_wanted`
+    //!   before it raises the count, and both sides sum the lengths of the lanes. Two changers may each
+    //!   add less than the level and together reach it. In the total order the sum of the second comes
+    //!   after both additions, and sees them. This needs `SeqCst`. A changer that reaches the level
+    //!   clears it before it notifies all: a worker whose level it cleared has registered before.
+    //!   Models: `loom-tests/waiting.rs`, workers that linger.
+    //! - **H11: a stage is closed, or a closed stage gives back its last place.** The word is the
+    //!   stage's. The flag is the entry in the event's list, because this changer notifies in any case.
+    //!   Models: `loom-tests/waiting.rs` and `parked.rs`, a worker of a stage that is closed.
+    //! - **H12: a closed buffer is drained.** The word is the pool's. A closed buffer counts as one
+    //!   drainer, so the thread that brings the pool to zero looks whether it is drained, and wakes the
+    //!   workers of all stages. Models: `loom-tests/waiting.rs` and `close.rs`.
+    //! - **H13: the buffer is closed while a worker lingers.** The word is the pool's: `close` writes it
+    //!   after it sets the flag `closed` and before it wakes all workers. Model: `loom-tests/waiting.rs`,
+    //!   a worker that lingers when the buffer is closed.
+    //!
+    //! ## Drain and close
+    //!
+    //! The flag is `Protocol::drainers`. The waiter is `Admission::wait_for_settled`. The changer is each
+    //! call that ends in `notify_if_drained`.
+    //!
+    //! - **H14: the last record is settled.** The word is the pool's. Model: `loom-tests/drain.rs`.
+    //! - **H15: the last record is settled in an account that leases ahead**, so that its credits stay
+    //!   idle. The drainer sweeps after it has registered. If its sweep visits the account before the
+    //!   release, the release finds an exact account and writes the pool: this is H14. Otherwise the
+    //!   sweep moves the idle credit. If a sweep of another thread visits the account, that thread must
+    //!   notify drainers after it. Models: `loom-tests/drain.rs`, two drains at once, and a drain beside
+    //!   a source that is made.
+    //! - **H16: an account turns ahead, though a drainer waits**, because its push read the flag before
+    //!   it was raised. The word is the pool's, which the account writes to announce its turn. The push
+    //!   reads the flag once more after that, and sweeps if it is raised. If the drainer wrote the word
+    //!   later, its own sweep finds the account in the list. Model: `loom-tests/drain.rs`, a drain that
+    //!   begins while an account turns ahead.
+    //! - **H17: a close and the release of the last credit.** The word is the pool's: `close` writes it
+    //!   after it has raised the flag and set `sealed`. If the release comes first, `close` finds the
+    //!   pool empty. Model: `loom-tests/close.rs`.
+    //! - **H18: two calls of close.** Each closes every account, seals and notifies, so the second does
+    //!   not return before the first has taken effect. Model: `loom-tests/close.rs`.
+    //!
+    //! ## Signals
+    //!
+    //! - **H19: a signal follows a level that several threads move.** The level is the account's word or
+    //!   the pool's. The signal is the cell's word. A thread that moves the level reads the cell
+    //!   afterwards. A thread that writes the cell reads the level again afterwards, by a
+    //!   read-modify-write, and repeats until both agree. So either that read sees a later change of the
+    //!   level, or the thread that makes the later change sees what was written to the cell. The last
+    //!   thread to leave has left a true signal. This holds only if *every* thread that moves the
+    //!   level reads the cell afterwards. Models: `loom-tests/signals.rs`.
+    //! - **H20: a receiver of signals waits for a change.** It registers with the event of the cell, and
+    //!   then reads the cell. A change writes the cell, and then notifies. The lock of the event's list
+    //!   takes the place of the word. Model: `loom-tests/signals.rs`, a receiver ends up on the latest.
+    //!
+    //! ## Handshakes that wake no task
+    //!
+    //! - **H21: sweep and announcement**, over the epoch: see [the ledger](#sweep-and-epoch). Models:
+    //!   `loom-tests/ledger.rs`.
+    //! - **H22: a cap over two words**, limit and count: see [parked letters](#parked-letters-and-the-limit-words).
+    //!   Models: `loom-tests/parked.rs`.
+    //! - **H23: cut blocks and `Empty`**, over the surplus: see [lanes](#the-surplus-and-why-empty-is-honest).
+    //!   Models: `loom-tests/returned.rs` and `stage.rs`.
+    //! - **H24: a letter is parked while another is received.** The thread that parks looks for a free
+    //!   slot after it has parked, and the thread that receives looks for parked letters after it has
+    //!   freed a slot. Both queues use `SeqCst`. If both missed each other, the letter would only wait
+    //!   for the next letter to be received. Model: `loom-tests/parked.rs`.
+    //!
+    //! # Panics and user code
+    //!
+    //! The library calls code that it does not know: wakers, the methods and the destructor of a record,
+    //! and the closures of `settle` and `partition`. Two rules apply.
+    //!
+    //! - **It runs under no lock.** A waker is cloned before a lock is taken, and woken or dropped after
+    //!   the lock is released. `Deferred` collects what the work on the wait queue leaves to be done then.
+    //! - **A panic leaves exact counts.** `sync::isolate` ends the panic of a waker, so that the next waker
+    //!   is still woken; the panic hook has reported it. `unwind::Panics` keeps the first panic of
+    //!   several calls and resumes it when all the work is done. If the thread already unwinds, it
+    //!   drops the panic: a second one would abort the process.
+    //!
+    //! A batch is settled in destructors: `Settling` decides the outcomes, carries them out when it is
+    //! dropped, and returns the records that have none. Acknowledging drops the records first and
+    //! releases their credits in a destructor. So a worker that panics with a batch in its hands, or
+    //! whose record panics, loses no record and no credit.
+    //!
+    //! # Time
+    //!
+    //! `timer.rs` serves every executor. A blocking call needs no timer thread: it parks its thread until
+    //! the earliest deadline of what it waits for. An async call registers its waker with one helper
+    //! thread for the whole process. The first timer starts the thread, and it ends after a second
+    //! without timers. All of its state is under one lock with a condition variable, and it wakes tasks
+    //! after it has released that lock. If the thread cannot be started, a timer does not fire: a worker
+    //! then does not linger, and the next release or refusal ends an outdated reservation.
+    //!
+    //! A call that would park its thread spins first, with exponential backoff, for about as long as it
+    //! takes to wake a thread.
+    //!
+    //! # Names and memory
+    //!
+    //! Names are looked up in a [`papaya`](https://docs.rs/papaya) map: a look-up takes no lock. papaya
+    //! leaves the reclamation of removed entries to [`seize`](https://docs.rs/seize), which implements
+    //! Hyaline-1 (Nikolaev, Ravindran, "Snapshot-free, transparent, and robust memory reclamation for
+    //! lock-free data structures", PLDI 2021): a removed entry is freed when the last look-up that may
+    //! hold it has ended. Accounts live in an append-only arena ([`boxcar`](https://docs.rs/boxcar)) and
+    //! are never freed. An account that is closed and empty is used again for the next source.
+    //!
+    //! A thread keeps the memory of the batch that it settled last for its next batch, up to 64 KiB for
+    //! the records and as much for their runs.
+    //!
+    //! # Memory orders
+    //!
+    //! Every atomic access of this crate is `SeqCst`. On x86-64 this costs nothing over a weaker order:
+    //! each write on a hot path is a read-modify-write. It also keeps the reasoning one about
+    //! interleavings. loom explores the same code under acquire and release. The handshakes that need more
+    //! are H5, H8, H10 and H24.
+    //!
+    //! # Techniques and their sources
+    //!
+    //! | technique | where | source |
+    //! | --- | --- | --- |
+    //! | credit-based flow control | the ledger | Kung, Blackwell, Chapman, SIGCOMM 1994 |
+    //! | bounded queue for many producers and consumers | the ring | Vyukov, [1024cores](https://www.1024cores.net/home/lock-free-algorithms/queues/bounded-mpmc-queue); [crossbeam-queue](https://docs.rs/crossbeam-queue) |
+    //! | batch semaphore | the wait queue | tokio, `sync/batch_semaphore.rs` |
+    //! | eventcount | `event.rs` | Reed, Kanodia, "Synchronization with eventcounts and sequencers", CACM 1979; [event-listener](https://docs.rs/event-listener) |
+    //! | list of wakers under a short lock | `event.rs` | tokio, `sync/notify.rs` |
+    //! | store-load handshake | every wake-up | Dekker's algorithm, in Dijkstra, "Cooperating sequential processes", 1965 |
+    //! | hysteresis between two watermarks | `backpressure.rs` | the Schmitt trigger |
+    //! | memory reclamation | names | Nikolaev, Ravindran, PLDI 2021; [seize](https://docs.rs/seize) |
+    //! | model checking of interleavings | `loom-tests/` | [loom](https://docs.rs/loom); Norris, Demsky, "CDSChecker", OOPSLA 2013 |
+}
