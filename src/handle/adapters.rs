@@ -54,7 +54,7 @@ impl<E: Envelope> Source<E> {
     /// # }).unwrap();
     /// ```
     pub fn sink(&self, stage: &Stage<E>) -> RecordSink<E> {
-        RecordSink { producer: self.producer(stage), reserving: None, closed: false }
+        RecordSink { producer: self.producer(stage), reserving: None, ready: false, closed: false }
     }
 }
 
@@ -198,7 +198,29 @@ pub struct RecordSink<E: Envelope> {
     producer: Producer<E>,
     /// The request for the next record's credit and place, where it waits for them.
     reserving: Option<Reserving>,
+    /// Whether it has said that it takes a record.
+    ready: bool,
     closed: bool,
+}
+
+impl<E: Envelope> RecordSink<E> {
+    /// Sees to it that the producer holds a credit and a place for the next record.
+    fn poll_prepare(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
+        let producer = &mut self.producer;
+        if self.reserving.is_none() {
+            if !producer.must_queue() {
+                match producer.prepare() {
+                    Err(reason) if reason.is_full() => {}
+                    done => return Poll::Ready(done),
+                }
+            }
+            producer.flush();
+        }
+        let reserving = self.reserving.get_or_insert_with(|| Reserving::new(1));
+        let reserved = ready!(reserving.poll(producer.source(), producer.stage(), context));
+        self.reserving = None;
+        Poll::Ready(reserved.map(|first| producer.hold(1, first)))
+    }
 }
 
 impl<E: Envelope> Sink<E> for RecordSink<E> {
@@ -212,31 +234,25 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
         if this.closed {
             return Poll::Ready(Err(RejectReason::Closed));
         }
-        let producer = &mut this.producer;
-        if this.reserving.is_none() {
-            if !producer.must_queue() {
-                match producer.prepare() {
-                    Err(reason) if reason.is_full() => {}
-                    done => return Poll::Ready(done),
-                }
-            }
-            producer.flush();
+        if !this.ready {
+            ready!(this.poll_prepare(context))?;
+            this.ready = true;
         }
-        let reserving = this.reserving.get_or_insert_with(|| Reserving::new(1));
-        let reserved = ready!(reserving.poll(producer.source(), producer.stage(), context));
-        this.reserving = None;
-        Poll::Ready(reserved.map(|first| producer.hold(1, first)))
+        Poll::Ready(Ok(()))
     }
 
     fn start_send(self: Pin<&mut Self>, record: E) -> Result<(), RejectReason> {
-        let producer = &mut self.get_mut().producer;
-        assert!(producer.is_prepared(), "a sink was given a record when it was not ready");
-        producer.accept_prepared(record);
+        let this = self.get_mut();
+        assert!(this.ready, "a sink was given a record when it was not ready");
+        this.ready = false;
+        this.producer.accept_prepared(record);
         Ok(())
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
-        self.get_mut().producer.flush();
+        let this = self.get_mut();
+        this.producer.flush();
+        this.ready = false;
         Poll::Ready(Ok(()))
     }
 
@@ -244,6 +260,7 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
         let this = self.get_mut();
         this.producer.flush();
         this.reserving = None;
+        this.ready = false;
         this.closed = true;
         Poll::Ready(Ok(()))
     }

@@ -193,11 +193,6 @@ impl<E: Envelope> Producer<E> {
         }
     }
 
-    /// Whether it holds a credit and a place for the next record.
-    pub(super) fn is_prepared(&self) -> bool {
-        self.ahead > 0
-    }
-
     /// Whether requests wait, so that a record that waits for room stands in line with them.
     pub(super) fn must_queue(&self) -> bool {
         self.ahead == 0 && self.source.core().admission().has_waiters()

@@ -115,8 +115,7 @@ impl<'a, E: Envelope> Settling<'a, E> {
     fn carry_out(&mut self) {
         let Self { stage, contents, outcomes } = self;
         let contents = std::mem::take(*contents);
-        let [mut acked, returned, dead] =
-            contents.split_by(|place| outcomes.get(place) as usize);
+        let [mut acked, returned, dead] = contents.split_by(|place| outcomes.get(place) as usize);
         stage.push_returned(returned);
         stage.dead_letter(dead, std::mem::take(&mut outcomes.meta));
         acknowledge(stage, &mut acked);

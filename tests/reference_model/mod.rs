@@ -465,6 +465,11 @@ impl Model {
         queue.drain(..max.min(queue.len())).collect()
     }
 
+    /// Takes back entries that were left in the stage.
+    fn put_back(&mut self, stage: usize, entries: Vec<Entry>) {
+        entries.into_iter().rev().for_each(|entry| self.stages[stage].queue.push_front(entry));
+    }
+
     fn ack(&mut self, stage: usize, entries: &[Entry]) {
         self.stages[stage].occupied -= entries.len();
         self.used -= entries.len();
@@ -838,9 +843,13 @@ impl Pair {
         }
     }
 
-    /// Keeps an unsettled batch, if it is as it should be.
-    fn open(&mut self, open: Open) {
-        assert_eq!(open.batch.len(), open.entries.len());
+    /// Keeps an unsettled batch, if it is as it should be. It may leave a large block to the next batch,
+    /// if it is a quarter full.
+    fn open(&mut self, mut open: Open) {
+        let (taken, most) = (open.batch.len(), open.entries.len());
+        assert!(taken == most || taken < most && taken * 4 >= most, "{taken} of {most}");
+        let left = open.entries.split_off(taken);
+        self.model.put_back(open.stage, left);
         let rows = open.entries.iter().map(|entry| &entry.row);
         assert!(open.batch.iter().map(|record| &record.row).eq(rows), "not in order");
         self.open.push(open);
