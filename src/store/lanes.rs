@@ -183,7 +183,10 @@ impl<E> Lanes<E> {
                 let (len, wanted) = (records.len(), max - contents.len());
                 if len <= wanted {
                     contents.push_many(account, first, records);
-                } else if fill == Fill::Loosely && len >= LARGE_BLOCK && contents.len() >= max / 4 {
+                } else if fill == Fill::Loosely
+                    && len >= LARGE_BLOCK
+                    && contents.len().saturating_mul(4) >= max
+                {
                     // The next batch has it whole, and finds the following blocks as they were made.
                     self.cut(places, account, first, records, 0, contents);
                     places.surplus.fetch_sub(len as u64 - 1, SeqCst);
