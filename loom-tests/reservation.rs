@@ -100,7 +100,8 @@ fn a_reservation_ends_with_a_request_that_is_dropped_and_the_next_is_granted() {
 
 #[test]
 fn a_reservation_ends_when_its_request_is_rejected() {
-    let closes: [fn(&BufferManager<Item>, &Stage<Item>, &Source<Item>); 3] = [
+    type Close = fn(&BufferManager<Item>, &Stage<Item>, &Source<Item>);
+    let closes: [Close; 3] = [
         |manager, _, _| manager.close(),
         |_, stage, _| stage.close(),
         |_, _, source| source.close(),
