@@ -178,7 +178,8 @@ impl Places {
     #[inline]
     pub(crate) fn acquire_fast(&self, wanted: u32) -> Option<Sequence> {
         let now = self.word.load();
-        if now.is_closed() || self.free_of(now, 0) < wanted {
+        let free = self.limit.load(SeqCst) - i64::from(now.occupied());
+        if now.is_closed() || free < i64::from(wanted) {
             return None;
         }
         self.word.replace(now, now.with(wanted)).ok().map(|()| now.next())
