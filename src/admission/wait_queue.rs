@@ -237,7 +237,7 @@ impl Blocked {
 
 impl WaitQueue {
     /// Adds a request, and grants it if it is the head of its line and fits. The caller has counted
-    /// it in [`Protocol::waiters`] before.
+    /// it in [`Protocol::events`] before.
     pub(super) fn enter(
         &mut self,
         protocol: &Protocol,
