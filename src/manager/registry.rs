@@ -106,9 +106,16 @@ impl<E: Envelope> Registry<E> {
             if let Some(stage) = self.find_stage(id) {
                 return Ok(stage);
             }
+            let counts = self.counts.lock();
+            // Another thread may have created it since the look-up, as the last before the limit or
+            // before a close.
+            if let Some(stage) = self.find_stage(id) {
+                return Ok(stage);
+            }
+            self.check_stage(&counts, id)?;
             // Allocate the ring without the lock: it may take long, and other names must not wait
             // for it.
-            self.check_stage(&self.counts.lock(), id)?;
+            drop(counts);
             let stage = self.make_stage(id)?;
             if let Some(stage) = self.register_stage(&mut self.counts.lock(), stage)? {
                 return Ok(stage);
