@@ -98,6 +98,8 @@ pub(crate) fn at_rest(buffer: &Buffer) {
 fn requests_wait_in_vain(books: &mut Books, readings: &Readings) {
     let most_kept_out = most_kept_out(books);
     let waiting = books.requests.len();
+    let granted = books.requests.values().filter(|request| request.woken);
+    let granted: usize = granted.map(|request| request.records).sum();
     let watched = if waiting > MANY { 2 } else { WATCHED };
     let keys: Vec<u64> = books.requests.keys().take(watched).copied().collect();
     for key in keys {
@@ -124,7 +126,8 @@ fn requests_wait_in_vain(books: &mut Books, readings: &Readings) {
         entry.seen = freed;
         entry.rivals = entry.rivals.max(waiting - 1);
         entry.cap = entry.cap.max(lacks.into_iter().flatten().max().unwrap_or(0));
-        if request.woken {
+        // What was granted to those that are never polled again may leave no room for it.
+        if request.woken || entry.cap > 0 && request.records + granted > entry.cap {
             (entry.progress, entry.fits_since) = (0, None);
             continue;
         }
