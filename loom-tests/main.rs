@@ -49,6 +49,7 @@ mod idle;
 mod ledger;
 mod notification;
 mod parked;
+mod producer;
 mod reservation;
 mod returned;
 mod signals;
