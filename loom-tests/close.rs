@@ -170,6 +170,28 @@ fn a_request_that_is_granted_while_something_is_closed_is_decided_once() {
 }
 
 #[test]
+fn a_worker_goes_after_a_close_though_a_request_that_was_granted_is_dropped() {
+    for close in [CLOSES[0], CLOSES[1]] {
+        explore_within(2, move || {
+            let (manager, stage, source, batch) = full();
+            let request = source.core().wait(stage.core(), 1);
+            let closer = thread::spawn({
+                let (stage, source) = (stage.clone(), source.clone());
+                move || close(&manager, &stage, &source)
+            });
+            let worker = thread::spawn(move || {
+                batch.ack();
+                drop(request);
+            });
+            assert!(block_on(stage.recv_batch(1)).is_err());
+            closer.join().unwrap();
+            worker.join().unwrap();
+            assert_eq!(admission(&source).ledger().used(), 0);
+        });
+    }
+}
+
+#[test]
 fn a_forward_that_waits_comes_back_when_the_next_stage_is_closed_or_goes_on_when_the_buffer_is() {
     for close in [CLOSES[0], CLOSES[1]] {
         explore_within(2, move || {

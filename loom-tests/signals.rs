@@ -9,7 +9,10 @@ use crate::admission::Admission;
 use crate::backpressure::BackpressureController;
 use crate::backpressure::BackpressureSignal::{Pause, Resume, SlowDown};
 use crate::caps::Places;
-use crate::harness::{buffer, controller, explore, explore_within, items};
+use crate::harness::{
+    admission, buffer, controller, dead_letter, explore, explore_both, explore_within, item, items,
+    take,
+};
 
 /// What admits, and a stage with places for all that a model pushes: they are not given back.
 struct Door {
@@ -153,6 +156,33 @@ fn a_push_that_gives_idle_credits_back_leaves_a_true_signal() {
         // With two accounts each may keep half as many, and whichever comes first gives the others back.
         assert!(door.admission.ledger().leased() < 7);
         assert_eq!(door.signals(account), [Resume; 2]);
+    });
+}
+
+#[test]
+fn a_letter_that_is_parked_leaves_a_true_signal() {
+    explore_both(|buffer| {
+        let manager = buffer(2, 4, 2);
+        let stage = manager.stage("stage").unwrap();
+        let (a, b) = (manager.source("a").unwrap(), manager.source("b").unwrap());
+        // There is room for one letter.
+        for id in [0, 1] {
+            a.try_send(&stage, item("a", id)).unwrap();
+            let batch = take(&stage, 1).unwrap();
+            if id == 0 {
+                dead_letter(batch);
+                continue;
+            }
+            let parker = thread::spawn(move || dead_letter(batch));
+            if b.try_send(&stage, item("b", 2)).is_ok() {
+                take(&stage, 1).unwrap().ack();
+            }
+            parker.join().unwrap();
+        }
+        // One of two is held, and perhaps one lies idle. Exactly leased, it is below the low watermark.
+        let level = admission(&a).ledger().leased();
+        let expected = if level == 2 { Pause } else { Resume };
+        assert_eq!(manager.controller().current(), expected, "at {level} of 2");
     });
 }
 

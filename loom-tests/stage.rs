@@ -1,5 +1,7 @@
 //! Buffering, batching, returning and forwarding: what happens between sources, stages and workers.
 
+use std::sync::Arc;
+
 use loom::thread;
 use pollster::block_on;
 
@@ -356,6 +358,25 @@ fn a_forward_that_cannot_fit_keeps_no_place_from_a_push() {
         refused.return_to_buffer();
         assert_eq!((drain(&left), drain(&right)), (vec![1, 2], vec![0, 9]));
         nothing_is_left(&manager, 3);
+    });
+}
+
+#[test]
+fn two_who_make_a_stage_or_a_source_of_one_name_get_the_same() {
+    explore(|| {
+        let manager = buffer(2, 2, 2);
+        let other = thread::spawn({
+            let manager = manager.clone();
+            move || (manager.stage("stage").unwrap(), manager.source("a").unwrap())
+        });
+        let mine = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+        let theirs = other.join().unwrap();
+        assert!(Arc::ptr_eq(mine.0.core(), theirs.0.core()));
+        assert!(Arc::ptr_eq(mine.1.core(), theirs.1.core()));
+        theirs.1.try_send(&mine.0, item("a", 0)).unwrap();
+        manager.remove_stage("stage").expect_err("it holds a record");
+        assert_eq!(drain(&mine.0), [0]);
+        nothing_is_left(&manager, 2);
     });
 }
 
