@@ -164,10 +164,11 @@ pub mod internals {
     //! The last step of settling a record is the write to the pool. By then its place is free and its
     //! source's account is updated.
     //!
-    //! A closed buffer is *drained* when, in addition, every account is closed. The flag `sealed` says
-    //! so. `close` sets it after it has closed the last account, and no account opens afterwards. From
-    //! then on no push is accepted. A push that began earlier may still lease a credit from the pool for
-    //! a moment, find its account closed, and return the credit. It must then notify drainers, as
+    //! A closed buffer is *drained* when, in addition, every account is closed. The flag `SEALED` in the
+    //! pool's word says so. `close` sets it after it has closed the last account, and no account opens
+    //! afterwards. A sealed pool leases nothing, so what is drained stays drained: without the flag, a
+    //! push that began earlier could lease a credit for a moment, until it finds its account closed. A
+    //! push that leased a credit before the pool was sealed returns it, and must then notify drainers, as
     //! every thread must that brings the pool to zero.
     //!
     //! # Places and sequences
@@ -274,7 +275,7 @@ pub mod internals {
     //!   records that came back, and the rest of each block that was larger than a batch: a *cut* block.
     //!   A worker takes from the map first. While the map is empty, pushing and taking touch no lock. If
     //!   another worker has the lock, a worker goes on to the ring, and waits for the lock only before
-    //!   it would return nothing.
+    //!   it would return nothing, or would linger.
     //!
     //! ## The surplus, and why `Empty` is honest
     //!
@@ -345,16 +346,19 @@ pub mod internals {
     //! - **H3: a stage gives places back.** The word is the stage's. A batch that was forwarded notifies
     //!   after its records are in the next stage. Models: `loom-tests/waiting.rs`, a source and a forward
     //!   that wait for a place.
-    //! - **H4: a parked letter is received.** The change is in a limit word. The common words are the
-    //!   pool's and the stage's, which `release_parked` writes after the limit. Model:
-    //!   `loom-tests/parked.rs`.
+    //! - **H4: a letter is parked, or received.** A letter that is being parked counts twice, and may deny
+    //!   a request what is free when it has left the words. The common words are the pool's and the
+    //!   stage's: the last step of parking writes them, and `release_parked` writes them after the
+    //!   limit. Models: `loom-tests/parked.rs`.
     //! - **H5: credits become idle in the account of another source**: it settles records and keeps
     //!   the credits, or it leased more than it used. A thread that acquired more credits than it used
     //!   must notify waiters, even if it leaves the surplus idle in its account (`Grant::left_some`). An
     //!   account that turns ahead writes the pool's word, which makes this H2. An account that leased
-    //!   ahead before does not, and then there is no common word: the request loads the account in a
-    //!   walk over the list. This needs `SeqCst`. Models: `loom-tests/waiting.rs`, what another source
-    //!   is leasing ahead, or leased and did not need.
+    //!   ahead before does not. So a request that the global cap denies sweeps before it looks for the
+    //!   last time: a release that comes before the sweep leaves a credit that the sweep moves to the
+    //!   pool, and one that comes after it finds an exact account, which is H2. Models:
+    //!   `loom-tests/waiting.rs`, a source that waits for a global credit, and what another source is
+    //!   leasing ahead, or leased and did not need.
     //! - **H6: the stage, the source or the buffer is closed.** The lock of the queue takes the place of
     //!   the word. A close first closes, and then rejects requests under the lock. A request enters
     //!   under the lock and then looks whether it is closed. Model: `loom-tests/close.rs`.
@@ -367,7 +371,8 @@ pub mod internals {
     //! The waiter is `StageCore::wait_for_any` or `wait_for_batch`. It registers with an event, raises the
     //! count `Receivers::waiting`, and then writes three words: the length of the returned records, the
     //! stage's word and the pool's word. The changer in H8 to H10 is `Receivers::notify`. One push or
-    //! return wakes one worker, however many records it brings.
+    //! return wakes one worker, however many records it brings. A worker that leaves records in the
+    //! map of returned records wakes the next.
     //!
     //! - **H8: a record is pushed into the ring.** There is no common word of this crate. `push` claims
     //!   a slot by a `SeqCst` swap of the ring's tail, and then the changer loads the count. `pop`
@@ -375,8 +380,9 @@ pub mod internals {
     //!   the changer sees the count or `pop` sees the claim; then it waits for the slot. This needs
     //!   `SeqCst`, and rests on crossbeam-queue: loom runs a locked queue in its place. Models:
     //!   `loom-tests/waiting.rs`, a worker that waits is woken by a push.
-    //! - **H9: records are returned.** The word is the length of the returned records. Model:
-    //!   `loom-tests/waiting.rs`, a worker that waits is woken by a return.
+    //! - **H9: records are returned, or left by a worker that took some of them or cut a block.** The word
+    //!   is the length of the returned records. Models: `loom-tests/waiting.rs`, a worker that waits is
+    //!   woken by a return; `returned.rs`, workers that share a block or a batch.
     //! - **H10: enough records are there for a worker that lingers.** It sets the level `least_wanted`
     //!   before it raises the count, and both sides sum the lengths of the lanes. Two changers may each
     //!   add less than the level and together reach it. In the total order the sum of the second comes
@@ -488,7 +494,7 @@ pub mod internals {
     //! Every atomic access of this crate is `SeqCst`. On x86-64 this costs nothing over a weaker order:
     //! each write on a hot path is a read-modify-write. It also keeps the reasoning one about
     //! interleavings. loom explores the same code under acquire and release. The handshakes that need more
-    //! are H5, H8, H10 and H24.
+    //! are H8, H10 and H24.
     //!
     //! # Techniques and their sources
     //!

@@ -264,7 +264,9 @@ impl Admission {
         if self.ledger().end_parking() {
             self.notify_if_drained();
         }
-        // A request that looked while it counted twice was denied what is free now.
+        // While it counted twice, the signal may have followed a level that was not there, and a request
+        // may have been denied what is free now.
+        self.update_signal();
         self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: true });
     }
 
