@@ -534,21 +534,29 @@ impl WaitQueue {
                 continue;
             }
             let Some(&cap) = self.released.first() else { return false };
-            let fits = self
-                .blocked
-                .get(&cap)
-                .and_then(|blocked| blocked.oldest_that_fits(self.free_at(protocol, cap, blocked)));
-            let Some(ticket) = fits else {
-                self.released.remove(&cap);
-                continue;
-            };
-            let _ = self.attempt(protocol, ticket, deferred);
-            // Another thread took what was free. Its release will mark the cap again.
-            if matches!(self.waiters[&ticket].state, State::Blocked(at) if at == cap) {
+            if !self.serve_at(protocol, cap, deferred) {
                 self.released.remove(&cap);
             }
         }
         true
+    }
+
+    /// Grants the oldest request that fits at a cap. Returns `false` if none does.
+    fn serve_at(&mut self, protocol: &Protocol, cap: Cap, deferred: &mut Deferred) -> bool {
+        let mut most = u32::MAX;
+        loop {
+            let fits = self.blocked.get(&cap).and_then(|blocked| {
+                blocked.oldest_that_fits(self.free_at(protocol, cap, blocked).min(most))
+            });
+            let Some(ticket) = fits else { return false };
+            let records = self.waiters[&ticket].request.records;
+            let _ = self.attempt(protocol, ticket, deferred);
+            if !matches!(self.waiters[&ticket].state, State::Blocked(at) if at == cap) {
+                return true;
+            }
+            // A push took some of it meanwhile. What is left may be enough for a smaller request.
+            most = records - 1;
+        }
     }
 
     /// Returns how much the heads blocked at a cap may take there.
