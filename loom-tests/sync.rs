@@ -229,6 +229,10 @@ impl Sleep {
     pub(crate) fn poll(&mut self, _: &Context<'_>) -> Poll<bool> {
         Poll::Pending
     }
+
+    pub(crate) fn register(&mut self, _: &Context<'_>) -> Poll<bool> {
+        Poll::Pending
+    }
 }
 
 pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {

@@ -83,6 +83,15 @@ impl Sleep {
             ON_THIS_THREAD.set(Some(Some(earliest)));
             return Poll::Pending;
         }
+        self.register(context)
+    }
+
+    /// The same for a timer that is no part of what this thread polls: the helper thread watches it.
+    pub(crate) fn register(&mut self, context: &Context<'_>) -> Poll<bool> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        if deadline <= Instant::now() {
+            return Poll::Ready(true);
+        }
         let waker = context.waker().clone();
         let mut timers = timers();
         let key = *self.entry.get_or_insert_with(|| {
@@ -127,7 +136,8 @@ fn run() {
                 let waker = first.remove();
                 drop(guard);
                 // A waker that panics must not end this thread. The panic hook has reported it.
-                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+                let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+                woken.unwrap_or_else(std::mem::forget);
                 guard = timers();
                 continue;
             }

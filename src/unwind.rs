@@ -2,6 +2,7 @@
 //! [`docs::internals`](crate::docs::internals#panics-and-user-code).
 
 use std::any::Any;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
@@ -13,17 +14,21 @@ impl Panics {
     /// Calls code that may panic. Keeps its panic if it is the first.
     pub(crate) fn catch(&mut self, call: impl FnOnce()) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-            self.0.get_or_insert(payload);
+            match self.0 {
+                None => self.0 = Some(payload),
+                // Its drop might panic again.
+                Some(_) => mem::forget(payload),
+            }
         }
     }
 
     /// Resumes the first panic, unless this thread is unwinding already: a second panic would abort
     /// the process. The panic hook has reported both.
     pub(crate) fn resume(self) {
-        if let Some(payload) = self.0
-            && !thread::panicking()
-        {
-            resume_unwind(payload);
+        match self.0 {
+            Some(payload) if thread::panicking() => mem::forget(payload),
+            Some(payload) => resume_unwind(payload),
+            None => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 //! notifies waiters and drainers.
 
 use std::sync::{Arc, Weak};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::StageState;
 use super::protocol::{Admitted, Moved, ONE_CLOSE, Protocol};
@@ -475,8 +475,11 @@ impl Admission {
         let waker = Waker::from(Arc::new(ReservationTimer(Weak::clone(&self.this))));
         let mut timer = sleep_until(Some(at));
         // If no timer can be started, the next release or refusal ends the reservation.
-        let _ = timer.poll(&Context::from_waker(&waker));
+        let is_over = timer.register(&Context::from_waker(&waker)) == Poll::Ready(true);
         *self.timer.lock() = Some(timer);
+        if is_over {
+            self.expire_reservation();
+        }
     }
 
     /// Works on the queue, and performs what the work has deferred after the lock is released.

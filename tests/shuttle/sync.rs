@@ -179,6 +179,11 @@ impl Sleep {
     pub(crate) fn poll(&mut self, _: &Context<'_>) -> Poll<bool> {
         Poll::Ready(true)
     }
+
+    /// A reservation stands until a release or a refusal ends it.
+    pub(crate) fn register(&mut self, _: &Context<'_>) -> Poll<bool> {
+        Poll::Pending
+    }
 }
 
 pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {

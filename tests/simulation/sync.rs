@@ -324,6 +324,10 @@ impl Sleep {
         let mut context = Context::from_waker(context.waker());
         Pin::new(&mut self.0).poll(&mut context).map(|()| true)
     }
+
+    pub(crate) fn register(&mut self, context: &Context<'_>) -> Poll<bool> {
+        self.poll(context)
+    }
 }
 
 pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
