@@ -10,7 +10,6 @@
 //! few steps that need the total order of `SeqCst`.
 
 use std::future::Future;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,6 +31,7 @@ pub(crate) use parking_lot::Mutex;
 use parking_lot::MutexGuard;
 
 pub(crate) use crate::timer::{Sleep, sleep_until};
+use crate::unwind::discard;
 
 /// Returns the present time.
 pub(crate) fn now() -> Instant {
@@ -126,8 +126,7 @@ pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
 /// work. The panic hook has reported it.
 pub(crate) fn isolate(call: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-        // Its destructor might panic again.
-        mem::forget(payload);
+        discard(payload);
     }
 }
 

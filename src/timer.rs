@@ -13,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::unwind::discard;
+
 /// The time after which the helper thread ends if there are no timers.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -136,8 +138,7 @@ fn run() {
                 let waker = first.remove();
                 drop(guard);
                 // A waker that panics must not end this thread. The panic hook has reported it.
-                let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-                woken.unwrap_or_else(std::mem::forget);
+                catch_unwind(AssertUnwindSafe(|| waker.wake())).unwrap_or_else(discard);
                 guard = timers();
                 continue;
             }

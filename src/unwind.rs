@@ -16,8 +16,7 @@ impl Panics {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
             match self.0 {
                 None => self.0 = Some(payload),
-                // Its drop might panic again.
-                Some(_) => mem::forget(payload),
+                Some(_) => discard(payload),
             }
         }
     }
@@ -26,9 +25,16 @@ impl Panics {
     /// the process. The panic hook has reported both.
     pub(crate) fn resume(self) {
         match self.0 {
-            Some(payload) if thread::panicking() => mem::forget(payload),
+            Some(payload) if thread::panicking() => discard(payload),
             Some(payload) => resume_unwind(payload),
             None => {}
         }
+    }
+}
+
+/// Drops the payload of a panic. If its drop panics in turn, that payload is leaked: this ends.
+pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        mem::forget(again);
     }
 }

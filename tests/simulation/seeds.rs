@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::plan::{Plan, Scene};
 use crate::random::Random;
+use crate::unwind::discard;
 use crate::{
     alone, books, checks, clock, growth, misfortune, phase, progress, sync, threads, waits,
 };
@@ -45,7 +46,7 @@ fn seeds(test: &str, usual: u64, run: impl Fn(u64)) {
         };
         let message = text(&*panic);
         // Whatever is left of it may panic as it is dropped.
-        std::mem::forget(panic);
+        discard(panic);
         let calls = books::with(|books| books.last_calls());
         let message = format!(
             "{message}\n\nthe last calls:\n{calls}\nrun it again:\n  SIMULATION_SEED={seed} SIMULATION_TRACE=1 \

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -19,6 +18,7 @@ use papaya::{Guard, HashMapRef, LocalGuard};
 
 use crate::clock;
 pub(crate) use crate::clock::now;
+use crate::unwind::discard;
 
 thread_local! {
     static STEPS: Cell<u64> = const { Cell::new(0) };
@@ -337,7 +337,7 @@ pub(crate) fn unlock_fair<T>(guard: MutexGuard<'_, T>) {
 /// Wakers panic here as well.
 pub(crate) fn isolate(call: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-        mem::forget(payload);
+        discard(payload);
     }
 }
 
