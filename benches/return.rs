@@ -5,40 +5,47 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{BATCH, Large, Medium, Small, Sourced};
-use conveyor_buffer::{Batch, BufferManager, BufferSettings, Outcome, Stage};
+use conveyor_buffer::{Batch, BufferManager, BufferSettings, Outcome, Settled, Stage};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn returns<R: Sourced>(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("100 records returned and taken again");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let mut bench = |how: &str, together: bool, settle: fn(Batch<R>)| {
+    let mut bench = |how: &str, together: bool, settle: fn(Batch<R>) -> Settled| {
         group.bench_function(BenchmarkId::new(how, size_of::<R>()), |bencher| {
             bencher.iter_custom(|batches| time_returns(batches, together, settle));
         });
     };
     bench("whole, pushed together", true, Batch::return_to_buffer);
     bench("whole, pushed one by one", false, Batch::return_to_buffer);
-    bench("dropped", true, drop);
+    bench("dropped", true, |batch| {
+        drop(batch);
+        Settled::default()
+    });
     bench("each settled as a return", true, |batch| batch.settle(|_| Outcome::Return));
     bench("the second half", true, |batch| {
         let mut place = 0;
         batch.settle(|_| {
             place += 1;
             if place <= BATCH / 2 { Outcome::Ack } else { Outcome::Return }
-        });
+        })
     });
     bench("every other one", true, |batch| {
         let mut place = 0;
         batch.settle(|_| {
             place += 1;
             if place % 2 == 0 { Outcome::Ack } else { Outcome::Return }
-        });
+        })
     });
 }
 
 /// Returns the time of settling batches of 100 and of taking the returned records. Refilling the
 /// stage is not timed.
-fn time_returns<R: Sourced>(batches: u64, together: bool, settle: fn(Batch<R>)) -> Duration {
+fn time_returns<R: Sourced>(
+    batches: u64,
+    together: bool,
+    settle: fn(Batch<R>) -> Settled,
+) -> Duration {
     let manager = BufferManager::<R>::new(BufferSettings::default());
     let (stage, source) = (manager.stage("stage").unwrap(), manager.source("source").unwrap());
     let mut timed = Duration::ZERO;

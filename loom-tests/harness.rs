@@ -14,6 +14,7 @@ use crate::handle::{Batch, Outcome, Source, Stage};
 use crate::manager::BufferManager;
 use crate::manager::registry::{Limits, Registry};
 use crate::record::Envelope;
+use crate::retry::RetryPolicy;
 use crate::store::DeadLetterQueue;
 
 /// An idle budget that lets each of two accounts lease one credit ahead.
@@ -122,7 +123,8 @@ fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> B
         per_source,
         stage_capacities: HashMap::new(),
         source_capacities: HashMap::new(),
-        retry_limit: None,
+        retries: RetryPolicy::default(),
+        clock: None,
     };
     BufferManager::from_registry(Registry::new(limits, admission, dead_letters))
 }

@@ -11,6 +11,9 @@ mod sync;
 #[path = "../src/admission/mod.rs"]
 mod admission;
 #[allow(dead_code, unused_imports)]
+#[path = "../src/age.rs"]
+mod age;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/backpressure.rs"]
 mod backpressure;
 #[allow(dead_code, unused_imports)]
@@ -32,6 +35,8 @@ mod manager;
 #[path = "../src/record.rs"]
 mod record;
 #[allow(dead_code, unused_imports)]
+#[path = "../src/retry.rs"]
+mod retry;
 #[path = "../src/settings.rs"]
 mod settings;
 #[allow(dead_code, unused_imports)]
@@ -45,6 +50,7 @@ mod harness;
 
 mod close;
 mod drain;
+mod failure;
 mod idle;
 mod ledger;
 mod notification;

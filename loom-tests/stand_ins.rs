@@ -43,23 +43,6 @@ fn the_bounded_queue_answers_as_the_real_one() {
 }
 
 #[test]
-fn the_unbounded_queue_answers_as_the_real_one() {
-    in_one_thread(|| {
-        let (ours, real) = (sync::SegQueue::new(), crossbeam_queue::SegQueue::new());
-        let mut number = numbers(7);
-        for value in 0..300 {
-            if number(3) > 0 {
-                ours.push(value);
-                real.push(value);
-            } else {
-                assert_eq!(ours.pop(), real.pop());
-            }
-            assert_eq!(ours.len(), real.len());
-        }
-    });
-}
-
-#[test]
 fn the_arena_answers_as_the_real_one() {
     in_one_thread(|| {
         let (ours, real) = (sync::Arena::new(), boxcar::Vec::new());

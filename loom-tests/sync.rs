@@ -10,10 +10,12 @@ pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 use std::sync::{Arc, OnceLock, TryLockError};
 use std::task::{Context, Poll};
 pub(crate) use std::time::Instant;
+use std::time::SystemTime;
 
 pub(crate) use loom::sync::atomic::Ordering::SeqCst;
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use loom::sync::{Mutex as LoomMutex, MutexGuard};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A lock that answers as `parking_lot`'s does.
 pub(crate) struct Mutex<T>(LoomMutex<T>);
@@ -90,27 +92,6 @@ impl<T> ArrayQueue<T> {
 
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
-    }
-}
-
-/// An unbounded queue.
-pub(crate) struct SegQueue<T>(Mutex<VecDeque<T>>);
-
-impl<T> SegQueue<T> {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(VecDeque::new()))
-    }
-
-    pub(crate) fn push(&self, value: T) {
-        self.0.lock().push_back(value);
-    }
-
-    pub(crate) fn pop(&self) -> Option<T> {
-        self.0.lock().pop_front()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
     }
 }
 
@@ -207,6 +188,36 @@ impl<V> Pinned<'_, V> {
         let places: Vec<_> = self.0.keys.lock().iter().map(|(_, place)| *place).collect();
         places.into_iter().filter_map(|place| self.0.values.get(place).cloned()).collect()
     }
+}
+
+/// A number for statistics. No protocol depends on it, so it orders no other accesses.
+#[derive(Default)]
+pub(crate) struct Counter(std::sync::atomic::AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes back what was added.
+    #[inline]
+    pub(crate) fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// Raises the number to `n`, and returns the greater of both.
+    pub(crate) fn raise(&self, n: u64) -> u64 {
+        self.0.fetch_max(n, Relaxed).max(n)
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 /// The clock stands still.

@@ -277,6 +277,28 @@ pub mod internals {
     //!   another worker has the lock, a worker goes on to the ring, and waits for the lock only before
     //!   it would return nothing, or would linger.
     //!
+    //! ## Delayed and isolated records
+    //!
+    //! Beside the map of returned records, under the same lock, stands a map of **delayed** records by
+    //! due time (`store/returned.rs`). One timer for each stage, in the helper thread of `timer.rs`,
+    //! moves those that are due into the first map, ahead of all others and in the order of their due
+    //! times, and notifies a worker. A worker that finds both lanes empty looks at the clock itself
+    //! before it answers `Empty`. So a take that finds records costs the same however many are
+    //! delayed. Where no timer can be started, records come back at once.
+    //!
+    //! The two counts of delayed and of returned records change under the lock, the latter first. So a
+    //! record that becomes due counts twice for a moment, rather than not at all.
+    //!
+    //! Records of a batch that is dropped while its thread panics are **isolated**: each is taken as a
+    //! batch of its own until it is settled, so that a record that kills its worker uses up no retries
+    //! but its own. A batch that is being filled ends before an isolated record, to keep the order.
+    //!
+    //! ## The age of records
+    //!
+    //! If the buffer expires records by age, `StageCore::push` puts a block in a box together with the
+    //! time. The others have no such field, and do not read the clock. A batch carries the time for each
+    //! run of records, so that a return or a forward keeps it.
+    //!
     //! ## The surplus, and why `Empty` is honest
     //!
     //! A worker that finds both lanes empty must not answer `Empty` while records of the stage are in

@@ -189,6 +189,7 @@
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
 
 mod admission;
+mod age;
 mod backpressure;
 mod caps;
 pub mod docs;
@@ -197,6 +198,7 @@ mod event;
 mod handle;
 mod manager;
 mod record;
+mod retry;
 mod settings;
 mod store;
 mod sync;
@@ -209,13 +211,16 @@ pub use backpressure::{BackpressureController, BackpressureSignal};
 pub use error::{
     Closed, RecvTimeoutError, RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError,
 };
-pub use handle::{Batch, DeadLetters, Outcome, Permit, Producer, SignalReceiver, Source, Stage};
+pub use handle::{
+    Batch, DeadLetters, Outcome, Permit, Producer, Settled, SignalReceiver, Singles, Source, Stage,
+};
 #[cfg(feature = "futures")]
-pub use handle::{Batches, RecordSink};
+pub use handle::{Batches, DeadLetterStream, RecordSink};
 pub use manager::{BufferManager, Builder, Remaining};
-pub use record::{BufferedRecord, Envelope};
+pub use record::{BufferedRecord, Envelope, Record};
+pub use retry::Backoff;
 pub use settings::{BufferSettings, SettingsError};
-pub use store::DeadLetter;
+pub use store::{DeadLetter, DeadLetterReason};
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

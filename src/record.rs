@@ -1,5 +1,6 @@
 //! The trait that records implement, and a ready-made record type.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
 /// The methods that the buffer needs of a record type.
@@ -60,7 +61,10 @@ use std::time::Instant;
 /// assert_eq!((tick.source_id(), tick.retry_count()), ("exchange", 1));
 /// ```
 pub trait Envelope: Send + 'static {
-    /// Returns the name of the source that the record comes from; it must not be empty.
+    /// Returns the name of the source that the record comes from.
+    ///
+    /// The calls by name charge the record to this source, and refuse a record whose name is empty. The
+    /// handles do not use it.
     fn source_id(&self) -> &str;
 
     /// Returns how many times the record has been returned to the buffer.
@@ -68,6 +72,90 @@ pub trait Envelope: Send + 'static {
 
     /// Adds one to the retry count.
     fn increment_retry(&mut self);
+}
+
+/// A payload and a retry count: the record for those who push by handle.
+///
+/// It dereferences to its payload. It names no source, so the calls by name refuse it: they need
+/// [`BufferedRecord`] or a type of your own. A dead letter has the name of the source that pushed it.
+///
+/// # Examples
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, Record};
+///
+/// let manager = BufferManager::new(BufferSettings::default());
+/// let (stage, source) = (manager.stage("parse")?, manager.source("kafka-1")?);
+/// source.try_send(&stage, Record::new("a line".to_owned()))?;
+///
+/// let batch = stage.try_recv_batch(10)?;
+/// for record in &batch {
+///     assert_eq!((record.len(), record.retries()), (6, 0));
+/// }
+/// assert_eq!(batch.into_records().remove(0).into_inner(), "a line");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Record<T> {
+    value: T,
+    retries: u32,
+}
+
+impl<T> Record<T> {
+    /// Wraps a payload, with a retry count of 0.
+    pub fn new(value: T) -> Self {
+        Self { value, retries: 0 }
+    }
+
+    /// Returns how many times the record has been returned to the buffer.
+    pub fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// Sets the retry count to 0, so that the next stage begins anew.
+    pub fn reset_retries(&mut self) {
+        self.retries = 0;
+    }
+
+    /// Returns the payload.
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+}
+
+impl<T> From<T> for Record<T> {
+    fn from(value: T) -> Self {
+        Self::new(value)
+    }
+}
+
+impl<T> Deref for Record<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Record<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T: Send + 'static> Envelope for Record<T> {
+    /// Returns an empty name.
+    fn source_id(&self) -> &str {
+        ""
+    }
+
+    fn retry_count(&self) -> u32 {
+        self.retries
+    }
+
+    fn increment_retry(&mut self) {
+        self.retries = self.retries.saturating_add(1);
+    }
 }
 
 /// A record with a payload of any type and the fields that [`Envelope`] needs.

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 /// The backpressure threshold of [`BufferSettings::default`].
 pub(crate) const DEFAULT_THRESHOLD: f64 = 0.8;
@@ -139,6 +140,20 @@ pub enum SettingsError {
         /// The low watermark that was set.
         low: f64,
     },
+    /// A share is NaN, below 0.0, or above 1.0.
+    Share {
+        /// The name of the setting.
+        field: &'static str,
+        /// The value that was set.
+        value: f64,
+    },
+    /// An age is below 1 millisecond or above 24 days.
+    Age {
+        /// The name of the setting.
+        field: &'static str,
+        /// The value that was set.
+        value: Duration,
+    },
     /// A stage or a source that was given its own capacity has an empty name.
     EmptyName {
         /// The builder's method.
@@ -167,6 +182,12 @@ impl fmt::Display for SettingsError {
                 f,
                 "watermarks must satisfy 0.0 < low <= high <= 1.0, got high {high} and low {low}"
             ),
+            Self::Share { field, value } => {
+                write!(f, "{field} must be from 0.0 to 1.0, got {value}")
+            }
+            Self::Age { field, value } => {
+                write!(f, "{field} must be from 1 ms to 24 days, got {value:?}")
+            }
             Self::EmptyName { field } => write!(f, "{field} needs a name that is not empty"),
             Self::OutOfMemory { field, records } => {
                 write!(f, "{field} of {records} records: not enough memory")

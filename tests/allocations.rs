@@ -79,7 +79,9 @@ fn settling_one_by_one_as_acknowledged_allocates_nothing() {
     let (source, stage, _) = warm();
     source.try_send_batch(&stage, records(100)).unwrap();
     let batch = stage.try_recv_batch(100).unwrap();
-    assert_allocates_nothing(|| batch.settle(|_| Outcome::Ack));
+    assert_allocates_nothing(|| {
+        batch.settle(|_| Outcome::Ack);
+    });
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn settling_alike_is_the_same_as_settling_whole() {
         let expected = match outcome {
             Outcome::Ack => ((0, 0, 10), 0),
             Outcome::Return => ((5, 0, 5), 0),
-            Outcome::DeadLetter => ((0, 0, 10), 5),
+            _ => ((0, 0, 10), 5),
         };
         assert_eq!((holds!(stage, source), dead), expected, "{outcome:?}");
     }

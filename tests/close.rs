@@ -168,7 +168,9 @@ fn race(round: u64, records: u64) {
                 loop {
                     match stages[n].try_recv_batch(1 + rng.below(6)) {
                         Ok(batch) => match rng.below(4) {
-                            0 => batch.return_to_buffer(),
+                            0 => {
+                                batch.return_to_buffer();
+                            }
                             1 => {
                                 if let Err(batch) = batch.try_forward(&stages[1 - n]) {
                                     drop(batch);

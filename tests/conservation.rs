@@ -9,9 +9,17 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 
-use conveyor_buffer::{BufferManager, BufferSettings, Envelope, Outcome, Source, Stage};
+use conveyor_buffer::{Batch, BufferManager, BufferSettings, Envelope, Outcome, Source, Stage};
 
 use common::*;
+
+/// Takes all records of a stage, and lists them with their retries. Those that were in the hands of a
+/// worker that panicked come one by one.
+fn take_all(stage: &Stage<Row>) -> (Vec<Batch<Row>>, Vec<(u64, u32)>) {
+    let batches: Vec<_> = std::iter::from_fn(|| stage.try_recv_batch(10).ok()).collect();
+    let seen = batches.iter().flatten().map(|row| (row.id, row.retries)).collect();
+    (batches, seen)
+}
 
 #[test]
 fn a_worker_that_panics_loses_no_record() {
@@ -28,11 +36,11 @@ fn a_worker_that_panics_loses_no_record() {
         });
         assert!(worker.join().is_err());
         assert_eq!((stage.len(), stage.in_flight()), (10, 0));
-        let batch = take(&stage, 10);
-        assert_eq!(ids(&batch), (0..10).collect::<Vec<_>>());
-        let retries: Vec<_> = batch.iter().map(|row| row.retries).collect();
-        assert_eq!((retries[0], retries[6]), (round * 2 - 1, round * 2 - 1));
-        batch.return_to_buffer();
+        let (batches, seen) = take_all(&stage);
+        assert_eq!(seen.iter().map(|(id, _)| *id).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        // First two batches, of three and four records; then two single records each time.
+        assert_eq!(seen.iter().map(|(_, retries)| retries).sum::<u32>(), 5 + 2 * round);
+        batches.into_iter().for_each(Batch::requeue);
     }
     drain(&stage);
     assert_nothing_is_held(&manager, &[stage], &[source]);
@@ -55,11 +63,10 @@ fn a_panic_in_settle_settles_those_before_and_returns_the_others() {
     assert_eq!(message, "cannot decide");
     assert_eq!(manager.dead_letters().try_recv().unwrap().record.id, 3);
     assert!(manager.dead_letters().is_empty());
-    let batch = take(&stage, 8);
-    assert_eq!(ids(&batch), [1, 4, 5, 6, 7]);
-    assert!(batch.iter().all(|row| row.retries == 1));
+    let (batches, seen) = take_all(&stage);
+    assert_eq!(seen, [(1, 1), (4, 1), (5, 1), (6, 1), (7, 1)]);
     assert_eq!(source.available_credits(), 5);
-    batch.ack();
+    batches.into_iter().for_each(Batch::ack);
     assert_nothing_is_held(&manager, &[stage], &[source]);
 }
 
@@ -70,10 +77,9 @@ fn a_panic_in_partition_returns_the_whole_batch() {
     let batch = take(&stage, 6);
     panic_message(|| batch.partition(|row| if row.id == 3 { panic!("neither") } else { true }));
     assert_eq!((stage.len(), stage.in_flight()), (8, 0));
-    let batch = take(&stage, 8);
-    assert_eq!(ids(&batch), (0..8).collect::<Vec<_>>());
-    assert_eq!(batch.iter().map(|row| row.retries).collect::<Vec<_>>(), [1, 1, 1, 1, 1, 1, 0, 0]);
-    batch.ack();
+    let (batches, seen) = take_all(&stage);
+    assert_eq!(seen, [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 0), (7, 0)]);
+    batches.into_iter().for_each(Batch::ack);
     assert_nothing_is_held(&manager, &[stage], &[source]);
 }
 
@@ -270,7 +276,9 @@ fn a_panic_in_the_drop_of_a_record_gives_all_credits_back() {
     type Settle = fn(conveyor_buffer::Batch<Brittle>);
     let ways: [Settle; 3] = [
         |batch| batch.ack(),
-        |batch| batch.settle(|_| Outcome::Ack),
+        |batch| {
+            batch.settle(|_| Outcome::Ack);
+        },
         |batch| drop(batch.into_records()),
     ];
     for settle in ways {

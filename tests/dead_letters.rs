@@ -5,8 +5,9 @@ mod common;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
+use std::time::SystemTime;
 
-use conveyor_buffer::{DeadLetter, DeadLetters, Outcome, Source, Stage};
+use conveyor_buffer::{DeadLetterReason, DeadLetters, Outcome, Source, Stage};
 
 use common::*;
 
@@ -36,13 +37,11 @@ fn a_letter_knows_its_record_its_stage_its_source_and_its_retries() {
     assert!(letters.is_empty());
     take(&stage, 1).return_to_buffer();
     let record = Row { retries: 1, ..row("whatever it says", 7) };
-    let expected = DeadLetter {
-        record,
-        stage_id: "stage".into(),
-        source_id: "whatever it says".into(),
-        retry_count: 1,
-    };
-    assert_eq!(letters.try_recv(), Some(expected));
+    let letter = letters.try_recv().unwrap();
+    assert_eq!(letter.record, record);
+    assert_eq!((&*letter.stage_id, &*letter.source_id), ("stage", "whatever it says"));
+    assert_eq!((letter.retry_count, letter.reason), (1, DeadLetterReason::RetriesExhausted));
+    assert!(letter.failed_at <= SystemTime::now());
     assert_eq!(letters.try_recv(), None);
 }
 

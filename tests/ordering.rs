@@ -77,7 +77,9 @@ fn one_pushing_and_one_working_thread_see_first_in_first_out() {
                 let mut seen = Vec::new();
                 while (seen.len() as u64) < RECORDS {
                     match stage.try_recv_batch(1 + rng.below(20)) {
-                        Ok(batch) if rng.one_in(8) => batch.return_to_buffer(),
+                        Ok(batch) if rng.one_in(8) => {
+                            batch.return_to_buffer();
+                        }
                         Ok(batch) => {
                             seen.extend(ids(&batch));
                             batch.ack();

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Instant;
 
-use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Envelope};
+use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Envelope, Record};
 
 use common::*;
 
@@ -85,4 +85,26 @@ fn records_without_content_are_counted_like_all_others() {
     rest.return_to_buffer();
     assert_eq!(take(&stage, 100).into_records().len(), 7);
     assert_eq!(source.available_credits(), 10);
+}
+
+#[test]
+fn a_plain_record_is_its_payload_and_a_retry_count() {
+    let manager = BufferManager::builder(BufferSettings::default()).max_retries(1).build().unwrap();
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    source.try_send(&stage, Record::new(vec![1])).unwrap();
+    let mut batch = stage.try_recv_batch(1).unwrap();
+    batch.iter_mut().for_each(|record| record.push(2));
+    batch.return_to_buffer();
+    stage.try_recv_batch(1).unwrap().return_to_buffer();
+    let letter = manager.dead_letters().try_recv().unwrap();
+    assert_eq!((&*letter.source_id, letter.retry_count), ("a", 1));
+    assert_eq!(letter.record.retries(), 1);
+    assert_eq!(letter.record.into_inner(), [1, 2]);
+}
+
+#[test]
+fn a_plain_record_is_refused_by_name() {
+    let manager = BufferManager::new(BufferSettings::default());
+    let pushed = pollster::block_on(manager.buffer_for_stage("stage", Record::from(1)));
+    assert!(pushed.unwrap_err().to_string().contains("source"));
 }

@@ -62,7 +62,9 @@ fn relay(stage: &Stage<Row>, next: &Stage<Row>, seed: u64, returns: bool) {
         let Ok(batch) = batch else { return };
         assert!((1..=max).contains(&batch.len()));
         match rng.below(8) {
-            0 if returns => batch.return_to_buffer(),
+            0 if returns => {
+                batch.return_to_buffer();
+            }
             1 if returns => drop(Manual::new(batch.forward(next)).poll()),
             2 | 3 => block_on(batch.forward(next)).expect("the next stage is open"),
             _ => batch.forward_blocking(next).expect("the next stage is open"),

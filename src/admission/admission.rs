@@ -1,6 +1,7 @@
 //! The entry to the buffer: takes credits and places by the protocol, and then updates signals and
 //! notifies waiters and drainers.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -22,6 +23,8 @@ pub(crate) struct Admission {
     settled: Event,
     /// Every stage of the buffer, to wake its workers when the buffer is drained.
     stages: Mutex<Vec<Weak<dyn StageState>>>,
+    /// The name of each account's source.
+    names: Mutex<HashMap<u32, Arc<str>>>,
     /// Fires when the reservation of the queue may have to end.
     timer: Mutex<Option<Sleep>>,
     this: Weak<Self>,
@@ -48,6 +51,7 @@ impl Admission {
             queue: Mutex::new(WaitQueue::default()),
             settled: Event::default(),
             stages: Mutex::new(Vec::new()),
+            names: Mutex::new(HashMap::new()),
             timer: Mutex::new(None),
             this: Weak::clone(this),
         })
@@ -291,12 +295,18 @@ impl Admission {
     }
 
     /// Opens an account with a cap of `capacity` credits, and returns its index.
-    pub(crate) fn open_account(&self, capacity: u32) -> u32 {
+    pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32) -> u32 {
         let (index, moved) = self.ledger().open_account(capacity);
+        self.names.lock().insert(index, Arc::clone(name));
         if moved {
             self.follow_pool();
         }
         index
+    }
+
+    /// Returns the name of the source whose account that is, or was.
+    pub(crate) fn source_name(&self, account: u32) -> Option<Arc<str>> {
+        self.names.lock().get(&account).cloned()
     }
 
     /// Closes an account that holds no record. The caller then calls
@@ -365,6 +375,14 @@ impl Admission {
     /// [`Ledger::is_drained`].
     pub(crate) fn is_drained(&self) -> bool {
         self.ledger().is_drained()
+    }
+
+    /// Registers a task that waits until the buffer is closed and drained. It must look once more.
+    pub(crate) fn listen_for_drained(&self) -> Listener {
+        let listener = self.settled.listen();
+        // A close or a release whose write to the pool comes after this one sees the listener.
+        self.ledger().fence();
+        listener
     }
 
     /// Waits until every record is settled.

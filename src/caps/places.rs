@@ -76,7 +76,7 @@ impl Occupancy {
 /// | --- | --- |
 /// | 31 | the record was handed out by name and came back |
 /// | 30..0 | the count |
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Sequence(u32);
 
 const RETURNED: u32 = 1 << 31;

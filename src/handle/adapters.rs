@@ -10,6 +10,7 @@ use futures_core::{FusedStream, Stream};
 use futures_sink::Sink;
 
 use super::batch::Batch;
+use super::dead_letters::{DeadLetters, Waiting};
 use super::producer::Producer;
 use super::send::Reserving;
 use super::source::Source;
@@ -17,7 +18,7 @@ use super::stage::Stage;
 use crate::admission::Receiver;
 use crate::error::{Closed, RejectReason};
 use crate::record::Envelope;
-use crate::store::WaitingAt;
+use crate::store::{DeadLetter, WaitingAt};
 
 impl<E: Envelope> Stage<E> {
     /// Returns a stream of this stage's batches, each of up to `max` records.
@@ -27,6 +28,32 @@ impl<E: Envelope> Stage<E> {
     /// `futures`.
     pub fn batches(&self, max: usize) -> Batches<E> {
         Batches { stage: self.clone(), max: max.max(1), idle: None, ended: false }
+    }
+}
+
+impl<E: Envelope> DeadLetters<E> {
+    /// Returns the dead letters as a `Stream`, which ends when [`recv`](Self::recv) would return
+    /// [`Closed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    /// use futures_util::StreamExt;
+    ///
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("parse")?, manager.source("EWR")?);
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("NA", "EWR", "p", "parse"); 3])?;
+    /// stage.try_recv_batch(3)?.dead_letter("not a number");
+    /// manager.close();
+    ///
+    /// assert_eq!(manager.dead_letters().stream().count().await, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn stream(&self) -> DeadLetterStream<E> {
+        DeadLetterStream { letters: self.clone(), waiting: Waiting::default(), ended: false }
     }
 }
 
@@ -143,6 +170,45 @@ impl<E: Envelope> fmt::Debug for Batches<E> {
             .field("max", &self.max)
             .field("ended", &self.ended)
             .finish()
+    }
+}
+
+/// The dead letters of a buffer as a `Stream`, from [`DeadLetters::stream`].
+///
+/// Each letter goes to one of the streams and calls that wait.
+#[must_use = "a stream takes nothing unless it is polled"]
+pub struct DeadLetterStream<E: Envelope> {
+    letters: DeadLetters<E>,
+    waiting: Waiting,
+    ended: bool,
+}
+
+impl<E: Envelope> Stream for DeadLetterStream<E> {
+    type Item = DeadLetter<E>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<DeadLetter<E>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let letter = ready!(this.letters.poll_recv(&mut this.waiting, context));
+        this.ended = letter.is_none();
+        Poll::Ready(letter)
+    }
+}
+
+impl<E: Envelope> FusedStream for DeadLetterStream<E> {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
+impl<E: Envelope> fmt::Debug for DeadLetterStream<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetterStream")
+            .field("letters", &self.letters)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,20 +1,31 @@
 //! A batch: records that a worker has taken and must settle exactly once.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::settle::{Outcome, Settling, acknowledge};
+use super::settle::{Outcome, Settled, Settling, acknowledge};
 use crate::caps::Sequence;
 use crate::record::Envelope;
-use crate::store::{BatchContents, Block, Records, StageCore, to_u32};
+use crate::store::{BatchContents, Block, DeadLetterReason, Records, Run, StageCore, to_u32};
 
 /// Records that a worker has taken from a stage and not yet settled.
 ///
 /// The records stay charged to the stage, to their sources and to the whole buffer. A batch is
 /// settled once: by [`ack`](Self::ack), [`return_to_buffer`](Self::return_to_buffer),
-/// [`settle`](Self::settle), [`into_records`](Self::into_records) or [`forward`](Self::forward). A
-/// batch that is dropped is returned, so that no record is lost if its worker panics or its task is
-/// cancelled.
+/// [`return_after`](Self::return_after), [`requeue`](Self::requeue),
+/// [`dead_letter`](Self::dead_letter), [`settle`](Self::settle),
+/// [`into_records`](Self::into_records) or [`forward`](Self::forward).
+///
+/// # Dropped batches
+///
+/// A batch that is dropped is returned and counts one retry, as by
+/// [`return_to_buffer`](Self::return_to_buffer), so that no record is lost if its task is cancelled.
+///
+/// If its thread is panicking, its records are also *isolated*: each of them comes again in a batch of
+/// its own until it is settled. A record that makes its worker panic then uses up its own retries, and
+/// no other's. Set [`max_retries`](crate::Builder::max_retries), or it comes back for ever.
 ///
 /// # Examples
 ///
@@ -34,14 +45,17 @@ use crate::store::{BatchContents, Block, Records, StageCore, to_u32};
 /// });
 /// assert!(worker.join().is_err());
 ///
-/// let mut batch = stage.try_recv_batch(10)?;
-/// assert_eq!(batch.len(), 3);
-/// for record in &mut batch {
-///     assert_eq!(record.retry_count, 1);
-///     record.record += 1;
+/// // The records are still there, and come one by one.
+/// for _ in 0..3 {
+///     let mut batch = stage.try_recv_batch(10)?;
+///     assert_eq!(batch.len(), 1);
+///     for record in &mut batch {
+///         assert_eq!(record.retry_count, 1);
+///         record.record += 1;
+///     }
+///     assert_eq!(batch.iter().map(|record| record.record).sum::<i32>(), 21);
+///     batch.ack();
 /// }
-/// assert_eq!(batch.iter().map(|record| record.record).sum::<i32>(), 63);
-/// batch.ack();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a batch that is dropped is returned to its stage: settle it"]
@@ -64,7 +78,7 @@ impl<E: Envelope> Batch<E> {
         records: Vec<E>,
     ) -> Self {
         let mut contents = BatchContents::default();
-        contents.push_many(account, first.returned(), records);
+        contents.push_many(Run::new(account, first.returned(), records.len()), records);
         Self { stage, contents }
     }
 
@@ -142,8 +156,91 @@ impl<E: Envelope> Batch<E> {
     /// batch.ack();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn return_to_buffer(self) {
-        drop(self);
+    pub fn return_to_buffer(self) -> Settled {
+        self.settle_with(|settling| settling.decide_all(Outcome::Return))
+    }
+
+    /// Returns all records and adds one to each retry count. They come back to the front of their
+    /// stage after `delay`.
+    ///
+    /// A record that waits keeps its credit and place and counts in
+    /// [`Stage::delayed`](crate::Stage::delayed). When it is due, it wakes a waiting worker;
+    /// [`drain`](crate::BufferManager::drain) waits for it, and a buffer that is closed keeps it.
+    /// Records that have become due come before all others, in the order of their due times.
+    ///
+    /// Records that have used up their retries go to the dead letters instead.
+    ///
+    /// A helper thread of the library watches the time. If it cannot be started, the records come
+    /// back at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "load"))?;
+    ///
+    /// let settled = stage.try_recv_batch(1)?.return_after(Duration::from_millis(20));
+    /// assert_eq!(settled.delayed, 1);
+    /// assert_eq!((stage.len(), stage.in_flight(), stage.delayed()), (0, 0, 1));
+    ///
+    /// let batch = stage.recv_batch_blocking(1)?; // waits until the record is due
+    /// assert_eq!(batch.iter().next().unwrap().retry_count, 1);
+    /// batch.ack();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn return_after(self, delay: Duration) -> Settled {
+        self.settle_with(|settling| settling.decide_all(Outcome::ReturnAfter(delay)))
+    }
+
+    /// Puts all records back to the front of their stage and counts no retry.
+    ///
+    /// For records that were not tried: the worker was told to stop, or the service that it needs
+    /// is known to be down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::builder(BufferSettings::default()).max_retries(0).build()?;
+    /// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "load"))?;
+    ///
+    /// stage.try_recv_batch(1)?.requeue();
+    /// let batch = stage.try_recv_batch(1)?;
+    /// assert_eq!(batch.iter().next().unwrap().retry_count, 0);
+    /// batch.ack();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn requeue(self) {
+        let (stage, contents) = self.into_contents();
+        stage.push_returned(contents, false);
+    }
+
+    /// Moves all records to the dead letters, whatever their retry counts, with a reason for
+    /// whoever reads them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("parse")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("NA", "a", "p", "parse"))?;
+    ///
+    /// stage.try_recv_batch(1)?.dead_letter("not a number");
+    /// let letter = manager.dead_letters().try_recv().unwrap();
+    /// assert_eq!(letter.reason.to_string(), "rejected: not a number");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dead_letter(self, reason: impl Into<Cow<'static, str>>) -> Settled {
+        self.settle_with(|settling| settling.give_up(DeadLetterReason::Rejected(reason.into())))
     }
 
     /// Calls `decide` for each record in order, then settles each record by its outcome.
@@ -176,8 +273,8 @@ impl<E: Envelope> Batch<E> {
     /// assert_eq!(manager.dead_letters().try_recv().unwrap().record.record, "NA");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn settle(mut self, mut decide: impl FnMut(&mut E) -> Outcome) {
-        self.settling().decide(&mut decide);
+    pub fn settle(self, decide: impl FnMut(&mut E) -> Outcome) -> Settled {
+        self.settle_with(|settling| settling.decide(decide))
     }
 
     /// Acknowledges all records and hands them to the caller.
@@ -209,7 +306,7 @@ impl<E: Envelope> Batch<E> {
     /// Splits the batch in two: `self` keeps the first `at` records, and the others are returned as
     /// a batch.
     ///
-    /// Both batches must be settled. If `at` is [`len`](Self::len) or more, the returned batch is
+    /// The cost is that of the smaller part. Both batches must be settled. If `at` is [`len`](Self::len) or more, the returned batch is
     /// empty.
     ///
     /// # Examples
@@ -230,10 +327,36 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn split_off(&mut self, at: usize) -> Self {
-        let [first, second] =
-            std::mem::take(&mut self.contents).split_by(|place| usize::from(place >= at));
-        self.contents = first;
-        Self::new(Arc::clone(&self.stage), second)
+        Self::new(Arc::clone(&self.stage), self.contents.split_off(at))
+    }
+
+    /// Splits the batch into batches of one record each, in order, at a constant cost for each.
+    ///
+    /// A worker that fails at one record then settles that record alone. If the iterator is dropped
+    /// early, the records that it has not handed out go back to the front of their stage, and no
+    /// retry is counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "load"); 3])?;
+    ///
+    /// let mut singles = stage.try_recv_batch(10)?.into_singles();
+    /// singles.next().unwrap().ack();
+    /// singles.next().unwrap().return_to_buffer();
+    /// drop(singles);
+    ///
+    /// let batch = stage.try_recv_batch(10)?;
+    /// assert_eq!(batch.iter().map(|record| record.retry_count).collect::<Vec<_>>(), [1, 0]);
+    /// batch.ack();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_singles(self) -> Singles<E> {
+        Singles(Untried(self))
     }
 
     /// Splits the batch into the records for which `belongs` returns `true`, and the others.
@@ -284,13 +407,13 @@ impl<E: Envelope> Batch<E> {
         // records, neither stage may count them.
         self.stage.admission().release_places(&*self.stage, len);
         if let [run] = self.contents.runs() {
-            next.push(Block { account: run.account, first, records });
+            next.push_forwarded(Block { account: run.account, first, records }, run.pushed);
         } else {
             let mut records = records.into_vec().into_iter();
             for run in self.contents.runs() {
                 let block = records.by_ref().take(run.len as usize).collect();
                 let records = Records::from_vec(block);
-                next.push(Block { account: run.account, first, records });
+                next.push_forwarded(Block { account: run.account, first, records }, run.pushed);
                 first = first.plus(run.len);
             }
         }
@@ -306,13 +429,43 @@ impl<E: Envelope> Batch<E> {
         (Arc::clone(&self.stage), std::mem::take(&mut self.contents))
     }
 
-    #[cold]
-    fn return_all(&mut self) {
-        drop(self.settling());
+    /// Moves the records that are too old to the dead letters. Returns the others, or `None` if none is
+    /// left.
+    #[inline]
+    pub(crate) fn without_expired(self) -> Option<Self> {
+        match self.stage.clock().and_then(|clock| clock.expires()) {
+            None => Some(self),
+            Some(expires) => self.split_expired(expires),
+        }
     }
 
-    fn settling(&mut self) -> Settling<'_, E> {
-        Settling::new(&self.stage, &mut self.contents)
+    #[cold]
+    fn split_expired(mut self, expires: impl Fn(u32) -> bool) -> Option<Self> {
+        let runs = self.contents.runs();
+        if runs.iter().any(|run| expires(run.pushed)) {
+            let expired = |run: &Run| std::iter::repeat_n(expires(run.pushed), run.len as usize);
+            let expired: Vec<bool> = runs.iter().flat_map(expired).collect();
+            let contents = std::mem::take(&mut self.contents);
+            let [rest, old] = contents.split_by(|place| usize::from(expired[place]));
+            self.contents = rest;
+            let old = Self::new(Arc::clone(&self.stage), old);
+            let rest = Untried(self);
+            old.settle_with(|settling| settling.give_up(DeadLetterReason::Expired));
+            self = rest.into_batch();
+        }
+        (!self.is_empty()).then_some(self)
+    }
+
+    fn settle_with(mut self, decide: impl FnOnce(Settling<'_, E>)) -> Settled {
+        let mut settled = Settled::default();
+        decide(Settling::new(&self.stage, &mut self.contents, &mut settled));
+        settled
+    }
+
+    /// Returns records that were not settled.
+    #[cold]
+    fn return_undecided(&mut self) {
+        drop(Settling::new(&self.stage, &mut self.contents, &mut Settled::default()));
     }
 }
 
@@ -321,8 +474,51 @@ impl<E: Envelope> Drop for Batch<E> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_empty() {
-            self.return_all();
+            self.return_undecided();
         }
+    }
+}
+
+/// A batch that no worker has tried. Its drop puts it back to its stage as it is.
+pub(crate) struct Untried<E: Envelope>(pub(crate) Batch<E>);
+
+impl<E: Envelope> Untried<E> {
+    /// Hands the batch out.
+    pub(crate) fn into_batch(mut self) -> Batch<E> {
+        self.0.split_off(0)
+    }
+}
+
+impl<E: Envelope> Drop for Untried<E> {
+    fn drop(&mut self) {
+        self.0.split_off(0).requeue();
+    }
+}
+
+/// An iterator over the records of a batch, each as a batch of its own, from
+/// [`Batch::into_singles`].
+pub struct Singles<E: Envelope>(Untried<E>);
+
+impl<E: Envelope> Iterator for Singles<E> {
+    type Item = Batch<E>;
+
+    fn next(&mut self) -> Option<Batch<E>> {
+        let rest = self.0.0.split_off(1);
+        let single = std::mem::replace(&mut self.0.0, rest);
+        (!single.is_empty()).then_some(single)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.0.0.len();
+        (left, Some(left))
+    }
+}
+
+impl<E: Envelope> ExactSizeIterator for Singles<E> {}
+
+impl<E: Envelope> fmt::Debug for Singles<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Singles").field(&self.0.0).finish()
     }
 }
 

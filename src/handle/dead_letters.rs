@@ -1,10 +1,17 @@
 //! The handle to the dead letters.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use crate::error::{Closed, RecvTimeoutError};
+use crate::event::Listener;
 use crate::record::Envelope;
 use crate::store::{DeadLetter, DeadLetterQueue};
+use crate::sync::{block_on_until, now};
 
 /// A handle to the dead letters of a buffer: records that failed for good.
 ///
@@ -59,6 +66,96 @@ impl<E: Envelope> DeadLetters<E> {
         self.queue.pop()
     }
 
+    /// Waits for a dead letter and takes the oldest.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Closed`] if the buffer is closed and drained and there is no letter. Only a return
+    /// by name can still bring one then.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future takes no letter before it resolves, and may be dropped at any time. If it was
+    /// notified, dropping it passes the notification to another waiter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("parse")?, manager.source("EWR")?);
+    /// let worker = std::thread::spawn(move || {
+    ///     let batch = stage.recv_batch_blocking(1).unwrap();
+    ///     batch.dead_letter("not a number");
+    /// });
+    /// let stage = manager.stage("parse")?;
+    /// source.try_send(&stage, BufferedRecord::new("NA", "EWR", "flights", "parse"))?;
+    ///
+    /// let letters = manager.dead_letters();
+    /// assert_eq!(letters.recv().await?.record.record, "NA");
+    /// manager.close();
+    /// assert!(letters.recv().await.is_err());
+    /// # worker.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn recv(&self) -> Result<DeadLetter<E>, Closed> {
+        let mut waiting = Waiting::default();
+        poll_fn(|context| waiting.poll(&self.queue, context)).await.ok_or(Closed)
+    }
+
+    /// Blocks the thread until there is a dead letter: the blocking form of [`recv`](Self::recv).
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Closed`] in the same case as [`recv`](Self::recv).
+    pub fn recv_blocking(&self) -> Result<DeadLetter<E>, Closed> {
+        block_on_until(self.recv(), None).unwrap_or(Err(Closed))
+    }
+
+    /// Blocks the thread until there is a dead letter, for at most `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    ///
+    /// # Errors
+    ///
+    /// - [`RecvTimeoutError::Timeout`] if no letter came in time.
+    /// - [`RecvTimeoutError::Closed`] in the same case as [`recv`](Self::recv).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, RecvTimeoutError};
+    ///
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(BufferSettings::default());
+    /// let letters = manager.dead_letters();
+    /// let timeout = Duration::from_millis(1);
+    /// assert_eq!(letters.recv_timeout(timeout).unwrap_err(), RecvTimeoutError::Timeout);
+    /// manager.close();
+    /// assert_eq!(letters.recv_timeout(timeout).unwrap_err(), RecvTimeoutError::Closed);
+    /// ```
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<DeadLetter<E>, RecvTimeoutError> {
+        match block_on_until(self.recv(), now().checked_add(timeout)) {
+            Some(received) => received.map_err(|Closed| RecvTimeoutError::Closed),
+            None => Err(RecvTimeoutError::Timeout),
+        }
+    }
+
+    #[cfg(feature = "futures")]
+    pub(super) fn poll_recv(
+        &self,
+        waiting: &mut Waiting,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<DeadLetter<E>>> {
+        waiting.poll(&self.queue, context)
+    }
+
     /// Returns the number of dead letters that hold no credits, without parked ones.
     ///
     /// The number is at most [`capacity`](Self::capacity). It may be outdated on return if other
@@ -85,6 +182,36 @@ impl<E: Envelope> DeadLetters<E> {
     /// This is the [`dead_letter_capacity`](crate::Builder::dead_letter_capacity) of the builder.
     pub fn capacity(&self) -> usize {
         self.queue.capacity()
+    }
+}
+
+/// A task that waits for a dead letter.
+#[derive(Default)]
+pub(super) struct Waiting(Option<[Listener; 2]>);
+
+impl Waiting {
+    /// Resolves to a letter, or to `None` if there will be none.
+    fn poll<E: Envelope>(
+        &mut self,
+        queue: &DeadLetterQueue<E>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<DeadLetter<E>>> {
+        loop {
+            if let Some(listeners) = &mut self.0 {
+                // Each of them keeps the waker.
+                let notified = listeners
+                    .each_mut()
+                    .map(|listener| Pin::new(listener).poll(context).is_ready());
+                if notified == [false, false] {
+                    return Poll::Pending;
+                }
+            }
+            self.0 = None;
+            match queue.pop_or_listen() {
+                Ok(letter) => return Poll::Ready(letter),
+                Err(listeners) => self.0 = Some(listeners),
+            }
+        }
     }
 }
 

@@ -15,13 +15,12 @@ mod source;
 mod stage;
 
 #[cfg(feature = "futures")]
-pub use adapters::{Batches, RecordSink};
-pub use batch::Batch;
+pub use adapters::{Batches, DeadLetterStream, RecordSink};
+pub use batch::{Batch, Singles};
 pub use dead_letters::DeadLetters;
 pub use permit::Permit;
 pub use producer::Producer;
-pub use settle::Outcome;
-pub(crate) use settle::is_exhausted;
+pub use settle::{Outcome, Settled};
 pub use signals::SignalReceiver;
 pub use source::Source;
 pub(crate) use source::SourceCore;

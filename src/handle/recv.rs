@@ -177,18 +177,23 @@ impl<E: Envelope> Stage<E> {
         max: usize,
         linger: Duration,
     ) -> Result<Batch<E>, Closed> {
-        let mut gathering = Gathering::new(self.recv_batch(max).await?, max);
-        if !gathering.is_filled() {
-            let mut timer = sleep_until(now().checked_add(linger));
-            let mut filling = pin!(gathering.fill());
-            poll_fn(|context| match filling.as_mut().poll(context) {
-                Poll::Ready(()) => Poll::Ready(()),
-                // If no timer can be started, the call does not linger.
-                Poll::Pending => timer.poll(context).map(drop),
-            })
-            .await;
+        loop {
+            let mut gathering = Gathering::new(self.recv_batch(max).await?, max);
+            if !gathering.is_filled() {
+                let mut timer = sleep_until(now().checked_add(linger));
+                let mut filling = pin!(gathering.fill());
+                poll_fn(|context| match filling.as_mut().poll(context) {
+                    Poll::Ready(()) => Poll::Ready(()),
+                    // If no timer can be started, the call does not linger.
+                    Poll::Pending => timer.poll(context).map(drop),
+                })
+                .await;
+            }
+            // The records may have expired meanwhile.
+            if let Some(batch) = gathering.finish().without_expired() {
+                return Ok(batch);
+            }
         }
-        Ok(gathering.finish())
     }
 
     /// Blocks the thread until the batch is full or the linger ends: the blocking form of
@@ -204,14 +209,19 @@ impl<E: Envelope> Stage<E> {
         max: usize,
         linger: Duration,
     ) -> Result<Batch<E>, Closed> {
-        let mut gathering = Gathering::new(self.recv_batch_blocking(max)?, max);
-        if !gathering.is_filled() {
-            let deadline = now().checked_add(linger);
-            // Filled or timed out: either way the batch is what has been taken.
-            let _ = spin_until(deadline, || gathering.is_filled().then_some(()))
-                .or_else(|| block_on_until(gathering.fill(), deadline));
+        loop {
+            let mut gathering = Gathering::new(self.recv_batch_blocking(max)?, max);
+            if !gathering.is_filled() {
+                let deadline = now().checked_add(linger);
+                // Filled or timed out: either way the batch is what has been taken.
+                let _ = spin_until(deadline, || gathering.is_filled().then_some(()))
+                    .or_else(|| block_on_until(gathering.fill(), deadline));
+            }
+            // The records may have expired meanwhile.
+            if let Some(batch) = gathering.finish().without_expired() {
+                return Ok(batch);
+            }
         }
-        Ok(gathering.finish())
     }
 
     /// Takes queued records, or registers the caller as a waiting worker if there are none.
@@ -244,8 +254,11 @@ impl<E: Envelope> Gathering<E> {
         Self { stage, contents, max }
     }
 
-    /// Returns how many records the batch lacks.
+    /// Returns how many records the batch lacks. One that no further record may join lacks none.
     fn wanted(&self) -> u32 {
+        if self.contents.is_complete() {
+            return 0;
+        }
         self.max.saturating_sub(to_u32(self.contents.len()))
     }
 
@@ -292,6 +305,6 @@ impl<E: Envelope> Gathering<E> {
 
 impl<E: Envelope> Drop for Gathering<E> {
     fn drop(&mut self) {
-        self.stage.push_returned(std::mem::take(&mut self.contents));
+        self.stage.push_returned(std::mem::take(&mut self.contents), false);
     }
 }

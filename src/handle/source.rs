@@ -57,7 +57,7 @@ pub(crate) struct SourceCore {
 
 impl SourceCore {
     pub(crate) fn new(id: Arc<str>, capacity: u32, admission: Arc<Admission>) -> Self {
-        let account = admission.open_account(capacity);
+        let account = admission.open_account(&id, capacity);
         Self { id, account, admission }
     }
 

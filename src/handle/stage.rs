@@ -88,11 +88,13 @@ impl<E: Envelope> Stage<E> {
     /// ```
     #[inline]
     pub fn try_recv_batch(&self, max: usize) -> Result<Batch<E>, TryRecvError> {
-        match self.core.take(max) {
-            Some(held) => Ok(Batch::new(Arc::clone(&self.core), held)),
-            None if self.core.is_drained() => Err(TryRecvError::Closed),
-            None => Err(TryRecvError::Empty),
+        while let Some(held) = self.core.take(max) {
+            let batch = Batch::new(Arc::clone(&self.core), held);
+            if let Some(batch) = batch.without_expired() {
+                return Ok(batch);
+            }
         }
+        Err(if self.core.is_drained() { TryRecvError::Closed } else { TryRecvError::Empty })
     }
 
     /// Closes the stage: pushes and forwards to it are refused from now on, and waiting ones are
@@ -146,6 +148,15 @@ impl<E: Envelope> Stage<E> {
     /// While other threads use the stage, the count may include records that are being pushed.
     pub fn in_flight(&self) -> usize {
         self.core.in_flight() as usize
+    }
+
+    /// Returns the number of returned records that are not due yet: see
+    /// [`Batch::return_after`] and [`Builder::retry_backoff`](crate::Builder::retry_backoff).
+    ///
+    /// They keep their places, and count neither in [`len`](Self::len) nor in
+    /// [`in_flight`](Self::in_flight). The value may be outdated on return.
+    pub fn delayed(&self) -> usize {
+        self.core.delayed() as usize
     }
 
     /// Returns the maximum number of records that the stage may hold, queued or in unsettled

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::manager::BufferManager;
 use super::registry::{Limits, Registry, fits_in_memory};
 use crate::admission::Admission;
+use crate::age::{Clock, MAX_AGE};
 use crate::backpressure::{BackpressureController, Watermarks};
 use crate::record::Envelope;
+use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::{BufferSettings, SettingsError, cap};
 use crate::store::DeadLetterQueue;
 
@@ -50,6 +53,8 @@ pub struct Builder<E: Envelope> {
     settings: BufferSettings,
     watermarks: Option<(f64, f64)>,
     max_retries: Option<u32>,
+    retry_backoff: Option<Backoff>,
+    max_age: Option<Duration>,
     max_stages: usize,
     max_sources: usize,
     dead_letter_capacity: usize,
@@ -130,6 +135,8 @@ impl<E: Envelope> Builder<E> {
             settings,
             watermarks: None,
             max_retries: None,
+            retry_backoff: None,
+            max_age: None,
             max_stages: MAX_STAGES,
             max_sources: MAX_SOURCES,
             dead_letter_capacity: DEAD_LETTER_CAPACITY,
@@ -152,6 +159,14 @@ impl<E: Envelope> Builder<E> {
     ///
     /// A further return moves the record to the dead letters. With 0, the first return does.
     ///
+    /// The record counts its own retries ([`Envelope::retry_count`]), so they add up across stages. To
+    /// begin anew at the next stage, set the count to 0 before the batch is forwarded. A
+    /// [`requeue`](crate::Batch::requeue) counts none.
+    ///
+    /// Without a limit, a record that always fails comes back for ever, ahead of newer ones: set a
+    /// limit, or settle such a record as [`Outcome::DeadLetter`](crate::Outcome::DeadLetter). A limit
+    /// without a [`retry_backoff`](Self::retry_backoff) is used up within moments.
+    ///
     /// # Examples
     ///
     /// ```
@@ -169,6 +184,54 @@ impl<E: Envelope> Builder<E> {
     /// ```
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = Some(retries);
+        self
+    }
+
+    /// Sets how long a returned record stays away from its stage. Default: it comes back at once.
+    ///
+    /// This holds for [`Batch::return_to_buffer`](crate::Batch::return_to_buffer), for
+    /// [`Outcome::Return`](crate::Outcome::Return), for returns by name, and for a batch that is
+    /// dropped. Without a backoff, a worker that fails takes the same records again at once, and a
+    /// short outage uses up their retries. [`Backoff`] shows an example.
+    pub fn retry_backoff(mut self, backoff: Backoff) -> Self {
+        self.retry_backoff = Some(backoff);
+        self
+    }
+
+    /// Sets the age at which a record expires, from 1 millisecond to 24 days. Default: none does.
+    ///
+    /// An expired record is not handed out. The worker that comes to it moves it to the dead letters
+    /// with the reason [`Expired`](crate::DeadLetterReason::Expired) and goes on to the next; without
+    /// a worker it stays where it is. The age counts from the push, across all stages, to the
+    /// millisecond: a record never expires early. What a [`Producer`](crate::Producer) has pending
+    /// counts from the moment when it is published.
+    ///
+    /// The buffer then reads the clock at each push and each take, and allocates 16 bytes for each
+    /// block.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{
+    ///     BufferManager, BufferSettings, BufferedRecord, DeadLetterReason, TryRecvError,
+    /// };
+    ///
+    /// let manager = BufferManager::builder(BufferSettings::default())
+    ///     .max_age(Duration::from_millis(5))
+    ///     .build()?;
+    /// let (stage, source) = (manager.stage("quotes")?, manager.source("exchange")?);
+    /// source.try_send(&stage, BufferedRecord::new(101.5, "exchange", "p", "quotes"))?;
+    ///
+    /// std::thread::sleep(Duration::from_millis(10));
+    /// assert_eq!(stage.try_recv_batch(10).unwrap_err(), TryRecvError::Empty);
+    /// let letter = manager.dead_letters().try_recv().unwrap();
+    /// assert_eq!(letter.reason, DeadLetterReason::Expired);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
         self
     }
 
@@ -228,12 +291,14 @@ impl<E: Envelope> Builder<E> {
     /// ```
     pub fn build(self) -> Result<BufferManager<E>, SettingsError> {
         self.settings.validate()?;
+        self.retry_backoff.map_or(Ok(()), |backoff| backoff.validate())?;
         let watermarks = match self.watermarks {
             Some((high, low)) => Watermarks::new(high, low)?,
             None => Watermarks::from_threshold(self.settings.backpressure_threshold)?,
         };
         let capacity = cap("max_total_records", self.settings.max_total_records)?;
         let dead_letter_capacity = cap("dead_letter_capacity", self.dead_letter_capacity)?;
+        let max_age = self.max_age.map(max_age).transpose()?;
         let limits = Limits {
             max_stages: cap("max_stages", self.max_stages)? as usize,
             max_sources: cap("max_sources", self.max_sources)? as usize,
@@ -241,7 +306,8 @@ impl<E: Envelope> Builder<E> {
             per_source: cap("max_per_source", self.settings.max_per_source)?,
             stage_capacities: capacities("stage_capacity", self.stage_capacities)?,
             source_capacities: capacities("source_capacity", self.source_capacities)?,
-            retry_limit: self.max_retries,
+            retries: RetryPolicy::new(self.max_retries, self.retry_backoff),
+            clock: max_age.map(|age| Clock::new(Some(age))),
         };
         if !fits_in_memory(DeadLetterQueue::<E>::footprint(dead_letter_capacity)) {
             return Err(SettingsError::OutOfMemory {
@@ -278,6 +344,8 @@ impl<E: Envelope> fmt::Debug for Builder<E> {
             .field("settings", &self.settings)
             .field("watermarks", &self.watermarks)
             .field("max_retries", &self.max_retries)
+            .field("retry_backoff", &self.retry_backoff)
+            .field("max_age", &self.max_age)
             .field("max_stages", &self.max_stages)
             .field("max_sources", &self.max_sources)
             .field("dead_letter_capacity", &self.dead_letter_capacity)
@@ -285,4 +353,12 @@ impl<E: Envelope> fmt::Debug for Builder<E> {
             .field("source_capacities", &self.source_capacities)
             .finish()
     }
+}
+
+/// Returns the age at which records expire in milliseconds.
+fn max_age(age: Duration) -> Result<u32, SettingsError> {
+    if (Duration::from_millis(1)..=MAX_AGE).contains(&age) {
+        return Ok(age.as_millis() as u32);
+    }
+    Err(SettingsError::Age { field: "max_age", value: age })
 }

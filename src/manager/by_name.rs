@@ -7,9 +7,9 @@ use super::manager::BufferManager;
 use super::registry::Registry;
 use crate::caps::Ledger;
 use crate::error::{RejectReason, Rejected, RejectedBatch};
-use crate::handle::{Batch, SourceCore, Stage, is_exhausted};
+use crate::handle::{Batch, SourceCore, Stage};
 use crate::record::Envelope;
-use crate::store::{DeadLetter, LetterMeta, StageCore};
+use crate::store::{DeadLetter, DeadLetterReason, LetterMeta, StageCore};
 
 impl<E: Envelope> BufferManager<E> {
     /// Pushes one record to the named stage, charged to the source that the record names.
@@ -314,16 +314,15 @@ impl<E: Envelope> Registry<E> {
         stage_id: &str,
         records: Vec<E>,
     ) -> Result<usize, RejectedBatch<E>> {
-        let limit = self.limits().retry_limit;
-        if !records.iter().any(|record| is_exhausted(record, limit)) {
+        let is_exhausted = |record: &E| self.limits().retries.is_exhausted(record.retry_count());
+        if !records.iter().any(is_exhausted) {
             return self.return_tried(stage_id, records);
         }
         let mut returned = 0;
         let mut records = records.into_iter().peekable();
         while let Some(first) = records.next() {
-            let exhausted = is_exhausted(&first, limit);
-            let stretch =
-                take_run(first, &mut records, |record| is_exhausted(record, limit) == exhausted);
+            let exhausted = is_exhausted(&first);
+            let stretch = take_run(first, &mut records, |record| is_exhausted(record) == exhausted);
             let done = if exhausted {
                 self.dead_letter(stage_id, stretch)
             } else {
@@ -350,7 +349,7 @@ impl<E: Envelope> Registry<E> {
     fn dead_letter(&self, stage_id: &str, records: Vec<E>) -> Result<(), RejectedBatch<E>> {
         let mut records = records.into_iter();
         while let Some(record) = records.next() {
-            let meta = LetterMeta::new(&record);
+            let meta = LetterMeta::new(&record, DeadLetterReason::RetriesExhausted);
             let letter = DeadLetter::new(record, meta, stage_id);
             if let Err(letter) = self.dead_letters().push(letter) {
                 let reason =
@@ -422,7 +421,14 @@ impl<E: Envelope> Registry<E> {
     /// Takes up to `max` records out of the named stage and settles them.
     pub(super) fn take(&self, stage_id: &str, max: usize) -> Vec<E> {
         let stages = self.stages();
-        stages.get(stage_id).map_or_else(Vec::new, |stage| stage.take_out(max))
+        match stages.get(stage_id) {
+            None => Vec::new(),
+            Some(stage) if stage.clock().is_none() => stage.take_out(max),
+            Some(stage) => {
+                let batch = Stage::from_core(Arc::clone(stage)).try_recv_batch(max);
+                batch.map_or_else(|_| Vec::new(), Batch::into_records)
+            }
+        }
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::{Arc, Weak};
 
 use super::remaining::Remaining;
 use crate::admission::Admission;
+use crate::age::Clock;
 use crate::error::{RegistryError, RejectReason};
 use crate::handle::SourceCore;
 use crate::record::Envelope;
+use crate::retry::RetryPolicy;
 use crate::store::{DeadLetterQueue, StageCore};
 use crate::sync::{Map, Mutex, Pinned};
 
@@ -40,7 +42,8 @@ pub(crate) struct Limits {
     pub(crate) per_source: u32,
     pub(crate) stage_capacities: HashMap<String, u32>,
     pub(crate) source_capacities: HashMap<String, u32>,
-    pub(crate) retry_limit: Option<u32>,
+    pub(crate) retries: RetryPolicy,
+    pub(crate) clock: Option<Clock>,
 }
 
 impl Limits {
@@ -217,7 +220,8 @@ impl<E: Envelope> Registry<E> {
         Ok(Arc::new(StageCore::new(
             id,
             capacity,
-            self.limits.retry_limit,
+            self.limits.retries.clone(),
+            self.limits.clock,
             Arc::clone(&self.admission),
             Arc::clone(&self.dead_letters),
         )))

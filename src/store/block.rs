@@ -7,6 +7,15 @@ use crate::settings::MAX_CAP;
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
+    /// Either of them, with the time of their push, in a buffer that asks for it. Boxed, so that the
+    /// others do not pay for it.
+    Stamped(Box<Stamped<E>>),
+}
+
+pub(crate) struct Stamped<E> {
+    /// When the records were pushed to their first stage: see `Run::pushed`.
+    pub(crate) pushed: u32,
+    pub(crate) records: Records<E>,
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account, and their sequences
@@ -19,6 +28,14 @@ pub(crate) struct Block<E> {
     pub(crate) account: u32,
     pub(crate) first: Sequence,
     pub(crate) records: Records<E>,
+}
+
+impl<E> Block<E> {
+    /// Returns the block with the time of the push of its records.
+    pub(super) fn stamped(self, pushed: u32) -> Self {
+        let records = Records::Stamped(Box::new(Stamped { pushed, records: self.records }));
+        Self { records, ..self }
+    }
 }
 
 impl<E> Records<E> {
@@ -40,6 +57,7 @@ impl<E> Records<E> {
         match self {
             Self::One(record) => vec![record],
             Self::Many(records) => records,
+            Self::Stamped(stamped) => stamped.records.into_vec(),
         }
     }
 
@@ -48,6 +66,7 @@ impl<E> Records<E> {
         match self {
             Self::One(_) => 1,
             Self::Many(records) => records.len(),
+            Self::Stamped(stamped) => stamped.records.len(),
         }
     }
 }

@@ -1,19 +1,27 @@
 //! The two lanes of a stage: a ring of blocks, and the returned records, which are taken first. See
 //! [`docs::internals`](crate::docs::internals#lanes).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::block::{Block, Records, to_u32};
-use super::contents::BatchContents;
-use crate::caps::{Places, Sequence};
-use crate::sync::{ArrayQueue, AtomicU64, Mutex, SeqCst, Spin};
+use super::block::{Block, Records, Stamped};
+use super::contents::{BatchContents, Run};
+use super::returned::{Fragment, Returned};
+use crate::caps::Places;
+use crate::sync::{ArrayQueue, AtomicU64, Instant, Mutex, SeqCst, Spin, now};
 
 /// The records of one stage that wait to be taken.
 pub(crate) struct Lanes<E> {
     ring: ArrayQueue<Block<E>>,
     /// The number of records in `returned`. Changed under its lock.
     returned_len: AtomicU64,
-    /// Returned records, and the rest of each block that was larger than a batch.
+    /// The number of records that are not due yet. Changed under the lock of `returned`.
+    delayed_len: AtomicU64,
+    /// When the next of them is due, in nanoseconds since `start`; `u64::MAX` if there is none. Changed
+    /// under the lock of `returned`.
+    next_due: AtomicU64,
+    start: Instant,
+    /// Returned records, delayed or not, and the rest of each block that was larger than a batch.
     returned: Mutex<Returned<E>>,
 }
 
@@ -29,45 +37,15 @@ pub(crate) enum Fill {
     Loosely,
 }
 
-/// Fragments of former blocks, the oldest first.
-struct Returned<E> {
-    fragments: BTreeMap<Position, Fragment<E>>,
-    /// The count of places that the stage has given, without its modulus, when `sequence` was the
-    /// next.
-    count: u64,
-    sequence: Sequence,
-    arrivals: u64,
-}
-
-/// The order in which fragments are taken: first those that were handed out by name and came back,
-/// then by sequence, then by arrival.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Position {
-    never_left: bool,
-    count: u64,
-    arrival: u64,
-}
-
-/// Records of one account with consecutive sequences.
-struct Fragment<E> {
-    account: u32,
-    first: Sequence,
-    records: VecDeque<E>,
-}
-
 impl<E> Lanes<E> {
     pub(crate) fn new(slots: usize) -> Self {
-        let returned = Returned {
-            fragments: BTreeMap::new(),
-            // Far from zero, so that the positions of older records are not negative.
-            count: 1 << 32,
-            sequence: Sequence::default(),
-            arrivals: 0,
-        };
         Self {
             ring: ArrayQueue::new(slots),
             returned_len: AtomicU64::new(0),
-            returned: Mutex::new(returned),
+            delayed_len: AtomicU64::new(0),
+            next_due: AtomicU64::new(u64::MAX),
+            start: now(),
+            returned: Mutex::new(Returned::default()),
         }
     }
 
@@ -97,18 +75,86 @@ impl<E> Lanes<E> {
         assert!(pushed.is_ok(), "a ring has a slot for each record that has a place");
     }
 
-    /// Puts returned records, which hold places, before all newer ones.
-    pub(crate) fn push_returned(&self, places: &Places, mut contents: BatchContents<E>) {
+    /// Puts returned records, which hold places, before all newer ones. Each of them is taken alone if
+    /// they are isolated.
+    pub(crate) fn push_returned(
+        &self,
+        places: &Places,
+        contents: BatchContents<E>,
+        isolated: bool,
+    ) {
         let len = contents.len() as u64;
-        let mut records = VecDeque::from(contents.take_records().into_vec());
         let mut returned = self.returned.lock();
-        for run in contents.runs() {
-            let rest = records.split_off(run.len as usize);
-            let records = std::mem::replace(&mut records, rest);
-            let fragment = Fragment { account: run.account, first: run.first, records };
-            returned.insert(fragment, places);
-        }
+        for_each_fragment(contents, isolated, |fragment| returned.insert(fragment, places));
         self.returned_len.fetch_add(len, SeqCst);
+    }
+
+    /// Puts returned records, which hold places, aside until the delay is over. Returns `true` if no
+    /// other record is due earlier.
+    pub(crate) fn push_delayed(
+        &self,
+        contents: BatchContents<E>,
+        isolated: bool,
+        delay: Duration,
+    ) -> bool {
+        let len = contents.len() as u64;
+        let due = self.nanos(now().saturating_duration_since(self.start).saturating_add(delay));
+        let mut returned = self.returned.lock();
+        for_each_fragment(contents, isolated, |fragment| returned.delay(fragment, due));
+        self.delayed_len.fetch_add(len, SeqCst);
+        let is_next = due < self.next_due.load(SeqCst);
+        if is_next {
+            self.next_due.store(due, SeqCst);
+        }
+        is_next
+    }
+
+    /// Returns a time since `start` in nanoseconds, as `next_due` has it.
+    fn nanos(&self, time: Duration) -> u64 {
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX - 1)
+    }
+
+    /// Returns the number of records that are not due yet. Records whose time is over count until a
+    /// worker or the timer makes them available.
+    pub(crate) fn delayed_len(&self) -> u64 {
+        self.delayed_len.load(SeqCst)
+    }
+
+    /// Returns when the next delayed record is due.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        match self.next_due.load(SeqCst) {
+            u64::MAX => None,
+            due => self.start.checked_add(Duration::from_nanos(due)),
+        }
+    }
+
+    /// Makes the delayed records that are due available: all of them if `now` is `None`. Returns
+    /// their number.
+    #[cold]
+    pub(crate) fn promote(&self, now: Option<Instant>) -> u64 {
+        let now = now.map_or(u64::MAX, |now| self.nanos(now.saturating_duration_since(self.start)));
+        let mut returned = self.returned.lock();
+        let records = returned.promote(now);
+        // A record that is due counts twice for a moment, rather than not at all.
+        self.returned_len.fetch_add(records, SeqCst);
+        self.delayed_len.fetch_sub(records, SeqCst);
+        self.next_due.store(returned.next_due(), SeqCst);
+        records
+    }
+
+    /// Makes the delayed records that are due available. This is one load while none is delayed.
+    fn promote_due(&self) {
+        if self.next_due.load(SeqCst) < u64::MAX {
+            self.promote_due_now();
+        }
+    }
+
+    #[cold]
+    fn promote_due_now(&self) {
+        let now = now();
+        if self.next_due().is_some_and(|due| due <= now) {
+            self.promote(Some(now));
+        }
     }
 
     /// Whether returned records, or the rest of a block that was cut, wait to be taken.
@@ -139,7 +185,10 @@ impl<E> Lanes<E> {
         {
             self.take_returned(&mut returned, contents, max);
         }
-        while contents.len() < max && self.take_block(places, contents, max, fill) {}
+        while contents.len() < max
+            && !contents.is_complete()
+            && self.take_block(places, contents, max, fill)
+        {}
         if contents.is_empty() && max > 0 {
             self.take_slow(places, contents, max);
         }
@@ -149,6 +198,7 @@ impl<E> Lanes<E> {
     /// while a record waits: one that is nowhere to be found at this moment is in a block that another
     /// worker is cutting, or that is being pushed. Both count in the surplus until they are done.
     pub(crate) fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
+        self.promote_due();
         let spin = Spin::default();
         loop {
             // The surplus before the lanes: a cut puts the rest among the returned records before
@@ -157,7 +207,10 @@ impl<E> Lanes<E> {
             if self.has_returned() {
                 self.take_returned(&mut self.returned.lock(), contents, max);
             }
-            while contents.len() < max && self.take_block(places, contents, max, Fill::Wholly) {}
+            while contents.len() < max
+                && !contents.is_complete()
+                && self.take_block(places, contents, max, Fill::Wholly)
+            {}
             if !contents.is_empty() || !under_way {
                 return;
             }
@@ -174,31 +227,51 @@ impl<E> Lanes<E> {
         max: usize,
         fill: Fill,
     ) -> bool {
-        match self.ring.pop() {
-            None => return false,
-            Some(Block { account, first, records: Records::One(record) }) => {
-                contents.push_one(account, first, record, max - contents.len());
+        let Some(Block { account, first, records }) = self.ring.pop() else { return false };
+        match records {
+            Records::One(record) => {
+                contents.push_one(Run::new(account, first, 1), record, max - contents.len());
+                true
             }
-            Some(Block { account, first, records: Records::Many(records) }) => {
-                let (len, wanted) = (records.len(), max - contents.len());
-                if len <= wanted {
-                    contents.push_many(account, first, records);
-                } else if fill == Fill::Loosely
-                    && len >= LARGE_BLOCK
-                    && contents.len().saturating_mul(4) >= max
-                {
-                    // The next batch has it whole, and finds the following blocks as they were made.
-                    self.cut(places, account, first, records, 0, contents);
-                    places.surplus.fetch_sub(len as u64 - 1, SeqCst);
-                    return false;
-                } else {
-                    self.cut(places, account, first, records, wanted, contents);
-                }
-                // After the rest of a cut block is among the returned records: see `take_slow`.
-                places.surplus.fetch_sub(len as u64 - 1, SeqCst);
+            Records::Many(records) => {
+                let run = Run::new(account, first, records.len());
+                self.take_many(places, contents, run, records, max, fill)
+            }
+            Records::Stamped(stamped) => {
+                let Stamped { pushed, records } = *stamped;
+                let mut run = Run::new(account, first, records.len());
+                run.pushed = pushed;
+                self.take_many(places, contents, run, records.into_vec(), max, fill)
             }
         }
-        true
+    }
+
+    /// Adds a block that was popped. `false` if it was left for the next batch.
+    fn take_many(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        run: Run,
+        records: Vec<E>,
+        max: usize,
+        fill: Fill,
+    ) -> bool {
+        let (len, wanted) = (records.len(), max - contents.len());
+        // The next batch has a large block whole, and finds the following ones as they were made.
+        let is_left = fill == Fill::Loosely
+            && len > wanted
+            && len >= LARGE_BLOCK
+            && contents.len().saturating_mul(4) >= max;
+        if is_left {
+            self.cut(places, run, records, 0, contents);
+        } else if len > wanted {
+            self.cut(places, run, records, wanted, contents);
+        } else {
+            contents.push_many(run, records);
+        }
+        // After the rest of a cut block is among the returned records: see `take_slow`.
+        places.surplus.fetch_sub(len as u64 - 1, SeqCst);
+        !is_left
     }
 
     /// Adds the first records of a block to a batch, and puts the rest among the returned records.
@@ -206,20 +279,19 @@ impl<E> Lanes<E> {
     fn cut(
         &self,
         places: &Places,
-        account: u32,
-        first: Sequence,
+        run: Run,
         records: Vec<E>,
         wanted: usize,
         contents: &mut BatchContents<E>,
     ) {
         let mut records = VecDeque::from(records);
         if wanted > 0 {
-            contents.take_front(account, first, &mut records, wanted);
+            contents.take_front(run.front(wanted), &mut records);
         }
         let len = records.len() as u64;
-        let first = first.plus(to_u32(wanted));
         let mut returned = self.returned.lock();
-        returned.insert(Fragment { account, first, records }, places);
+        let fragment = Fragment { run: run.after(wanted), isolated: false, records };
+        returned.insert(fragment, places);
         self.returned_len.fetch_add(len, SeqCst);
     }
 
@@ -229,38 +301,26 @@ impl<E> Lanes<E> {
         contents: &mut BatchContents<E>,
         max: usize,
     ) {
-        let before = contents.len();
-        while contents.len() < max
-            && let Some((mut position, mut fragment)) = returned.fragments.pop_first()
-        {
-            let len = fragment.records.len().min(max - contents.len());
-            contents.take_front(fragment.account, fragment.first, &mut fragment.records, len);
-            if fragment.records.is_empty() {
-                continue;
-            }
-            // The records that were taken may come back, and then come before the rest.
-            position.count += len as u64;
-            fragment.first = fragment.first.plus(to_u32(len));
-            if fragment.records.len() < fragment.records.capacity() / 2 {
-                fragment.records.shrink_to_fit();
-            }
-            returned.fragments.insert(position, fragment);
-        }
-        self.returned_len.fetch_sub((contents.len() - before) as u64, SeqCst);
+        let taken = returned.take(contents, max);
+        self.returned_len.fetch_sub(taken, SeqCst);
     }
 }
 
-impl<E> Returned<E> {
-    fn insert(&mut self, fragment: Fragment<E>, places: &Places) {
-        let now = places.next();
-        self.count += u64::from(self.sequence.distance(now));
-        self.sequence = now;
-        self.arrivals += 1;
-        let position = Position {
-            never_left: !fragment.first.is_returned(),
-            count: self.count - u64::from(fragment.first.distance(now)),
-            arrival: self.arrivals,
-        };
-        self.fragments.insert(position, fragment);
+/// Cuts the contents of a batch into fragments, one for each run.
+fn for_each_fragment<E>(
+    mut contents: BatchContents<E>,
+    isolated: bool,
+    mut use_it: impl FnMut(Fragment<E>),
+) {
+    let isolated = isolated || contents.is_isolated();
+    let records = contents.take_records().into_vec();
+    if let &[run] = contents.runs() {
+        use_it(Fragment { run, isolated, records: records.into() });
+        return;
+    }
+    let mut records = records.into_iter();
+    for &run in contents.runs() {
+        let records = records.by_ref().take(run.len as usize).collect();
+        use_it(Fragment { run, isolated, records });
     }
 }

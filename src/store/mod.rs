@@ -4,12 +4,14 @@
 mod block;
 mod contents;
 mod dead_letters;
+mod items;
 mod lanes;
 mod recycle;
+mod returned;
 mod stage_core;
 
 pub(crate) use block::{Block, Records, shrink_if_sparse, to_u32};
-pub(crate) use contents::BatchContents;
-pub use dead_letters::DeadLetter;
+pub(crate) use contents::{BatchContents, Run};
+pub use dead_letters::{DeadLetter, DeadLetterReason};
 pub(crate) use dead_letters::{DeadLetterQueue, LetterMeta};
 pub(crate) use stage_core::{StageCore, WaitingAt};

@@ -1,15 +1,19 @@
 //! The shared state of a stage: its places, the workers that wait there, and its records.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use super::block::{Block, Records};
 use super::contents::{BatchContents, Run};
 use super::dead_letters::{DeadLetter, DeadLetterQueue, LetterMeta};
 use super::lanes::{Fill, Lanes};
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
+use crate::age::{Clock, millis};
 use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
-use crate::sync::{AtomicSetting, CachePadded, SeqCst};
+use crate::retry::RetryPolicy;
+use crate::sync::{AtomicSetting, CachePadded, Instant, Mutex, SeqCst, Sleep, now, sleep_until};
 use crate::unwind::Panics;
 
 /// The state that all handles to a stage share.
@@ -21,7 +25,11 @@ pub(crate) struct StageCore<E: Envelope> {
     /// How many records a worker asked for last, so that producers make blocks that fit.
     asked: AtomicSetting,
     admission: Arc<Admission>,
-    retry_limit: Option<u32>,
+    retries: RetryPolicy,
+    /// Where the buffer asks for the age of its records.
+    clock: Option<Clock>,
+    /// Wakes workers when the next delayed record is due.
+    timer: Mutex<Option<Sleep>>,
     dead_letters: Arc<DeadLetterQueue<E>>,
 }
 
@@ -44,11 +52,24 @@ impl<E: Envelope> AsRef<Receivers> for WaitingAt<E> {
     }
 }
 
+/// The waker of a stage's timer.
+struct DueTimer<E: Envelope>(Weak<StageCore<E>>);
+
+impl<E: Envelope> Wake for DueTimer<E> {
+    fn wake(self: Arc<Self>) {
+        if let Some(stage) = self.0.upgrade() {
+            stage.promote(Some(now()));
+            stage.set_timer();
+        }
+    }
+}
+
 impl<E: Envelope> StageCore<E> {
     pub(crate) fn new(
         id: Arc<str>,
         capacity: u32,
-        retry_limit: Option<u32>,
+        retries: RetryPolicy,
+        clock: Option<Clock>,
         admission: Arc<Admission>,
         dead_letters: Arc<DeadLetterQueue<E>>,
     ) -> Self {
@@ -59,7 +80,9 @@ impl<E: Envelope> StageCore<E> {
             lanes: Lanes::new(Self::slots_for(capacity, &admission)),
             asked: AtomicSetting::new(u32::MAX),
             admission,
-            retry_limit,
+            retries,
+            clock,
+            timer: Mutex::new(None),
             dead_letters,
         }
     }
@@ -95,8 +118,12 @@ impl<E: Envelope> StageCore<E> {
         &self.admission
     }
 
-    pub(crate) fn retry_limit(&self) -> Option<u32> {
-        self.retry_limit
+    pub(crate) fn clock(&self) -> Option<Clock> {
+        self.clock
+    }
+
+    pub(crate) fn retries(&self) -> &RetryPolicy {
+        &self.retries
     }
 
     /// Returns the number of records that wait to be taken. It is exact if no other thread runs.
@@ -106,8 +133,13 @@ impl<E: Envelope> StageCore<E> {
 
     /// Returns the number of records in unsettled batches, including those of parked dead letters.
     pub(crate) fn in_flight(&self) -> u32 {
-        let queued = self.len();
-        self.places.held().saturating_sub(queued)
+        let waiting = self.len().saturating_add(self.delayed());
+        self.places.held().saturating_sub(waiting)
+    }
+
+    /// Returns the number of returned records that are not due yet.
+    pub(crate) fn delayed(&self) -> u32 {
+        self.lanes.delayed_len().min(u64::from(self.places.occupied())) as u32
     }
 
     /// Stores one record, which holds a place here and a credit of that account.
@@ -124,14 +156,68 @@ impl<E: Envelope> StageCore<E> {
 
     #[inline]
     pub(crate) fn push(&self, block: Block<E>) {
+        let block = match self.clock {
+            None => block,
+            Some(clock) => block.stamped(millis(clock.nanos())),
+        };
+        self.store(block);
+    }
+
+    /// Stores records that come from another stage, to which they were pushed at `pushed`.
+    pub(crate) fn push_forwarded(&self, block: Block<E>, pushed: u32) {
+        self.store(if self.clock.is_none() { block } else { block.stamped(pushed) });
+    }
+
+    #[inline]
+    fn store(&self, block: Block<E>) {
         self.lanes.push(&self.places, block);
         self.receivers.notify(|| self.len());
     }
 
-    /// Puts returned records, which hold places here, before all newer ones.
-    pub(crate) fn push_returned(&self, contents: BatchContents<E>) {
+    /// Puts returned records, which hold places here, before all newer ones. Each of them is taken
+    /// alone if they are isolated.
+    pub(crate) fn push_returned(&self, contents: BatchContents<E>, isolated: bool) {
         if !contents.is_empty() {
-            self.lanes.push_returned(&self.places, contents);
+            self.lanes.push_returned(&self.places, contents, isolated);
+            self.receivers.notify(|| self.len());
+        }
+    }
+
+    /// Puts returned records, which hold places here, aside until the delay is over.
+    pub(crate) fn push_delayed(
+        self: &Arc<Self>,
+        contents: BatchContents<E>,
+        isolated: bool,
+        delay: Duration,
+    ) {
+        if !contents.is_empty() && self.lanes.push_delayed(contents, isolated, delay) {
+            self.set_timer();
+        }
+    }
+
+    /// Arranges for the workers to be notified when the next delayed record is due. If no timer can
+    /// be started, all delayed records become available now.
+    fn set_timer(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::new(DueTimer(Arc::downgrade(self))));
+        loop {
+            let mut timer = self.timer.lock();
+            // Under the lock, so that the last caller to replace the timer sees the earliest time.
+            let Some(due) = self.lanes.next_due() else { return };
+            let mut next = sleep_until(Some(due));
+            let fires = next.register(&Context::from_waker(&waker));
+            *timer = Some(next);
+            drop(timer);
+            match fires {
+                Poll::Pending => return,
+                Poll::Ready(true) => self.promote(Some(now())),
+                Poll::Ready(false) => self.promote(None),
+            }
+        }
+    }
+
+    /// Makes delayed records available that are due, or all of them.
+    pub(crate) fn promote(&self, now: Option<Instant>) {
+        if self.lanes.promote(now) > 0 {
             self.receivers.notify(|| self.len());
         }
     }
@@ -236,7 +322,11 @@ impl<E: Envelope> StageCore<E> {
         let mut letters = contents.take_records().into_vec().into_iter().zip(meta);
         for run in contents.runs() {
             for (record, meta) in letters.by_ref().take(run.len as usize) {
-                let letter = DeadLetter::new(record, meta, &self.id);
+                let mut letter = DeadLetter::new(record, meta, &self.id);
+                if letter.source_id.is_empty() {
+                    let name = self.admission.source_name(run.account);
+                    letter.source_id = name.map_or_else(String::new, |name| name.to_string());
+                }
                 match self.dead_letters.push(letter) {
                     Ok(()) => self.release_some(run.account, 1),
                     Err(letter) => {
@@ -311,6 +401,7 @@ impl<E: Envelope> StageCore<E> {
 impl<E: Envelope> Drop for StageCore<E> {
     fn drop(&mut self) {
         let mut panics = Panics::default();
+        self.lanes.promote(None);
         while let Some(mut contents) = self.take(usize::MAX) {
             panics.catch(|| contents.drop_records());
             self.release(contents.runs());

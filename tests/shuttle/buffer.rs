@@ -15,6 +15,7 @@ use crate::handle::{DeadLetters, Source, Stage};
 use crate::manager::BufferManager;
 use crate::manager::registry::{Limits, Registry};
 use crate::record::Envelope;
+use crate::retry::RetryPolicy;
 use crate::store::DeadLetterQueue;
 
 pub(crate) const STAGES: [&str; 2] = ["parse", "load"];
@@ -114,7 +115,8 @@ impl Buffer {
             per_source: caps.per_source,
             stage_capacities: HashMap::new(),
             source_capacities: HashMap::new(),
-            retry_limit: caps.retry_limit,
+            retries: RetryPolicy::new(caps.retry_limit, None),
+            clock: None,
         };
         let registry = Registry::new(limits, Arc::clone(&admission), dead_letters);
         Arc::new(Self {

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 pub(crate) use std::time::Instant;
+use std::time::SystemTime;
 
 pub(crate) use boxcar::Vec as Arena;
 pub(crate) use crossbeam_utils::CachePadded;
@@ -16,6 +17,7 @@ pub(crate) use shuttle::sync::atomic::AtomicU32 as AtomicSetting;
 pub(crate) use shuttle::sync::atomic::Ordering::SeqCst;
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use shuttle::sync::{Mutex as ShuttleMutex, MutexGuard, TryLockError};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A lock that answers as `parking_lot`'s does.
 pub(crate) struct Mutex<T>(ShuttleMutex<T>);
@@ -89,30 +91,6 @@ impl<T> ArrayQueue<T> {
     }
 }
 
-/// The real unbounded queue, with points around each call.
-pub(crate) struct SegQueue<T> {
-    queue: crossbeam_queue::SegQueue<T>,
-    point: Point,
-}
-
-impl<T> SegQueue<T> {
-    pub(crate) fn new() -> Self {
-        Self { queue: crossbeam_queue::SegQueue::new(), point: Point::new() }
-    }
-
-    pub(crate) fn push(&self, value: T) {
-        self.point.around(|| self.queue.push(value));
-    }
-
-    pub(crate) fn pop(&self) -> Option<T> {
-        self.point.around(|| self.queue.pop())
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.point.around(|| self.queue.len())
-    }
-}
-
 /// The real map.
 pub(crate) struct Map<V>(papaya::HashMap<Arc<str>, V>);
 
@@ -157,6 +135,36 @@ impl<V> Pinned<'_, V> {
 
 thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// A number for statistics. No protocol depends on it, so it orders no other accesses.
+#[derive(Default)]
+pub(crate) struct Counter(std::sync::atomic::AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes back what was added.
+    #[inline]
+    pub(crate) fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// Raises the number to `n`, and returns the greater of both.
+    pub(crate) fn raise(&self, n: u64) -> u64 {
+        self.0.fetch_max(n, Relaxed).max(n)
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 /// The clock stands still: a deadline has passed only if it is the time now.

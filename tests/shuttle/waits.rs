@@ -92,7 +92,9 @@ fn work(buffer: &Buffer, stage: usize) -> Vec<u64> {
         match taken {
             None => {}
             Some(Err(_)) => return gone,
-            Some(Ok(batch)) if any(8) == 0 => batch.return_to_buffer(),
+            Some(Ok(batch)) if any(8) == 0 => {
+                batch.return_to_buffer();
+            }
             Some(Ok(batch)) if stage + 1 < STAGES.len() => forward(buffer, stage, batch),
             Some(Ok(batch)) => {
                 batch.iter().for_each(|row| buffer.leaves(stage, row));

@@ -323,7 +323,7 @@ fn settle_mixed(random: &mut Random, ids: &[Id], taken: Taken) {
             Outcome::Ack if panics_at.is_some() => books::returning(&[id]),
             Outcome::Ack => {}
             Outcome::Return => books::returning(&[id]),
-            Outcome::DeadLetter => books::dying(&[id]),
+            _ => books::dying(&[id]),
         }
     }
     let mut next = 0;

@@ -197,7 +197,9 @@ impl World {
                 (0..number).for_each(|_| push(1));
                 let batches: Vec<_> = std::iter::from_fn(|| busy.try_recv_batch(1).ok()).collect();
                 if beside == Beside::Returned {
-                    batches.into_iter().for_each(|batch| batch.return_to_buffer());
+                    batches.into_iter().for_each(|batch| {
+                        batch.return_to_buffer();
+                    });
                 } else {
                     kept.push(Box::new(batches));
                 }

@@ -40,6 +40,9 @@ mod sync;
 #[path = "../../src/admission/mod.rs"]
 mod admission;
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/age.rs"]
+mod age;
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/backpressure.rs"]
 mod backpressure;
 #[allow(dead_code, unused_imports)]
@@ -61,6 +64,8 @@ mod manager;
 #[path = "../../src/record.rs"]
 mod record;
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/retry.rs"]
+mod retry;
 #[path = "../../src/settings.rs"]
 mod settings;
 #[allow(dead_code, unused_imports)]

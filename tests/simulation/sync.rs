@@ -8,10 +8,12 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering::Relaxed;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, TryLockError, atomic};
 use std::task::{Context, Poll, Waker};
 pub(crate) use std::time::Instant;
+use std::time::SystemTime;
 
 pub(crate) use crossbeam_utils::CachePadded;
 use papaya::{Guard, HashMapRef, LocalGuard};
@@ -213,33 +215,6 @@ impl<T> ArrayQueue<T> {
     }
 }
 
-/// The real unbounded queue.
-pub(crate) struct SegQueue<T>(crossbeam_queue::SegQueue<T>);
-
-impl<T> SegQueue<T> {
-    pub(crate) fn new() -> Self {
-        Self(crossbeam_queue::SegQueue::new())
-    }
-
-    pub(crate) fn push(&self, value: T) {
-        step();
-        self.0.push(value);
-        step();
-    }
-
-    pub(crate) fn pop(&self) -> Option<T> {
-        step();
-        let popped = self.0.pop();
-        step();
-        popped
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        step();
-        self.0.len()
-    }
-}
-
 /// The real arena. Each entry that an iteration comes by is a step.
 pub(crate) struct Arena<T>(boxcar::Vec<T>);
 
@@ -310,6 +285,36 @@ impl<V> Pinned<'_, V> {
     {
         self.0.values().inspect(|_| step()).cloned().collect()
     }
+}
+
+/// A number for statistics. No protocol depends on it, so it orders no other accesses.
+#[derive(Default)]
+pub(crate) struct Counter(std::sync::atomic::AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes back what was added.
+    #[inline]
+    pub(crate) fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// Raises the number to `n`, and returns the greater of both.
+    pub(crate) fn raise(&self, n: u64) -> u64 {
+        self.0.fetch_max(n, Relaxed).max(n)
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 /// A timer of the library's, on the virtual clock. It always fires.

@@ -26,6 +26,9 @@ const LETTERS_AT_ONCE: usize = 1_000;
 /// before the rows that it returns have used up their retries.
 const MAX_STRIKES: u32 = 3;
 
+/// How long rows stay away that SQLite did not take, so that an outage does not use up their retries.
+const OUTAGE: Duration = Duration::from_millis(500);
+
 /// The pause after a failure of SQLite.
 const AFTER_STRIKE: Duration = Duration::from_millis(100);
 
@@ -170,7 +173,7 @@ impl Pipeline {
                 self.strikes.store(0, SeqCst);
             }
             Err(error) => {
-                batch.return_to_buffer();
+                batch.return_after(OUTAGE);
                 self.strike(error);
             }
         }
