@@ -27,7 +27,7 @@ fn door(capacity: u32, idle_budget: u32, controller: BackpressureController) -> 
 
 impl Door {
     fn open(&self, capacity: u32) -> u32 {
-        self.admission.open_account(capacity)
+        self.admission.open_account(&Arc::from("a"), capacity)
     }
 
     /// Takes what the caps allow, in the ways that a push tries one after the other.

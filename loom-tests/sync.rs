@@ -15,7 +15,6 @@ use std::time::SystemTime;
 pub(crate) use loom::sync::atomic::Ordering::SeqCst;
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use loom::sync::{Mutex as LoomMutex, MutexGuard};
-use std::sync::atomic::Ordering::Relaxed;
 
 /// A lock that answers as `parking_lot`'s does.
 pub(crate) struct Mutex<T>(LoomMutex<T>);
@@ -187,32 +186,6 @@ impl<V> Pinned<'_, V> {
     {
         let places: Vec<_> = self.0.keys.lock().iter().map(|(_, place)| *place).collect();
         places.into_iter().filter_map(|place| self.0.values.get(place).cloned()).collect()
-    }
-}
-
-/// A number for statistics. No protocol depends on it, so it orders no other accesses.
-#[derive(Default)]
-pub(crate) struct Counter(std::sync::atomic::AtomicU64);
-
-impl Counter {
-    #[inline]
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// Takes back what was added.
-    #[inline]
-    pub(crate) fn subtract(&self, n: u64) {
-        self.0.fetch_sub(n, Relaxed);
-    }
-
-    /// Raises the number to `n`, and returns the greater of both.
-    pub(crate) fn raise(&self, n: u64) -> u64 {
-        self.0.fetch_max(n, Relaxed).max(n)
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
     }
 }
 

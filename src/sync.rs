@@ -16,7 +16,6 @@ use std::sync::Arc;
 /// A number that is written under a lock before it matters, or of which any value is right. The
 /// models do not explore the order of its accesses.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
-use std::sync::atomic::Ordering::Relaxed;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Context, Poll, Wake, Waker};
@@ -34,32 +33,6 @@ use parking_lot::MutexGuard;
 
 pub(crate) use crate::timer::{Sleep, sleep_until};
 use crate::unwind::discard;
-
-/// A number for statistics. No protocol depends on it, so it orders no other accesses.
-#[derive(Default)]
-pub(crate) struct Counter(std::sync::atomic::AtomicU64);
-
-impl Counter {
-    #[inline]
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// Takes back what was added.
-    #[inline]
-    pub(crate) fn subtract(&self, n: u64) {
-        self.0.fetch_sub(n, Relaxed);
-    }
-
-    /// Raises the number to `n`, and returns the greater of both.
-    pub(crate) fn raise(&self, n: u64) -> u64 {
-        self.0.fetch_max(n, Relaxed).max(n)
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
 
 /// Returns the time of day.
 pub(crate) fn wall_clock() -> SystemTime {

@@ -234,7 +234,7 @@ impl Buffer {
             );
         } else {
             let total = self.caps.total;
-            let account = self.admission.open_account(total);
+            let account = self.admission.open_account(&Arc::from("checker"), total);
             let places = Places::new(total);
             let admitted = self.admission.try_acquire(account, &places, total);
             assert_eq!((admitted.records, admitted.denied), (total, None), "a credit is lost");

@@ -17,7 +17,6 @@ pub(crate) use shuttle::sync::atomic::AtomicU32 as AtomicSetting;
 pub(crate) use shuttle::sync::atomic::Ordering::SeqCst;
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use shuttle::sync::{Mutex as ShuttleMutex, MutexGuard, TryLockError};
-use std::sync::atomic::Ordering::Relaxed;
 
 /// A lock that answers as `parking_lot`'s does.
 pub(crate) struct Mutex<T>(ShuttleMutex<T>);
@@ -135,32 +134,6 @@ impl<V> Pinned<'_, V> {
 
 thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
-}
-
-/// A number for statistics. No protocol depends on it, so it orders no other accesses.
-#[derive(Default)]
-pub(crate) struct Counter(std::sync::atomic::AtomicU64);
-
-impl Counter {
-    #[inline]
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// Takes back what was added.
-    #[inline]
-    pub(crate) fn subtract(&self, n: u64) {
-        self.0.fetch_sub(n, Relaxed);
-    }
-
-    /// Raises the number to `n`, and returns the greater of both.
-    pub(crate) fn raise(&self, n: u64) -> u64 {
-        self.0.fetch_max(n, Relaxed).max(n)
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
 }
 
 pub(crate) fn wall_clock() -> SystemTime {

@@ -8,7 +8,6 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering::Relaxed;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, TryLockError, atomic};
 use std::task::{Context, Poll, Waker};
@@ -284,32 +283,6 @@ impl<V> Pinned<'_, V> {
         V: Clone,
     {
         self.0.values().inspect(|_| step()).cloned().collect()
-    }
-}
-
-/// A number for statistics. No protocol depends on it, so it orders no other accesses.
-#[derive(Default)]
-pub(crate) struct Counter(std::sync::atomic::AtomicU64);
-
-impl Counter {
-    #[inline]
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// Takes back what was added.
-    #[inline]
-    pub(crate) fn subtract(&self, n: u64) {
-        self.0.fetch_sub(n, Relaxed);
-    }
-
-    /// Raises the number to `n`, and returns the greater of both.
-    pub(crate) fn raise(&self, n: u64) -> u64 {
-        self.0.fetch_max(n, Relaxed).max(n)
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
     }
 }
 
