@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use loom::future::block_on;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use crate::handle::Stage;
 use crate::harness::{
@@ -27,15 +27,18 @@ fn fire(stage: &Stage<Item>) {
     stage.core().promote(None);
 }
 
+/// A thread in which the timer fires.
+fn timer(stage: &Stage<Item>) -> JoinHandle<()> {
+    let stage = stage.clone();
+    thread::spawn(move || fire(&stage))
+}
+
 #[test]
 fn a_worker_that_begins_to_wait_is_woken_for_a_record_that_becomes_due() {
     explore(|| {
         let (manager, stage) = stage_with(1);
         take(&stage, 1).unwrap().return_after(AWAY);
-        let timer = thread::spawn({
-            let stage = stage.clone();
-            move || fire(&stage)
-        });
+        let timer = timer(&stage);
         let batch = block_on(stage.recv_batch(4)).unwrap();
         assert_eq!(ids(&batch), [0]);
         batch.ack();
@@ -49,10 +52,7 @@ fn a_worker_that_lingers_is_woken_for_the_records_that_fill_its_batch() {
     explore_within(3, || {
         let (manager, stage) = stage_with(3);
         take(&stage, 2).unwrap().return_after(AWAY);
-        let timer = thread::spawn({
-            let stage = stage.clone();
-            move || fire(&stage)
-        });
+        let timer = timer(&stage);
         let batch = stage.recv_batch_linger_blocking(3, Duration::MAX).unwrap();
         assert_eq!(batch.len(), 3);
         batch.ack();
@@ -66,10 +66,7 @@ fn a_record_that_becomes_due_is_delayed_or_queued_at_every_moment() {
     explore(|| {
         let (manager, stage) = stage_with(2);
         take(&stage, 2).unwrap().return_after(AWAY);
-        let timer = thread::spawn({
-            let stage = stage.clone();
-            move || fire(&stage)
-        });
+        let timer = timer(&stage);
         let delayed = stage.delayed();
         assert!(delayed + stage.len() >= 2, "records are neither delayed nor queued");
         timer.join().unwrap();

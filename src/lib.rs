@@ -181,8 +181,8 @@
 //!
 //! No feature is enabled by default.
 //!
-//! - `futures` adds `Stage::batches`, a `Stream` of batches, and `Source::sink`, a `Sink` of
-//!   records.
+//! - `futures` adds `Stage::batches`, a `Stream` of batches, `Source::sink`, a `Sink` of records, and
+//!   `DeadLetters::stream`.
 //! - `loom` adds the model-checking test target of this package. It does not change the library.
 
 #![forbid(unsafe_code)]

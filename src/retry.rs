@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::settings::SettingsError;
 
-/// How long a returned record stays away: see [`Builder::retry_backoff`](crate::Builder::retry_backoff).
+/// How long a returned record stays away: see
+/// [`Builder::retry_backoff`](crate::Builder::retry_backoff).
 ///
 /// The record keeps its credit and its place meanwhile, and comes back by itself.
 ///
@@ -87,8 +88,8 @@ const LONGEST: Duration = Duration::from_secs(1 << 35);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RetryPolicy {
     /// How often a record may be returned.
-    pub(crate) limit: Option<u32>,
-    pub(crate) backoff: Option<Backoff>,
+    limit: Option<u32>,
+    backoff: Option<Backoff>,
     random: RandomState,
 }
 

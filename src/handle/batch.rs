@@ -21,11 +21,13 @@ use crate::store::{BatchContents, Block, DeadLetterReason, Records, Run, StageCo
 /// # Dropped batches
 ///
 /// A batch that is dropped is returned and counts one retry, as by
-/// [`return_to_buffer`](Self::return_to_buffer), so that no record is lost if its task is cancelled.
+/// [`return_to_buffer`](Self::return_to_buffer), so that no record is lost if its task is
+/// cancelled.
 ///
-/// If its thread is panicking, its records are also *isolated*: each of them comes again in a batch of
-/// its own until it is settled. A record that makes its worker panic then uses up its own retries, and
-/// no other's. Set [`max_retries`](crate::Builder::max_retries), or it comes back for ever.
+/// If its thread is panicking, its records are also *isolated*: each of them comes again in a batch
+/// of its own until it is settled. A record that makes its worker panic then uses up its own
+/// retries, and no other's. Set [`max_retries`](crate::Builder::max_retries), or it comes back for
+/// ever.
 ///
 /// # Examples
 ///
@@ -306,8 +308,8 @@ impl<E: Envelope> Batch<E> {
     /// Splits the batch in two: `self` keeps the first `at` records, and the others are returned as
     /// a batch.
     ///
-    /// The cost is that of the smaller part. Both batches must be settled. If `at` is [`len`](Self::len) or more, the returned batch is
-    /// empty.
+    /// The cost is that of the smaller part. Both batches must be settled. If `at` is
+    /// [`len`](Self::len) or more, the returned batch is empty.
     ///
     /// # Examples
     ///
@@ -429,11 +431,11 @@ impl<E: Envelope> Batch<E> {
         (Arc::clone(&self.stage), std::mem::take(&mut self.contents))
     }
 
-    /// Moves the records that are too old to the dead letters. Returns the others, or `None` if none is
-    /// left.
+    /// Moves the records that are too old to the dead letters. Returns the others, or `None` if
+    /// none is left.
     #[inline]
     pub(crate) fn without_expired(self) -> Option<Self> {
-        match self.stage.clock().and_then(|clock| clock.expires()) {
+        match self.stage.clock().map(|clock| clock.expires()) {
             None => Some(self),
             Some(expires) => self.split_expired(expires),
         }

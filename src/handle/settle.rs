@@ -41,8 +41,8 @@ use crate::unwind::Panics;
 pub enum Outcome {
     /// The record is done: drop it and release its credit and place.
     Ack,
-    /// The record failed: return it to its stage and add one to its retry count. It comes back after
-    /// the [`retry_backoff`](crate::Builder::retry_backoff), or at once if there is none.
+    /// The record failed: return it to its stage and add one to its retry count. It comes back
+    /// after the [`retry_backoff`](crate::Builder::retry_backoff), or at once if there is none.
     ///
     /// A record that has used up its retries goes to the dead letters instead.
     Return,
@@ -55,7 +55,8 @@ pub enum Outcome {
     DeadLetter,
     /// The same, with a reason for whoever reads the dead letter.
     ///
-    /// [`Batch::dead_letter`](crate::Batch::dead_letter) takes a reason that is made up at run time.
+    /// [`Batch::dead_letter`](crate::Batch::dead_letter) takes a reason that is made up at run
+    /// time.
     Reject(&'static str),
 }
 
@@ -96,8 +97,8 @@ pub struct Settled {
 pub(super) struct Settling<'a, E: Envelope> {
     stage: &'a Arc<StageCore<E>>,
     contents: &'a mut BatchContents<E>,
-    /// The outcomes decided so far, in the order of the records. Acknowledged records at the front,
-    /// which is the common case, are only counted.
+    /// The outcomes decided so far, in the order of the records. Acknowledged records at the
+    /// front, which is the common case, are only counted.
     acked: usize,
     decided: Vec<Outcome>,
     /// The outcome of all further records, if they have one.
@@ -267,8 +268,8 @@ impl<'a, E: Envelope> Settling<'a, E> {
         self.decide_all(Outcome::DeadLetter);
     }
 
-    /// Counts retries and collects the metadata of dead letters. This calls the records' own code; a
-    /// panic of one record keeps no other from being prepared.
+    /// Counts retries and collects the metadata of dead letters. This calls the records' own code;
+    /// a panic of one record keeps no other from being prepared.
     fn prepare(&mut self, panics: &mut Panics) -> Ways {
         let mut ways = Ways { acked: self.acked, ..Ways::default() };
         let rules = Rules {

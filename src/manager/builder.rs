@@ -307,7 +307,7 @@ impl<E: Envelope> Builder<E> {
             stage_capacities: capacities("stage_capacity", self.stage_capacities)?,
             source_capacities: capacities("source_capacity", self.source_capacities)?,
             retries: RetryPolicy::new(self.max_retries, self.retry_backoff),
-            clock: max_age.map(|age| Clock::new(Some(age))),
+            clock: max_age.map(Clock::new),
         };
         if !fits_in_memory(DeadLetterQueue::<E>::footprint(dead_letter_capacity)) {
             return Err(SettingsError::OutOfMemory {

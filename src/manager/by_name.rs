@@ -424,6 +424,7 @@ impl<E: Envelope> Registry<E> {
         match stages.get(stage_id) {
             None => Vec::new(),
             Some(stage) if stage.clock().is_none() => stage.take_out(max),
+            // Leaves out the records that have expired.
             Some(stage) => {
                 let batch = Stage::from_core(Arc::clone(stage)).try_recv_batch(max);
                 batch.map_or_else(|_| Vec::new(), Batch::into_records)

@@ -7,8 +7,8 @@ use crate::settings::MAX_CAP;
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
-    /// Either of them, with the time of their push, in a buffer that asks for it. Boxed, so that the
-    /// others do not pay for it.
+    /// Either of them, with the time of their push, in a buffer that asks for it. Boxed, so that
+    /// the others do not pay for it.
     Stamped(Box<Stamped<E>>),
 }
 

@@ -14,8 +14,8 @@ pub(crate) struct Run {
     pub(crate) account: u32,
     pub(crate) first: Sequence,
     pub(crate) len: u32,
-    /// When the records were pushed, in milliseconds since the buffer was made, modulo 2^32; 0 if the
-    /// buffer does not ask for it.
+    /// When the records were pushed, in milliseconds since the buffer was made, modulo 2^32; 0 if
+    /// the buffer does not ask for it.
     pub(crate) pushed: u32,
 }
 
@@ -183,8 +183,8 @@ impl<E> BatchContents<E> {
         self.0.as_ref().is_some_and(|content| content.joining != Joining::Open)
     }
 
-    /// Returns `true` if the batch is one record that is handed out alone, because a worker panicked
-    /// while it held the record.
+    /// Returns `true` if the batch is one record that is handed out alone, because a worker
+    /// panicked while it held the record.
     pub(crate) fn is_isolated(&self) -> bool {
         self.0.as_ref().is_some_and(|content| content.joining == Joining::Isolated)
     }

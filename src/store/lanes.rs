@@ -17,8 +17,8 @@ pub(crate) struct Lanes<E> {
     returned_len: AtomicU64,
     /// The number of records that are not due yet. Changed under the lock of `returned`.
     delayed_len: AtomicU64,
-    /// When the next of them is due, in nanoseconds since `start`; `u64::MAX` if there is none. Changed
-    /// under the lock of `returned`.
+    /// When the next of them is due, in nanoseconds since `start`; `u64::MAX` if there is none.
+    /// Changed under the lock of `returned`.
     next_due: AtomicU64,
     start: Instant,
     /// Returned records, delayed or not, and the rest of each block that was larger than a batch.
@@ -75,8 +75,8 @@ impl<E> Lanes<E> {
         assert!(pushed.is_ok(), "a ring has a slot for each record that has a place");
     }
 
-    /// Puts returned records, which hold places, before all newer ones. Each of them is taken alone if
-    /// they are isolated.
+    /// Puts returned records, which hold places, before all newer ones. Each of them is taken alone
+    /// if they are isolated.
     pub(crate) fn push_returned(
         &self,
         places: &Places,
@@ -89,8 +89,8 @@ impl<E> Lanes<E> {
         self.returned_len.fetch_add(len, SeqCst);
     }
 
-    /// Puts returned records, which hold places, aside until the delay is over. Returns `true` if no
-    /// other record is due earlier.
+    /// Puts returned records, which hold places, aside until the delay is over. Returns `true` if
+    /// no other record is due earlier.
     pub(crate) fn push_delayed(
         &self,
         contents: BatchContents<E>,
@@ -98,7 +98,7 @@ impl<E> Lanes<E> {
         delay: Duration,
     ) -> bool {
         let len = contents.len() as u64;
-        let due = self.nanos(now().saturating_duration_since(self.start).saturating_add(delay));
+        let due = self.nanos(now(), delay);
         let mut returned = self.returned.lock();
         for_each_fragment(contents, isolated, |fragment| returned.delay(fragment, due));
         self.delayed_len.fetch_add(len, SeqCst);
@@ -109,8 +109,9 @@ impl<E> Lanes<E> {
         is_next
     }
 
-    /// Returns a time since `start` in nanoseconds, as `next_due` has it.
-    fn nanos(&self, time: Duration) -> u64 {
+    /// Returns when the delay that begins at `from` is over, as `next_due` has it.
+    fn nanos(&self, from: Instant, delay: Duration) -> u64 {
+        let time = from.saturating_duration_since(self.start).saturating_add(delay);
         u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX - 1)
     }
 
@@ -132,7 +133,7 @@ impl<E> Lanes<E> {
     /// their number.
     #[cold]
     pub(crate) fn promote(&self, now: Option<Instant>) -> u64 {
-        let now = now.map_or(u64::MAX, |now| self.nanos(now.saturating_duration_since(self.start)));
+        let now = now.map_or(u64::MAX, |now| self.nanos(now, Duration::ZERO));
         let mut returned = self.returned.lock();
         let records = returned.promote(now);
         // A record that is due counts twice for a moment, rather than not at all.
@@ -144,16 +145,11 @@ impl<E> Lanes<E> {
 
     /// Makes the delayed records that are due available. This is one load while none is delayed.
     fn promote_due(&self) {
-        if self.next_due.load(SeqCst) < u64::MAX {
-            self.promote_due_now();
-        }
-    }
-
-    #[cold]
-    fn promote_due_now(&self) {
-        let now = now();
-        if self.next_due().is_some_and(|due| due <= now) {
-            self.promote(Some(now));
+        if let Some(due) = self.next_due() {
+            let now = now();
+            if due <= now {
+                self.promote(Some(now));
+            }
         }
     }
 
@@ -194,9 +190,10 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// The same, and waits for returned records that another worker is at. It does not go empty-handed
-    /// while a record waits: one that is nowhere to be found at this moment is in a block that another
-    /// worker is cutting, or that is being pushed. Both count in the surplus until they are done.
+    /// The same, and waits for returned records that another worker is at. It does not go
+    /// empty-handed while a record waits: one that is nowhere to be found at this moment is in
+    /// a block that another worker is cutting, or that is being pushed. Both count in the
+    /// surplus until they are done.
     pub(crate) fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
         self.promote_due();
         let spin = Spin::default();
@@ -218,8 +215,8 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// Adds the next block of the ring to a batch that is to hold at most `max` records, cut in two if
-    /// need be. `false` if there is none, or it was left for the next batch.
+    /// Adds the next block of the ring to a batch that is to hold at most `max` records, cut in two
+    /// if need be. `false` if there is none, or it was left for the next batch.
     fn take_block(
         &self,
         places: &Places,

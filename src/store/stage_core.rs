@@ -9,7 +9,7 @@ use super::contents::{BatchContents, Run};
 use super::dead_letters::{DeadLetter, DeadLetterQueue, LetterMeta};
 use super::lanes::{Fill, Lanes};
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
-use crate::age::{Clock, millis};
+use crate::age::Clock;
 use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
@@ -26,7 +26,7 @@ pub(crate) struct StageCore<E: Envelope> {
     asked: AtomicSetting,
     admission: Arc<Admission>,
     retries: RetryPolicy,
-    /// Where the buffer asks for the age of its records.
+    /// In a buffer that expires records by age.
     clock: Option<Clock>,
     /// Wakes workers when the next delayed record is due.
     timer: Mutex<Option<Sleep>>,
@@ -158,7 +158,7 @@ impl<E: Envelope> StageCore<E> {
     pub(crate) fn push(&self, block: Block<E>) {
         let block = match self.clock {
             None => block,
-            Some(clock) => block.stamped(millis(clock.nanos())),
+            Some(clock) => block.stamped(clock.millis()),
         };
         self.store(block);
     }
@@ -263,15 +263,15 @@ impl<E: Envelope> StageCore<E> {
         self.notify_of_returned();
     }
 
-    /// The same for a worker that lingers. It waits for returned records that another worker is at: asleep,
-    /// it might not be notified of those that this one leaves.
+    /// The same for a worker that lingers. It waits for returned records that another worker is at:
+    /// asleep, it might not be notified of those that this one leaves.
     pub(crate) fn fill(&self, contents: &mut BatchContents<E>, max: usize) {
         self.lanes.take_slow(&self.places, contents, max);
         self.notify_of_returned();
     }
 
-    /// A push or a return notifies one worker, however many records it brings: one that leaves some of
-    /// them notifies the next.
+    /// A push or a return notifies one worker, however many records it brings: one that leaves some
+    /// of them notifies the next.
     #[inline]
     fn notify_of_returned(&self) {
         if self.lanes.has_returned() {
