@@ -433,7 +433,6 @@ impl<E: Envelope> Batch<E> {
 
     /// Moves the records that are too old to the dead letters. Returns the others, or `None` if
     /// none is left.
-    #[inline]
     pub(crate) fn without_expired(self) -> Option<Self> {
         match self.stage.clock().map(|clock| clock.expires()) {
             None => Some(self),

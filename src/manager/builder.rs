@@ -206,8 +206,8 @@ impl<E: Envelope> Builder<E> {
     /// millisecond: a record never expires early. What a [`Producer`](crate::Producer) has pending
     /// counts from the moment when it is published.
     ///
-    /// The buffer then reads the clock at each push and each take, and allocates 16 bytes for each
-    /// block.
+    /// The buffer then reads the clock at each push and each take, and allocates 32 bytes for each
+    /// block, and a `Vec` for each record that is pushed alone.
     ///
     /// # Examples
     ///

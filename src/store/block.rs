@@ -15,7 +15,7 @@ pub(crate) enum Records<E> {
 pub(crate) struct Stamped<E> {
     /// When the records were pushed to their first stage: see `Run::pushed`.
     pub(crate) pushed: u32,
-    pub(crate) records: Records<E>,
+    pub(crate) records: Vec<E>,
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account, and their sequences
@@ -33,8 +33,8 @@ pub(crate) struct Block<E> {
 impl<E> Block<E> {
     /// Returns the block with the time of the push of its records.
     pub(super) fn stamped(self, pushed: u32) -> Self {
-        let records = Records::Stamped(Box::new(Stamped { pushed, records: self.records }));
-        Self { records, ..self }
+        let stamped = Stamped { pushed, records: self.records.into_vec() };
+        Self { records: Records::Stamped(Box::new(stamped)), ..self }
     }
 }
 
@@ -57,7 +57,7 @@ impl<E> Records<E> {
         match self {
             Self::One(record) => vec![record],
             Self::Many(records) => records,
-            Self::Stamped(stamped) => stamped.records.into_vec(),
+            Self::Stamped(stamped) => stamped.records,
         }
     }
 

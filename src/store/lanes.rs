@@ -236,9 +236,8 @@ impl<E> Lanes<E> {
             }
             Records::Stamped(stamped) => {
                 let Stamped { pushed, records } = *stamped;
-                let mut run = Run::new(account, first, records.len());
-                run.pushed = pushed;
-                self.take_many(places, contents, run, records.into_vec(), max, fill)
+                let run = Run { pushed, ..Run::new(account, first, records.len()) };
+                self.take_many(places, contents, run, records, max, fill)
             }
         }
     }

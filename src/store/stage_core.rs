@@ -118,8 +118,9 @@ impl<E: Envelope> StageCore<E> {
         &self.admission
     }
 
-    pub(crate) fn clock(&self) -> Option<Clock> {
-        self.clock
+    #[inline]
+    pub(crate) fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
     }
 
     pub(crate) fn retries(&self) -> &RetryPolicy {
@@ -156,16 +157,23 @@ impl<E: Envelope> StageCore<E> {
 
     #[inline]
     pub(crate) fn push(&self, block: Block<E>) {
-        let block = match self.clock {
-            None => block,
-            Some(clock) => block.stamped(clock.millis()),
-        };
+        if let Some(clock) = &self.clock {
+            return self.store_stamped(block, clock.millis());
+        }
         self.store(block);
     }
 
     /// Stores records that come from another stage, to which they were pushed at `pushed`.
     pub(crate) fn push_forwarded(&self, block: Block<E>, pushed: u32) {
-        self.store(if self.clock.is_none() { block } else { block.stamped(pushed) });
+        match self.clock {
+            None => self.store(block),
+            Some(_) => self.store_stamped(block, pushed),
+        }
+    }
+
+    #[cold]
+    fn store_stamped(&self, block: Block<E>, pushed: u32) {
+        self.store(block.stamped(pushed));
     }
 
     #[inline]
