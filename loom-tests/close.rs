@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use loom::future::block_on;
 use loom::thread;
 
+use crate::admission::Wanted;
 use crate::handle::{Batch, Source, Stage};
 use crate::harness::{
     Item, admission, buffer, drain, exact_buffer, explore, explore_both, explore_both_within,
@@ -174,7 +175,7 @@ fn a_worker_goes_after_a_close_though_a_request_that_was_granted_is_dropped() {
     for close in [CLOSES[0], CLOSES[1]] {
         explore_within(2, move || {
             let (manager, stage, source, batch) = full();
-            let request = source.core().wait(stage.core(), 1);
+            let request = source.core().wait(stage.core(), Wanted::All(1));
             let closer = thread::spawn({
                 let (stage, source) = (stage.clone(), source.clone());
                 move || close(&manager, &stage, &source)

@@ -4,7 +4,7 @@
 use loom::future::block_on;
 use loom::thread;
 
-use crate::admission::Acquire;
+use crate::admission::{Acquire, Wanted};
 use crate::error::RejectReason;
 use crate::handle::{Batch, Source, Stage};
 use crate::harness::{Item, buffer, drain, exact_buffer, explore_within, item, items, take};
@@ -36,7 +36,7 @@ fn reserved(
     let (a, other) = (manager.source("a").unwrap(), manager.source(other).unwrap());
     other.try_send(&stage, item("b", 0)).unwrap();
     let mut batch = take(&stage, 1).unwrap();
-    let request = a.core().wait(stage.core(), 2);
+    let request = a.core().wait(stage.core(), Wanted::All(2));
     let mut bypassed = 0;
     while other.try_send(&stage, item("b", 1)).is_ok() {
         bypassed += 1;

@@ -8,8 +8,8 @@ use loom::thread;
 use crate::error::TryRecvError;
 use crate::handle::Stage;
 use crate::harness::{
-    Item, admission, buffer, drain, exact_buffer, explore, explore_both, explore_within, ids, item,
-    items, poll_once, take,
+    Item, admission, buffer, drain, exact_buffer, explore, explore_both, explore_both_within,
+    explore_within, ids, item, items, nothing_is_left, poll_once, take,
 };
 use crate::manager::BufferManager;
 
@@ -529,5 +529,29 @@ fn a_drain_ends_with_the_last_settling_though_a_source_leases_ahead_meanwhile() 
         b.try_send(&stage, item("b", 2)).unwrap();
         assert_eq!(drain(&stage), [2]);
         assert!(admission(&b).ledger().leased() > 0);
+    });
+}
+
+#[test]
+fn a_reservation_of_what_there_is_takes_what_two_releases_leave() {
+    explore_both_within(3, |buffer| {
+        let manager = buffer(2, 2, 2);
+        let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+        source.try_send_batch(&stage, items("a", 0..2)).unwrap();
+        let mut batch = take(&stage, 2).unwrap();
+        let rest = batch.split_off(1);
+        let other = thread::spawn(move || {
+            batch.ack();
+            rest.ack();
+        });
+        let mut permit = block_on(source.reserve_up_to(&stage, 8)).unwrap();
+        let held = permit.len();
+        assert!((1..=2).contains(&held));
+        permit.push(item("a", 2)).unwrap();
+        other.join().unwrap();
+        assert_eq!((stage.len(), stage.reserved(), stage.in_flight()), (1, held - 1, 0));
+        drop(permit);
+        assert_eq!(drain(&stage), [2]);
+        nothing_is_left(&manager, 2);
     });
 }

@@ -6,11 +6,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::admission::Admission;
+use super::protocol::Acquired;
 use super::wait_queue::{Request, Ticket};
-use crate::caps::{Denied, Sequence};
+use crate::caps::Denied;
 
-/// A request in the queue. Resolves to the sequence of its first record when it has credits and
-/// places for all of its records. If it is dropped earlier, it leaves the queue, and gives back
+/// The number of records that a request wants credits and places for.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted {
+    /// All of them at once.
+    All(usize),
+    /// As many as there are, from 1 to this number.
+    UpTo(usize),
+}
+
+/// A request in the queue. Resolves when it has credits and places for its records. If it is dropped earlier, it leaves the queue, and gives back
 /// what it was granted.
 pub(crate) struct Acquire {
     admission: Arc<Admission>,
@@ -30,7 +39,7 @@ impl Acquire {
     /// # Errors
     ///
     /// Returns what denies the request.
-    pub(crate) fn give_up(mut self) -> Result<Sequence, Denied> {
+    pub(crate) fn give_up(mut self) -> Result<Acquired, Denied> {
         let Some(ticket) = self.ticket.take() else { return Err(Denied::Closed) };
         let outcome = self.admission.with_queue(|queue, deferred| {
             queue.give_up(self.admission.protocol(), ticket, deferred)
@@ -41,13 +50,14 @@ impl Acquire {
 }
 
 impl Future for Acquire {
-    type Output = Result<Sequence, Denied>;
+    type Output = Result<Acquired, Denied>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let ticket = self.ticket.expect("polled after it was ready");
         let waker = context.waker().clone();
-        let outcome =
-            self.admission.with_queue(|queue, deferred| queue.poll(ticket, waker, deferred));
+        let outcome = self.admission.with_queue(|queue, deferred| {
+            queue.poll(self.admission.protocol(), ticket, waker, deferred)
+        });
         match outcome {
             Some(outcome) => {
                 self.ticket = None;

@@ -161,6 +161,16 @@ impl Admission {
         self.acquire(Some(account), places, wanted, wanted).all()
     }
 
+    /// Counts credits and places of a permit, which were taken for records to come.
+    pub(crate) fn permit(&self, account: u32, places: &Places, records: u32) {
+        self.protocol.permit(Some(account), places, records);
+    }
+
+    /// Ends that count, before the credits and places are used or given back.
+    pub(crate) fn end_permit(&self, account: u32, places: &Places, records: u32) {
+        self.protocol.end_permit(Some(account), places, records);
+    }
+
     /// Takes `wanted` places, or none, for records that have their credits.
     pub(crate) fn try_acquire_places(
         &self,

@@ -9,9 +9,9 @@ mod protocol;
 mod receivers;
 mod wait_queue;
 
-pub(crate) use acquire::Acquire;
+pub(crate) use acquire::{Acquire, Wanted};
 pub(crate) use admission::Admission;
-pub(crate) use protocol::Admitted;
+pub(crate) use protocol::{Acquired, Admitted};
 pub(crate) use receivers::{Receiver, Receivers};
 pub(crate) use wait_queue::{Request, stage_key};
 

@@ -30,6 +30,14 @@ pub(crate) struct Admitted {
     pub(crate) denied: Option<Denied>,
 }
 
+/// Credits and places for at least one record: how many, and the sequence of the first.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acquired {
+    pub(crate) records: u32,
+    pub(crate) first: Sequence,
+}
+
 /// What was moved on the way: the signals must follow it, and waiters and drainers must be
 /// notified.
 #[must_use]
@@ -74,6 +82,19 @@ impl Admitted {
     /// Returns why not all records were admitted.
     pub(crate) fn all(self) -> Result<Sequence, Denied> {
         self.denied.map_or(Ok(self.first), Err)
+    }
+
+    /// Returns what was admitted, which is at least `least` records.
+    ///
+    /// # Errors
+    ///
+    /// Returns why it is less.
+    pub(crate) fn at_least(self, least: u32) -> Result<Acquired, Denied> {
+        let Self { records, first, denied } = self;
+        match denied {
+            Some(denied) if records < least => Err(denied),
+            _ => Ok(Acquired { records, first }),
+        }
     }
 }
 
@@ -141,6 +162,22 @@ impl Protocol {
             self.ledger.check(self.account(account), wanted, own)?;
         }
         places.check(wanted, own)
+    }
+
+    /// Counts credits and places that were taken for records to come.
+    pub(super) fn permit(&self, account: Option<u32>, places: &Places, records: u32) {
+        places.permit(records);
+        if let Some(account) = account {
+            self.account(account).permit(records);
+        }
+    }
+
+    /// Ends that count, before the credits and places are used or given back.
+    pub(super) fn end_permit(&self, account: Option<u32>, places: &Places, records: u32) {
+        places.end_permit(records);
+        if let Some(account) = account {
+            self.account(account).end_permit(records);
+        }
     }
 
     /// Takes credits of the account, if the request has one, and places: `wanted` of both, or as

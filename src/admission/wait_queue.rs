@@ -13,18 +13,19 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::protocol::{Moved, Protocol};
+use super::protocol::{Acquired, Moved, Protocol};
 use super::{SharedStage, StageState};
-use crate::caps::{Denied, Limit, Sequence};
+use crate::caps::{Denied, Limit};
 use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
 /// A request for places for `records` records, and for credits of `account`, unless the records
-/// have their credits.
+/// have their credits. When it is granted, it takes what is free for up to `most`.
 pub(crate) struct Request {
     pub(crate) account: Option<u32>,
     pub(crate) stage: SharedStage,
     pub(crate) records: u32,
+    pub(crate) most: u32,
 }
 
 /// The number of a request in the order of arrival.
@@ -82,8 +83,8 @@ enum State {
     InLine,
     /// The head of its line, denied by that cap.
     Blocked(Cap),
-    /// Granted, with the sequence of its first record; or rejected.
-    Decided(Result<Sequence, Denied>),
+    /// Granted, and counted as a permit until it is polled; or rejected.
+    Decided(Result<Acquired, Denied>),
 }
 
 /// The heads that are blocked at one cap.
@@ -213,6 +214,14 @@ impl Waiter {
         }
     }
 
+    /// Ends the count of what it was granted, which is then used or given back.
+    fn end_permit(&self, protocol: &Protocol) {
+        if let State::Decided(Ok(acquired)) = self.state {
+            let Request { account, ref stage, .. } = self.request;
+            protocol.end_permit(account, stage.places(), acquired.records);
+        }
+    }
+
     fn is_candidate(&self, now: Instant) -> bool {
         self.bypassed > MAX_BYPASSED && self.rests_until.is_none_or(|until| until <= now)
     }
@@ -288,14 +297,16 @@ impl WaitQueue {
     /// waker.
     pub(super) fn poll(
         &mut self,
+        protocol: &Protocol,
         ticket: Ticket,
         waker: Waker,
         deferred: &mut Deferred,
-    ) -> Option<Result<Sequence, Denied>> {
+    ) -> Option<Result<Acquired, Denied>> {
         let Entry::Occupied(mut entry) = self.waiters.entry(ticket) else {
             unreachable!("a request stays until its outcome is taken");
         };
         if let State::Decided(outcome) = entry.get().state {
+            entry.get().end_permit(protocol);
             deferred.left.push(entry.remove());
             deferred.unused.push(waker);
             return Some(outcome);
@@ -314,7 +325,7 @@ impl WaitQueue {
         protocol: &Protocol,
         ticket: Ticket,
         deferred: &mut Deferred,
-    ) -> Result<Sequence, Denied> {
+    ) -> Result<Acquired, Denied> {
         let waiter = &self.waiters[&ticket];
         let mut denied = Denied::Closed;
         match waiter.state {
@@ -326,6 +337,7 @@ impl WaitQueue {
             State::InLine => denied = self.denied_in_line(protocol, &waiter.request),
         }
         if let State::Decided(outcome) = self.waiters[&ticket].state {
+            self.waiters[&ticket].end_permit(protocol);
             deferred.left.extend(self.waiters.remove(&ticket));
             return outcome;
         }
@@ -335,7 +347,7 @@ impl WaitQueue {
 
     /// Returns what denies a request that is not the head of its line.
     fn denied_in_line(&self, protocol: &Protocol, request: &Request) -> Denied {
-        let Request { account, ref stage, records } = *request;
+        let Request { account, ref stage, records, .. } = *request;
         if let Err(denied) = protocol.check(account, stage.places(), records, 0) {
             return denied;
         }
@@ -352,8 +364,9 @@ impl WaitQueue {
     pub(super) fn leave(&mut self, protocol: &Protocol, ticket: Ticket, deferred: &mut Deferred) {
         self.forget(protocol, ticket, true);
         let Some(waiter) = self.waiters.remove(&ticket) else { return };
-        let Request { account, ref stage, records } = waiter.request;
-        if let State::Decided(Ok(_)) = waiter.state {
+        waiter.end_permit(protocol);
+        let Request { account, ref stage, .. } = waiter.request;
+        if let State::Decided(Ok(Acquired { records, .. })) = waiter.state {
             if stage.places().release(records) {
                 deferred.emptied.push(Arc::clone(stage));
             }
@@ -455,7 +468,7 @@ impl WaitQueue {
         }
         let Some((_, ticket)) = self.candidates.pop_first() else { return };
         let Some(waiter) = self.waiters.get(&ticket) else { return };
-        let Request { account, ref stage, records } = waiter.request;
+        let Request { account, ref stage, records, .. } = waiter.request;
         stage.places().reserve(records);
         if let Some(account) = account {
             protocol.account(account).reserve(records);
@@ -476,7 +489,7 @@ impl WaitQueue {
     fn end_reservation(&mut self, protocol: &Protocol) {
         let Some(Reservation { ticket, .. }) = self.reservation.take() else { return };
         let Some(waiter) = self.waiters.get(&ticket) else { return };
-        let Request { account, ref stage, records } = waiter.request;
+        let Request { account, ref stage, records, .. } = waiter.request;
         stage.places().unreserve(records);
         if let Some(account) = account {
             protocol.account(account).reserve(0);
@@ -586,7 +599,7 @@ impl WaitQueue {
         if let State::Decided(_) = waiter.state {
             return Ok(());
         }
-        let Request { account, ref stage, records } = waiter.request;
+        let Request { account, ref stage, records, most } = waiter.request;
         let own = if self.holds_reservation(ticket) { records } else { 0 };
         let places = stage.places();
         let look = || protocol.check(account, places, records, own);
@@ -600,12 +613,17 @@ impl WaitQueue {
         }
         let taken = looked.and_then(|()| {
             let mut moved = Moved::default();
-            let admitted = protocol.acquire(account, places, records, records, own, &mut moved);
+            // No more credits than there are places: others would miss them for a moment.
+            let most = most.min(places.free(own)).max(records);
+            let admitted = protocol.acquire(account, places, records, most, own, &mut moved);
             deferred.moved.push(moved);
-            admitted.all()
+            admitted.at_least(records)
         });
         match taken {
-            Ok(first) => self.decide(protocol, ticket, Ok(first), deferred),
+            Ok(acquired) => {
+                protocol.permit(account, places, acquired.records);
+                self.decide(protocol, ticket, Ok(acquired), deferred);
+            }
             Err(denied) => match denied.limit() {
                 None => self.decide(protocol, ticket, Err(denied), deferred),
                 Some(limit) => {
@@ -638,7 +656,7 @@ impl WaitQueue {
         &mut self,
         protocol: &Protocol,
         ticket: Ticket,
-        outcome: Result<Sequence, Denied>,
+        outcome: Result<Acquired, Denied>,
         deferred: &mut Deferred,
     ) {
         self.forget(protocol, ticket, outcome.is_ok());

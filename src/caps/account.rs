@@ -16,6 +16,9 @@ pub(crate) struct Account {
     low: AtomicSetting,
     /// Credits in use that parked dead letters hold.
     parked: AtomicSetting,
+    /// Credits in use by permits and granted requests, counted as [`Places`](super::Places) counts
+    /// their places.
+    permitted: AtomicSetting,
     /// The next entry of the ledger's list of accounts that lease ahead.
     pub(super) next_ahead: AtomicU32,
     /// Whether the account is in that list.
@@ -98,6 +101,7 @@ impl Account {
             high: AtomicSetting::new(0),
             low: AtomicSetting::new(0),
             parked: AtomicSetting::new(0),
+            permitted: AtomicSetting::new(0),
             next_ahead: AtomicU32::new(0),
             listed: AtomicBool::new(false),
             cell: SignalCell::new(),
@@ -209,6 +213,21 @@ impl Account {
     /// Returns the credits in use that parked dead letters hold.
     pub(crate) fn parked(&self) -> u32 {
         self.parked.load(SeqCst)
+    }
+
+    /// Returns the credits in use by permits and granted requests.
+    pub(crate) fn permitted(&self) -> u32 {
+        self.permitted.load(SeqCst)
+    }
+
+    /// Counts credits that were taken for records to come.
+    pub(crate) fn permit(&self, credits: u32) {
+        self.permitted.fetch_add(credits, SeqCst);
+    }
+
+    /// Ends that count, before the credits are used or given back.
+    pub(crate) fn end_permit(&self, credits: u32) {
+        self.permitted.fetch_sub(credits, SeqCst);
     }
 
     pub(super) fn park(&self) {

@@ -2,7 +2,7 @@
 
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
-use crate::sync::{AtomicI64, AtomicU32, AtomicU64, SeqCst};
+use crate::sync::{AtomicI64, AtomicSetting, AtomicU32, AtomicU64, SeqCst};
 
 /// The places of a stage. Each of its records holds one, whether it waits or is in an unsettled
 /// batch.
@@ -13,6 +13,10 @@ pub(crate) struct Places {
     limit: AtomicI64,
     /// Places of parked dead letters.
     parked: AtomicU32,
+    /// Places taken by permits and granted requests, which have no record yet. Raised after they
+    /// are taken and lowered before they are used or given back, so that it never counts a place
+    /// that is not taken.
+    permitted: AtomicSetting,
     /// How many more records than blocks the stage's ring holds or is about to hold. It is here
     /// because a thread that changes it has this cache line already.
     pub(crate) surplus: AtomicU64,
@@ -115,6 +119,7 @@ impl Places {
             word: Packed::new(Occupancy(0)),
             limit: AtomicI64::new(i64::from(capacity)),
             parked: AtomicU32::new(0),
+            permitted: AtomicSetting::new(0),
             surplus: AtomicU64::new(0),
             capacity,
         }
@@ -143,6 +148,21 @@ impl Places {
     /// Returns the places of parked dead letters.
     pub(crate) fn parked(&self) -> u32 {
         self.parked.load(SeqCst)
+    }
+
+    /// Returns the places taken by permits and granted requests.
+    pub(crate) fn permitted(&self) -> u32 {
+        self.permitted.load(SeqCst)
+    }
+
+    /// Counts places that were taken for records to come.
+    pub(crate) fn permit(&self, records: u32) {
+        self.permitted.fetch_add(records, SeqCst);
+    }
+
+    /// Ends that count, before the places are used or given back.
+    pub(crate) fn end_permit(&self, records: u32) {
+        self.permitted.fetch_sub(records, SeqCst);
     }
 
     /// Returns the sequence of the next record.

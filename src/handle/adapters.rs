@@ -15,7 +15,7 @@ use super::producer::Producer;
 use super::send::Reserving;
 use super::source::Source;
 use super::stage::Stage;
-use crate::admission::Receiver;
+use crate::admission::{Receiver, Wanted};
 use crate::error::{Closed, RejectReason};
 use crate::record::Envelope;
 use crate::store::{DeadLetter, WaitingAt};
@@ -282,10 +282,10 @@ impl<E: Envelope> RecordSink<E> {
             }
             producer.flush();
         }
-        let reserving = self.reserving.get_or_insert_with(|| Reserving::new(1));
+        let reserving = self.reserving.get_or_insert_with(|| Reserving::new(Wanted::All(1)));
         let reserved = ready!(reserving.poll(producer.source(), producer.stage(), context));
         self.reserving = None;
-        Poll::Ready(reserved.map(|first| producer.hold(1, first)))
+        Poll::Ready(reserved.map(|acquired| producer.hold(1, acquired.first)))
     }
 }
 

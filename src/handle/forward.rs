@@ -120,8 +120,8 @@ impl<E: Envelope> Batch<E> {
         match self.forward_or_wait(next.core()) {
             Ok(done) => done,
             Err((batch, acquire)) => match acquire.await {
-                Ok(first) => {
-                    batch.move_to(next.core(), first);
+                Ok(acquired) => {
+                    batch.move_to(next.core(), acquired.first);
                     Ok(())
                 }
                 Err(_) => Err(batch),
@@ -181,8 +181,8 @@ impl<E: Envelope> Batch<E> {
             Err((batch, mut acquire)) => {
                 let acquired = block_on_until(&mut acquire, deadline);
                 match acquired.unwrap_or_else(|| acquire.give_up()) {
-                    Ok(first) => {
-                        batch.move_to(next.core(), first);
+                    Ok(acquired) => {
+                        batch.move_to(next.core(), acquired.first);
                         Ok(())
                     }
                     Err(_) => Err(batch),
@@ -214,7 +214,8 @@ impl<E: Envelope> Batch<E> {
             return Ok(Err(batch));
         }
         let stage = Arc::clone(next) as SharedStage;
-        let request = Request { account: None, stage, records: to_u32(batch.len()) };
+        let records = to_u32(batch.len());
+        let request = Request { account: None, stage, records, most: records };
         let acquire = Acquire::new(next.admission(), request);
         Err((batch, acquire))
     }

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::source::{Source, SourceCore};
 use super::stage::Stage;
+use crate::admission::{Acquired, Wanted};
 use crate::caps::Sequence;
 use crate::error::RejectReason;
 use crate::record::Envelope;
 use crate::store::{StageCore, to_u32};
+use crate::sync::{Instant, now};
 
 impl<E: Envelope> Source<E> {
     /// Waits for credits and places for `records` records in a stage and reserves them.
@@ -50,17 +53,231 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         records: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        let records = records.max(1);
-        let first = self.acquire(stage, records).await?;
-        Ok(Permit::new(self, stage, records, first))
+        let acquired = self.acquire(stage, Wanted::All(records.max(1))).await?;
+        Ok(Permit::new(self, stage, acquired))
+    }
+
+    /// Blocks the thread until credits and places for `records` records are reserved: the blocking
+    /// form of [`reserve`](Self::reserve).
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same reasons as [`reserve`](Self::reserve).
+    pub fn reserve_blocking(
+        &self,
+        stage: &Stage<E>,
+        records: usize,
+    ) -> Result<Permit<E>, RejectReason> {
+        self.reserve_until(stage, Wanted::All(records.max(1)), None)
+    }
+
+    /// Blocks the thread until credits and places for `records` records are reserved, for at most
+    /// `timeout`.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same reasons as [`reserve`](Self::reserve), and after the timeout the limit that
+    /// was in the way; [`is_full`](RejectReason::is_full) is then true.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 3, ..BufferSettings::default() };
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    ///
+    /// let two = source.reserve_blocking(&stage, 2)?;
+    /// let reason = source.reserve_timeout(&stage, 2, Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(reason.to_string(), "source buffer full: a holds 2 of 3 records");
+    /// drop(two);
+    /// assert_eq!(source.reserve_timeout(&stage, 2, Duration::from_millis(1))?.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserve_timeout(
+        &self,
+        stage: &Stage<E>,
+        records: usize,
+        timeout: Duration,
+    ) -> Result<Permit<E>, RejectReason> {
+        self.reserve_until(stage, Wanted::All(records.max(1)), now().checked_add(timeout))
+    }
+
+    /// Reserves credits and places for `records` records without waiting.
+    ///
+    /// A `records` of 0 counts as 1. Like [`try_send`](Self::try_send), the call does not queue
+    /// behind requests that wait.
+    ///
+    /// # Errors
+    ///
+    /// Returns the limit that leaves too few, and the other reasons of
+    /// [`try_send`](Self::try_send). A number of records that exceeds a cap is
+    /// [`TooLarge`](RejectReason::TooLarge).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_stage: 3, ..BufferSettings::default() };
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    ///
+    /// let permit = source.try_reserve(&stage, 2)?;
+    /// let reason = source.try_reserve(&stage, 2).unwrap_err();
+    /// assert_eq!(reason.to_string(), "stage buffer full: filter holds 2 of 3 records");
+    /// assert_eq!((stage.reserved(), stage.in_flight(), permit.len()), (2, 0, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_reserve(&self, stage: &Stage<E>, records: usize) -> Result<Permit<E>, RejectReason> {
+        let acquired = self.core().try_acquire_all(stage.core(), records.max(1))?;
+        Ok(Permit::new(self, stage, acquired))
+    }
+
+    /// Waits until a record may be pushed, and reserves credits and places for as many records as
+    /// there are then, up to `max`.
+    ///
+    /// A program that fetches records from elsewhere reserves first, and fetches no more than
+    /// [`Permit::len`]. A `max` of 0 counts as 1, and one above a cap counts as the cap.
+    ///
+    /// The call waits as [`send`](Self::send) does, for one credit and one place, in turn with the
+    /// other requests of the source. When its turn has come it takes what is free, including what
+    /// later requests might use.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same reasons as [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`reserve`](Self::reserve).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// # pollster::block_on(async {
+    /// let settings = BufferSettings { max_per_stage: 3, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut upstream = 0..;
+    ///
+    /// let mut permit = source.reserve_up_to(&stage, 100).await?;
+    /// assert_eq!(permit.len(), 3);
+    /// for number in upstream.by_ref().take(permit.len()) {
+    ///     permit.push(BufferedRecord::new(number, "a", "p", "filter")).expect("it is reserved");
+    /// }
+    /// assert_eq!((stage.len(), permit.len()), (3, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn reserve_up_to(
+        &self,
+        stage: &Stage<E>,
+        max: usize,
+    ) -> Result<Permit<E>, RejectReason> {
+        let acquired = self.acquire(stage, Wanted::UpTo(max)).await?;
+        Ok(Permit::new(self, stage, acquired))
+    }
+
+    /// Blocks the thread until a record may be pushed: the blocking form of
+    /// [`reserve_up_to`](Self::reserve_up_to).
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same reasons as [`reserve_up_to`](Self::reserve_up_to).
+    pub fn reserve_up_to_blocking(
+        &self,
+        stage: &Stage<E>,
+        max: usize,
+    ) -> Result<Permit<E>, RejectReason> {
+        self.reserve_until(stage, Wanted::UpTo(max), None)
+    }
+
+    /// Blocks the thread until a record may be pushed, for at most `timeout`, and then reserves as
+    /// [`reserve_up_to`](Self::reserve_up_to) does.
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns the same reasons as [`reserve_up_to`](Self::reserve_up_to), and after the timeout
+    /// the limit that was in the way; [`is_full`](RejectReason::is_full) is then true.
+    pub fn reserve_up_to_timeout(
+        &self,
+        stage: &Stage<E>,
+        max: usize,
+        timeout: Duration,
+    ) -> Result<Permit<E>, RejectReason> {
+        self.reserve_until(stage, Wanted::UpTo(max), now().checked_add(timeout))
+    }
+
+    /// Reserves credits and places for as many records as there are now, up to `max` and at least
+    /// one, without waiting.
+    ///
+    /// A `max` of 0 counts as 1. Like [`try_send`](Self::try_send), the call does not queue behind
+    /// requests that wait.
+    ///
+    /// # Errors
+    ///
+    /// Returns the limit that leaves none, and the other reasons of [`try_send`](Self::try_send).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_source: 5, ..BufferSettings::default() };
+    /// let manager = BufferManager::<BufferedRecord<u8>>::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    ///
+    /// let first = source.try_reserve_up_to(&stage, 3)?;
+    /// let rest = source.try_reserve_up_to(&stage, 3)?;
+    /// assert_eq!((first.len(), rest.len()), (3, 2));
+    /// assert!(source.try_reserve_up_to(&stage, 3).unwrap_err().is_full());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_reserve_up_to(
+        &self,
+        stage: &Stage<E>,
+        max: usize,
+    ) -> Result<Permit<E>, RejectReason> {
+        let core = self.core();
+        let acquired = core.acquire_up_to(stage.core(), core.clamp(stage.core(), max))?;
+        Ok(Permit::new(self, stage, acquired))
+    }
+
+    fn reserve_until(
+        &self,
+        stage: &Stage<E>,
+        wanted: Wanted,
+        deadline: Option<Instant>,
+    ) -> Result<Permit<E>, RejectReason> {
+        let acquired = self.acquire_until(stage, wanted, deadline)?;
+        Ok(Permit::new(self, stage, acquired))
     }
 }
 
-/// Reserved credits and places in a stage, from [`Source::reserve`].
+/// Reserved credits and places in a stage, from [`Source::reserve`] and the calls beside it.
 ///
-/// Dropping a permit releases them. As long as it exists, [`drain`](crate::BufferManager::drain)
+/// The places count in [`Stage::reserved`](crate::Stage::reserved), and the permit is named in
+/// [`BufferManager::remaining`](crate::BufferManager::remaining), as long as no record was pushed
+/// with them. Dropping a permit releases them. As long as it exists, [`drain`](crate::BufferManager::drain)
 /// does not return, because a record may still be pushed. A permit that is passed to
 /// [`mem::forget`](std::mem::forget) holds its credits and places forever.
+///
+/// Records of one permit keep their order, and come before those of later pushes of the same
+/// source only if they are pushed earlier.
 ///
 /// # Examples
 ///
@@ -88,28 +305,77 @@ pub struct Permit<E: Envelope> {
 
 impl<E: Envelope> Permit<E> {
     /// Creates a permit for records that were admitted.
-    pub(crate) fn new(
-        source: &Source<E>,
-        stage: &Stage<E>,
-        records: usize,
-        first: Sequence,
-    ) -> Self {
+    fn new(source: &Source<E>, stage: &Stage<E>, acquired: Acquired) -> Self {
         let (source, stage) = (Arc::clone(source.core()), Arc::clone(stage.core()));
-        Self { source, stage, records: to_u32(records), first }
+        let Acquired { records, first } = acquired;
+        source.admission().permit(source.index(), stage.places(), records);
+        Self { source, stage, records, first }
     }
 
-    /// Returns the number of records that the permit is for; at least 1.
-    #[allow(clippy::len_without_is_empty, reason = "a permit is for one record at least")]
+    /// Returns the number of records that may still be pushed; at least 1 for a new permit.
     pub fn len(&self) -> usize {
         self.records as usize
     }
 
+    /// Returns `true` if the permit is used up.
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Pushes one record and keeps the rest of the reservation.
+    ///
+    /// The call cannot fail while the permit is not used up, even if the buffer was closed in the
+    /// meantime.
+    ///
+    /// # Errors
+    ///
+    /// Returns the record if the permit [is used up](Self::is_empty).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let line = |n: i32| BufferedRecord::new(n, "a", "p", "filter");
+    ///
+    /// let mut permit = source.try_reserve(&stage, 2)?;
+    /// assert_eq!(permit.push(line(1)), Ok(()));
+    /// assert_eq!((permit.len(), stage.len(), stage.reserved()), (1, 1, 1));
+    /// assert_eq!(permit.push(line(2)), Ok(()));
+    /// assert!(permit.is_empty());
+    /// assert_eq!(permit.push(line(3)).unwrap_err().record, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn push(&mut self, record: E) -> Result<(), E> {
+        if self.is_empty() {
+            return Err(record);
+        }
+        let first = self.use_up(1);
+        self.stage.store_one(self.source.index(), first, record);
+        Ok(())
+    }
+
+    /// Takes `records` out of the reservation, and returns the sequence of the first.
+    fn use_up(&mut self, records: u32) -> Sequence {
+        self.source.admission().end_permit(self.source.index(), self.stage.places(), records);
+        self.records -= records;
+        let first = self.first;
+        self.first = first.plus(records);
+        first
+    }
+
     /// Pushes one record and releases the rest of the reservation.
     ///
-    /// The call cannot fail, even if the buffer was closed in the meantime.
+    /// The call cannot fail on a permit that is not used up, even if the buffer was closed in the
+    /// meantime.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the permit [is used up](Self::is_empty), and drops the record.
     pub fn send(mut self, record: E) {
-        self.records -= 1;
-        self.stage.store_one(self.source.index(), self.first, record);
+        assert!(self.push(record).is_ok(), "the permit is used up");
     }
 
     /// Pushes records as one block and releases the rest of the reservation.
@@ -136,8 +402,8 @@ impl<E: Envelope> Permit<E> {
     pub fn send_batch(mut self, mut records: Vec<E>) -> Result<(), Vec<E>> {
         let rest = records.split_off(records.len().min(self.len()));
         if !records.is_empty() {
-            self.records -= to_u32(records.len());
-            self.stage.store_many(self.source.index(), self.first, records);
+            let first = self.use_up(to_u32(records.len()));
+            self.stage.store_many(self.source.index(), first, records);
         }
         if rest.is_empty() { Ok(()) } else { Err(rest) }
     }
@@ -146,7 +412,9 @@ impl<E: Envelope> Permit<E> {
 impl<E: Envelope> Drop for Permit<E> {
     fn drop(&mut self) {
         if self.records > 0 {
-            self.stage.release_some(self.source.index(), self.records);
+            let unused = self.records;
+            self.use_up(unused);
+            self.stage.release_some(self.source.index(), unused);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::source::Source;
 use super::stage::Stage;
+use crate::admission::{Acquired, Wanted};
 use crate::caps::Sequence;
 use crate::error::{RejectReason, Rejected};
 use crate::record::Envelope;
@@ -214,8 +215,8 @@ impl<E: Envelope> Producer<E> {
         }
         self.publish();
         let wanted = if waits { 1 } else { self.block_size() };
-        let (records, first) = self.source.core().acquire_up_to(self.stage.core(), wanted)?;
-        self.hold(records, first);
+        let acquired = self.source.core().acquire_up_to(self.stage.core(), wanted)?;
+        self.hold(acquired.records, acquired.first);
         Ok(())
     }
 
@@ -264,7 +265,7 @@ impl<E: Envelope> Producer<E> {
     /// What was pending is published.
     pub async fn send(&mut self, record: E) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
-        let acquired = self.source.acquire(&self.stage, 1).await;
+        let acquired = self.source.acquire(&self.stage, Wanted::All(1)).await;
         self.accept_acquired(record, acquired)
     }
 
@@ -292,7 +293,7 @@ impl<E: Envelope> Producer<E> {
     #[inline]
     fn send_until(&mut self, record: E, deadline: Option<Instant>) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
-        let acquired = self.source.acquire_until(&self.stage, 1, deadline);
+        let acquired = self.source.acquire_until(&self.stage, Wanted::All(1), deadline);
         self.accept_acquired(record, acquired)
     }
 
@@ -316,11 +317,11 @@ impl<E: Envelope> Producer<E> {
     fn accept_acquired(
         &mut self,
         record: E,
-        acquired: Result<Sequence, RejectReason>,
+        acquired: Result<Acquired, RejectReason>,
     ) -> Result<(), Rejected<E>> {
         match acquired {
-            Ok(first) => {
-                self.hold(1, first);
+            Ok(acquired) => {
+                self.hold(1, acquired.first);
                 self.accept(record);
                 Ok(())
             }

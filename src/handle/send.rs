@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::source::Source;
 use super::stage::Stage;
-use crate::admission::Acquire;
+use crate::admission::{Acquire, Acquired, Wanted};
 use crate::caps::{Denied, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::record::Envelope;
@@ -65,8 +65,8 @@ impl<E: Envelope> Source<E> {
     /// # }).unwrap();
     /// ```
     pub async fn send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        let admitted = self.acquire(stage, 1).await;
-        self.store_one(stage, admitted, record)
+        let admitted = self.acquire(stage, Wanted::All(1)).await;
+        self.store_one(stage, admitted.map(|acquired| acquired.first), record)
     }
 
     /// Blocks the thread until one record is pushed: the blocking form of [`send`](Self::send).
@@ -150,8 +150,8 @@ impl<E: Envelope> Source<E> {
         record: E,
         deadline: Option<Instant>,
     ) -> Result<(), Rejected<E>> {
-        let admitted = self.acquire_until(stage, 1, deadline);
-        self.store_one(stage, admitted, record)
+        let admitted = self.acquire_until(stage, Wanted::All(1), deadline);
+        self.store_one(stage, admitted.map(|acquired| acquired.first), record)
     }
 
     /// Stores an admitted record, or hands it back with the reason.
@@ -171,29 +171,29 @@ impl<E: Envelope> Source<E> {
         }
     }
 
-    /// Waits for credits and places for `records` records.
-    pub(crate) async fn acquire(
+    /// Waits for credits and places.
+    pub(super) async fn acquire(
         &self,
         stage: &Stage<E>,
-        records: usize,
-    ) -> Result<Sequence, RejectReason> {
-        let mut reserving = Reserving::new(records);
+        wanted: Wanted,
+    ) -> Result<Acquired, RejectReason> {
+        let mut reserving = Reserving::new(wanted);
         poll_fn(|context| reserving.poll(self, stage, context)).await
     }
 
-    /// Blocks the thread until credits and places for `records` records are taken.
+    /// Blocks the thread until credits and places are taken.
     ///
     /// At the deadline, returns the limit that is in the way.
     #[inline]
     pub(super) fn acquire_until(
         &self,
         stage: &Stage<E>,
-        records: usize,
+        wanted: Wanted,
         deadline: Option<Instant>,
-    ) -> Result<Sequence, RejectReason> {
-        match self.core().acquire_all(stage.core(), records).transpose() {
+    ) -> Result<Acquired, RejectReason> {
+        match self.core().acquire_wanted(stage.core(), wanted).transpose() {
             Some(admitted) => admitted,
-            None => self.wait_until(stage, records, deadline),
+            None => self.wait_until(stage, wanted, deadline),
         }
     }
 
@@ -201,17 +201,17 @@ impl<E: Envelope> Source<E> {
     fn wait_until(
         &self,
         stage: &Stage<E>,
-        records: usize,
+        wanted: Wanted,
         deadline: Option<Instant>,
-    ) -> Result<Sequence, RejectReason> {
+    ) -> Result<Acquired, RejectReason> {
         let admission = self.core().admission();
-        let again = || match self.core().acquire_all(stage.core(), records).transpose() {
+        let again = || match self.core().acquire_wanted(stage.core(), wanted).transpose() {
             // While other requests wait, only the queue grants anything: stop spinning.
             None if admission.has_waiters() => Some(None),
             admitted => admitted.map(Some),
         };
         spin_until(deadline, again).flatten().unwrap_or_else(|| {
-            let mut reserving = Reserving::new(records);
+            let mut reserving = Reserving::new(wanted);
             let admitted = poll_fn(|context| reserving.poll(self, stage, context));
             let admitted = block_on_until(admitted, deadline);
             admitted.unwrap_or_else(|| reserving.give_up(self, stage))
@@ -285,7 +285,7 @@ impl<E: Envelope> Source<E> {
         if records.is_empty() {
             return Ok(());
         }
-        let admitted = self.acquire(stage, records.len()).await;
+        let admitted = self.acquire(stage, Wanted::All(records.len())).await;
         self.store_batch(stage, admitted, records)
     }
 
@@ -332,19 +332,19 @@ impl<E: Envelope> Source<E> {
         if records.is_empty() {
             return Ok(());
         }
-        let admitted = self.acquire_until(stage, records.len(), deadline);
+        let admitted = self.acquire_until(stage, Wanted::All(records.len()), deadline);
         self.store_batch(stage, admitted, records)
     }
 
     fn store_batch(
         &self,
         stage: &Stage<E>,
-        admitted: Result<Sequence, RejectReason>,
+        admitted: Result<Acquired, RejectReason>,
         records: Vec<E>,
     ) -> Result<(), RejectedBatch<E>> {
         match admitted {
-            Ok(first) => {
-                stage.core().store_many(self.core().index(), first, records);
+            Ok(acquired) => {
+                stage.core().store_many(self.core().index(), acquired.first, records);
                 Ok(())
             }
             Err(reason) => Err(RejectedBatch { accepted: 0, records, reason }),
@@ -356,31 +356,31 @@ impl<E: Envelope> Source<E> {
 /// then on.
 ///
 /// Every poll must be given the same source and stage.
-pub(crate) struct Reserving {
-    records: usize,
+pub(super) struct Reserving {
+    wanted: Wanted,
     acquire: Option<Acquire>,
 }
 
 impl Reserving {
-    pub(crate) fn new(records: usize) -> Self {
-        Self { records, acquire: None }
+    pub(super) fn new(wanted: Wanted) -> Self {
+        Self { wanted, acquire: None }
     }
 
-    /// Returns the sequence of the first record once all records have their credits and places.
-    pub(crate) fn poll<E: Envelope>(
+    /// Resolves when the credits and places are taken.
+    pub(super) fn poll<E: Envelope>(
         &mut self,
         source: &Source<E>,
         stage: &Stage<E>,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Sequence, RejectReason>> {
+    ) -> Poll<Result<Acquired, RejectReason>> {
         let acquire = match &mut self.acquire {
             Some(acquire) => acquire,
             None => {
                 let (source, stage) = (source.core(), stage.core());
-                if let Some(acquired) = source.acquire_all(stage, self.records).transpose() {
+                if let Some(acquired) = source.acquire_wanted(stage, self.wanted).transpose() {
                     return Poll::Ready(acquired);
                 }
-                self.acquire.insert(source.wait(stage, self.records))
+                self.acquire.insert(source.wait(stage, self.wanted))
             }
         };
         let reason = |denied| source.core().reason(stage.core(), denied);
@@ -396,7 +396,7 @@ impl Reserving {
         mut self,
         source: &Source<E>,
         stage: &Stage<E>,
-    ) -> Result<Sequence, RejectReason> {
+    ) -> Result<Acquired, RejectReason> {
         let outcome = self.acquire.take().map_or(Err(Denied::Closed), Acquire::give_up);
         outcome.map_err(|denied| source.core().reason(stage.core(), denied))
     }

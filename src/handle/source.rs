@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::stage::Stage;
-use crate::admission::{Acquire, Admission, Admitted, Request, SharedStage};
+use crate::admission::{Acquire, Acquired, Admission, Admitted, Request, SharedStage, Wanted};
 use crate::caps::{Account, Denied, Limit, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::record::Envelope;
@@ -153,20 +153,17 @@ impl SourceCore {
         })
     }
 
-    /// Takes credits and places for up to `wanted` records, at least one. Gives how many, and the sequence of
-    /// the first.
+    /// Takes credits and places for up to `wanted` records, at least one.
     pub(super) fn acquire_up_to<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         wanted: u32,
-    ) -> Result<(u32, Sequence), RejectReason> {
+    ) -> Result<Acquired, RejectReason> {
         if let Some(first) = self.acquire_fast(stage, wanted as usize) {
-            return Ok((wanted, first));
+            return Ok(Acquired { records: wanted, first });
         }
-        match self.acquire(stage, wanted as usize)? {
-            Admitted { records: 0, denied: Some(denied), .. } => Err(self.reason(stage, denied)),
-            Admitted { records, first, .. } => Ok((records, first)),
-        }
+        let admitted = self.acquire(stage, wanted as usize)?;
+        admitted.at_least(1).map_err(|denied| self.reason(stage, denied))
     }
 
     /// The least of the caps that a record of this source is under in that stage.
@@ -175,37 +172,83 @@ impl SourceCore {
         own.min(global).min(stage.places().capacity())
     }
 
-    /// Takes credits and places for exactly `records` records.
+    /// Takes credits and places for exactly `records` records, without regard to requests that
+    /// wait.
+    pub(super) fn try_acquire_all<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        records: usize,
+    ) -> Result<Acquired, RejectReason> {
+        self.check_size(stage, records)?;
+        let records = to_u32(records);
+        self.admission
+            .try_acquire_all(self.account, stage.places(), records)
+            .map(|first| Acquired { records, first })
+            .map_err(|denied| self.reason(stage, denied))
+    }
+
+    /// Takes the credits and places that a request wants.
     ///
     /// Returns `None` if they are not available now, or if other requests wait: those came first.
     ///
     /// # Errors
     ///
     /// Returns the reason if they can never become available.
-    pub(crate) fn acquire_all<E: Envelope>(
+    #[inline]
+    pub(super) fn acquire_wanted<E: Envelope>(
         &self,
         stage: &StageCore<E>,
-        records: usize,
-    ) -> Result<Option<Sequence>, RejectReason> {
+        wanted: Wanted,
+    ) -> Result<Option<Acquired>, RejectReason> {
+        let records = match wanted {
+            Wanted::All(records) => records,
+            Wanted::UpTo(_) => 1,
+        };
         self.check_size(stage, records)?;
         if self.admission.has_waiters() {
             return Ok(None);
         }
-        match self.admission.try_acquire_all(self.account, stage.places(), to_u32(records)) {
-            Ok(first) => Ok(Some(first)),
+        let acquired = match wanted {
+            Wanted::All(records) => {
+                let records = to_u32(records);
+                self.admission
+                    .try_acquire_all(self.account, stage.places(), records)
+                    .map(|first| Acquired { records, first })
+            }
+            Wanted::UpTo(most) => self
+                .admission
+                .try_acquire(self.account, stage.places(), self.clamp(stage, most))
+                .at_least(1),
+        };
+        match acquired {
+            Ok(acquired) => Ok(Some(acquired)),
             Err(Denied::Closed) => Err(RejectReason::Closed),
             Err(_) => Ok(None),
         }
     }
 
-    /// Queues a request for credits and places for `records` records.
-    pub(crate) fn wait<E: Envelope>(&self, stage: &Arc<StageCore<E>>, records: usize) -> Acquire {
-        let request = Request {
-            account: Some(self.account),
-            stage: Arc::clone(stage) as SharedStage,
-            records: to_u32(records),
+    /// Queues a request for credits and places.
+    pub(crate) fn wait<E: Envelope>(&self, stage: &Arc<StageCore<E>>, wanted: Wanted) -> Acquire {
+        let (records, most) = match wanted {
+            Wanted::All(records) => (to_u32(records), to_u32(records)),
+            Wanted::UpTo(most) => (1, self.clamp(stage, most)),
         };
+        let stage = Arc::clone(stage) as SharedStage;
+        let request = Request { account: Some(self.account), stage, records, most };
         Acquire::new(&self.admission, request)
+    }
+
+    /// Bounds a number of records, which may be any, by the caps; it is at least 1.
+    pub(super) fn clamp<E: Envelope>(&self, stage: &StageCore<E>, records: usize) -> u32 {
+        to_u32(records.clamp(1, self.least_capacity(stage) as usize))
+    }
+
+    /// Returns how many records a push to the stage may hold now.
+    fn capacity_for<E: Envelope>(&self, stage: &StageCore<E>) -> usize {
+        if !self.owns(stage) || stage.places().is_closed() {
+            return 0;
+        }
+        self.available_credits().min(stage.places().free(0) as usize)
     }
 
     /// Checks that `records` records fit under every cap at once.
@@ -420,6 +463,34 @@ impl<E: Envelope> Source<E> {
     /// return, and a push may still be refused.
     pub fn available_credits(&self) -> usize {
         self.core.available_credits()
+    }
+
+    /// Returns how many records a push to the stage may hold now.
+    ///
+    /// This is the least of what the source's cap, the global cap and the stage's cap leave. It is
+    /// 0 if the buffer, the source or the stage is closed, and for a stage of another buffer.
+    ///
+    /// The value is exact if no other thread uses the buffer. Otherwise it may be outdated on
+    /// return, and a push may still be refused; a [permit](Self::try_reserve_up_to) keeps what it
+    /// has taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_stage: 30, max_per_source: 20, ..Default::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// assert_eq!(source.capacity_for(&stage), 20);
+    ///
+    /// let lines = vec![BufferedRecord::new("line", "b", "p", "filter"); 15];
+    /// manager.source("b")?.try_send_batch(&stage, lines)?;
+    /// assert_eq!((source.available_credits(), source.capacity_for(&stage)), (20, 15));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn capacity_for(&self, stage: &Stage<E>) -> usize {
+        self.core.capacity_for(stage.core())
     }
 
     /// Returns the used share of the source's cap, from 0.0 to 1.0.

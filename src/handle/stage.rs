@@ -148,7 +148,9 @@ impl<E: Envelope> Stage<E> {
 
     /// Returns the number of records in unsettled batches, including parked dead letters.
     ///
-    /// While other threads use the stage, the count may include records that are being pushed.
+    /// [Reserved](Self::reserved) places do not count; those that a [`Producer`](crate::Producer)
+    /// holds do. While other threads use the stage, the count may include records that are being
+    /// pushed.
     pub fn in_flight(&self) -> usize {
         self.core.in_flight() as usize
     }
@@ -160,6 +162,34 @@ impl<E: Envelope> Stage<E> {
     /// [`in_flight`](Self::in_flight). The value may be outdated on return.
     pub fn delayed(&self) -> usize {
         self.core.delayed() as usize
+    }
+
+    /// Returns the number of places that are taken for records to come: by a
+    /// [`Permit`](crate::Permit), or by a request that was granted and whose future was not polled
+    /// since.
+    ///
+    /// They count against [`capacity`](Self::capacity) like records. While other threads use the
+    /// stage, the number may leave out places that are being reserved or used; these then count as
+    /// [in flight](Self::in_flight).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut permit = source.try_reserve(&stage, 10)?;
+    /// assert_eq!((stage.len(), stage.in_flight(), stage.reserved()), (0, 0, 10));
+    ///
+    /// permit.push(BufferedRecord::new("line", "a", "p", "filter")).expect("it is reserved");
+    /// assert_eq!((stage.len(), stage.in_flight(), stage.reserved()), (1, 0, 9));
+    /// drop(permit);
+    /// assert_eq!((stage.len(), stage.in_flight(), stage.reserved()), (1, 0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserved(&self) -> usize {
+        self.core.places().permitted() as usize
     }
 
     /// Returns the maximum number of records that the stage may hold, queued or in unsettled
@@ -194,6 +224,7 @@ impl<E: Envelope> fmt::Debug for Stage<E> {
             .field("id", &self.id())
             .field("len", &self.len())
             .field("in_flight", &self.in_flight())
+            .field("reserved", &self.reserved())
             .field("capacity", &self.capacity())
             .finish()
     }

@@ -89,7 +89,8 @@ impl<E: Envelope> BufferManager<E> {
         block_on_until(self.drain(), deadline).ok_or_else(|| self.remaining())
     }
 
-    /// Returns the unsettled records by stage and by source.
+    /// Returns the unsettled records, and what is reserved for records to come, by stage and by
+    /// source.
     ///
     /// The result is exact if no other thread uses the buffer. Dead letters are settled, even if
     /// they are parked: see [`DeadLetters::parked`](crate::DeadLetters::parked).

@@ -145,18 +145,29 @@ impl<E: Envelope> Registry<E> {
 
     /// Returns the stages and sources that hold unsettled records, sorted by name.
     pub(super) fn remaining(&self) -> Remaining {
-        let some = |id: &Arc<str>, held: u32| (held > 0).then(|| (id.to_string(), held as usize));
-        let (stages, sources) = (self.stages.pin().values(), self.sources.pin().values());
-        let in_stages = stages.iter().filter_map(|s| some(s.id(), s.places().occupied()));
-        let unsettled = |source: &SourceCore| {
-            let account = source.account();
-            account.used().saturating_sub(account.parked())
+        let mut remaining = Remaining::default();
+        let note = |list: &mut Vec<_>, id: &Arc<str>, held: u32| {
+            if held > 0 {
+                list.push((id.to_string(), held as usize));
+            }
         };
-        let of_sources = sources.iter().filter_map(|s| some(s.id(), unsettled(s)));
-        let mut remaining =
-            Remaining { stages: in_stages.collect(), sources: of_sources.collect() };
+        for stage in self.stages.pin().values() {
+            let (id, places) = (stage.id(), stage.places());
+            let permitted = places.permitted();
+            note(&mut remaining.reserved_stages, id, permitted);
+            note(&mut remaining.stages, id, places.occupied().saturating_sub(permitted));
+        }
+        for source in self.sources.pin().values() {
+            let (id, account) = (source.id(), source.account());
+            let permitted = account.permitted();
+            note(&mut remaining.reserved_sources, id, permitted);
+            let held = account.used().saturating_sub(account.parked());
+            note(&mut remaining.sources, id, held.saturating_sub(permitted));
+        }
         remaining.stages.sort_unstable();
         remaining.sources.sort_unstable();
+        remaining.reserved_stages.sort_unstable();
+        remaining.reserved_sources.sort_unstable();
         remaining
     }
 

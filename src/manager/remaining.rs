@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// The unsettled records of a buffer, by stage and by source.
+/// The unsettled records of a buffer, and what is reserved for records to come, by stage and by
+/// source.
 ///
 /// Returned by [`BufferManager::remaining`](crate::BufferManager::remaining), and by
 /// [`BufferManager::drain_timeout`](crate::BufferManager::drain_timeout) as an error.
@@ -22,27 +23,51 @@ use std::fmt;
 /// assert_eq!(remaining.records(), 1);
 /// assert_eq!(remaining.stages, [("filter".to_owned(), 1)]);
 /// assert_eq!(remaining.sources, [("a".to_owned(), 1)]);
+///
+/// let permit = source.try_reserve(&stage, 5)?;
+/// let text = "not drained: 1 records remain (stage filter 1; source a 1), \
+///             5 places are reserved (stage filter 5; source a 5)";
+/// assert_eq!(manager.remaining().to_string(), text);
+/// # drop(permit);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Remaining {
     /// The stages that hold unsettled records, by name, with the number of records, queued or in
     /// batches.
     pub stages: Vec<(String, usize)>,
     /// The sources of unsettled records, by name, with the number of records.
     pub sources: Vec<(String, usize)>,
+    /// The stages with [reserved](crate::Stage::reserved) places, by name, with the number of
+    /// places. A [`Permit`](crate::Permit) holds them, or a request that was granted and whose
+    /// future was not polled since.
+    pub reserved_stages: Vec<(String, usize)>,
+    /// The sources whose credits are reserved with these places, by name, with the number of
+    /// credits. A forward reserves places alone, because its records have their credits.
+    pub reserved_sources: Vec<(String, usize)>,
 }
 
 impl Remaining {
     /// Returns the number of unsettled records.
     pub fn records(&self) -> usize {
-        self.stages.iter().map(|(_, records)| records).sum()
+        sum(&self.stages)
     }
 
-    /// Returns `true` if no unsettled records remain.
-    pub fn is_empty(&self) -> bool {
-        self.stages.is_empty() && self.sources.is_empty()
+    /// Returns the number of reserved places.
+    pub fn reserved(&self) -> usize {
+        sum(&self.reserved_stages)
     }
+
+    /// Returns `true` if no unsettled records remain and nothing is reserved.
+    pub fn is_empty(&self) -> bool {
+        let lists = [&self.stages, &self.sources, &self.reserved_stages, &self.reserved_sources];
+        lists.iter().all(|list| list.is_empty())
+    }
+}
+
+fn sum(held: &[(String, usize)]) -> usize {
+    held.iter().map(|(_, records)| records).sum()
 }
 
 impl fmt::Display for Remaining {
@@ -52,7 +77,13 @@ impl fmt::Display for Remaining {
             each.collect::<Vec<_>>().join(", ")
         };
         let (stages, sources) = (list("stage", &self.stages), list("source", &self.sources));
-        write!(f, "not drained: {} records remain ({stages}; {sources})", self.records())
+        write!(f, "not drained: {} records remain ({stages}; {sources})", self.records())?;
+        if self.reserved() > 0 {
+            let stages = list("stage", &self.reserved_stages);
+            let sources = list("source", &self.reserved_sources);
+            write!(f, ", {} places are reserved ({stages}; {sources})", self.reserved())?;
+        }
+        Ok(())
     }
 }
 

@@ -135,7 +135,8 @@ impl<E: Envelope> StageCore<E> {
     /// Returns the number of records in unsettled batches, including those of parked dead letters.
     pub(crate) fn in_flight(&self) -> u32 {
         let waiting = self.len().saturating_add(self.delayed());
-        self.places.held().saturating_sub(waiting)
+        let others = waiting.saturating_add(self.places.permitted());
+        self.places.held().saturating_sub(others)
     }
 
     /// Returns the number of returned records that are not due yet.

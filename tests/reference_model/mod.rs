@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use conveyor_buffer::{
     BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetters, Envelope,
-    Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Remaining, Source, Stage,
-    TryRecvError,
+    Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Source, Stage, TryRecvError,
 };
 use pollster::block_on;
 
@@ -67,39 +66,129 @@ impl Setup {
 /// names; `batch` chooses one of the unsettled batches.
 #[derive(Debug, Clone)]
 pub enum Operation {
-    Send { source: usize, stage: usize, of: usize },
-    SendBatch { source: usize, stage: usize, of: usize, records: usize },
-    Push { stage: usize, of: usize },
-    PushBatch { stage: usize, of: [usize; 3], records: usize },
-    Take { stage: usize, max: usize },
-    GetBatch { stage: usize, max: usize },
-    ReturnByName { stage: usize, records: usize },
-    Ack { batch: usize },
-    Return { batch: usize },
-    Drop { batch: usize },
-    IntoRecords { batch: usize },
-    Settle { batch: usize, outcomes: u32 },
-    Forward { batch: usize, stage: usize },
-    SplitOff { batch: usize, at: usize },
-    Partition { batch: usize, chosen: u32 },
+    Send {
+        source: usize,
+        stage: usize,
+        of: usize,
+    },
+    SendBatch {
+        source: usize,
+        stage: usize,
+        of: usize,
+        records: usize,
+    },
+    Push {
+        stage: usize,
+        of: usize,
+    },
+    PushBatch {
+        stage: usize,
+        of: [usize; 3],
+        records: usize,
+    },
+    Take {
+        stage: usize,
+        max: usize,
+    },
+    GetBatch {
+        stage: usize,
+        max: usize,
+    },
+    ReturnByName {
+        stage: usize,
+        records: usize,
+    },
+    Ack {
+        batch: usize,
+    },
+    Return {
+        batch: usize,
+    },
+    Drop {
+        batch: usize,
+    },
+    IntoRecords {
+        batch: usize,
+    },
+    Settle {
+        batch: usize,
+        outcomes: u32,
+    },
+    Forward {
+        batch: usize,
+        stage: usize,
+    },
+    SplitOff {
+        batch: usize,
+        at: usize,
+    },
+    Partition {
+        batch: usize,
+        chosen: u32,
+    },
     Receive,
-    NewStageHandle { stage: usize },
-    NewSourceHandle { source: usize },
-    RemoveStage { stage: usize },
-    RemoveSource { source: usize },
+    NewStageHandle {
+        stage: usize,
+    },
+    NewSourceHandle {
+        source: usize,
+    },
+    RemoveStage {
+        stage: usize,
+    },
+    RemoveSource {
+        source: usize,
+    },
     Close,
-    CloseStage { stage: usize },
-    CloseSource { source: usize },
+    CloseStage {
+        stage: usize,
+    },
+    CloseSource {
+        source: usize,
+    },
     // Calls that wait, in place of the one of their kind that waits already.
-    SendAndWait { source: usize, stage: usize, of: usize, records: usize },
-    Reserve { source: usize, stage: usize, of: usize, records: usize, sent: usize },
-    ForwardAndWait { batch: usize, stage: usize },
-    ReceiveAndWait { stage: usize, max: usize },
+    SendAndWait {
+        source: usize,
+        stage: usize,
+        of: usize,
+        records: usize,
+    },
+    Reserve {
+        source: usize,
+        stage: usize,
+        of: usize,
+        records: usize,
+        sent: usize,
+    },
+    ForwardAndWait {
+        batch: usize,
+        stage: usize,
+    },
+    ReceiveAndWait {
+        stage: usize,
+        max: usize,
+    },
     Drain,
     Cancel,
     // The same for no time at all.
-    SendForNoTime { source: usize, stage: usize, of: usize, records: usize },
-    ReceiveForNoTime { stage: usize, max: usize },
+    SendForNoTime {
+        source: usize,
+        stage: usize,
+        of: usize,
+        records: usize,
+    },
+    ReceiveForNoTime {
+        stage: usize,
+        max: usize,
+    },
+    /// A permit for what there is, of which so many records are pushed one at a time.
+    ReserveNow {
+        source: usize,
+        stage: usize,
+        of: usize,
+        max: usize,
+        sent: usize,
+    },
 }
 
 impl Operation {
@@ -123,7 +212,7 @@ impl Operation {
         if kind == u8::MAX {
             return Self::Close;
         }
-        match kind % 40 {
+        match kind % 41 {
             0 | 1 => Self::Send { source, stage, of: name(z) },
             2..=4 => Self::SendBatch { source, stage, of: name(z), records },
             5 => Self::Push { stage, of: source },
@@ -155,6 +244,13 @@ impl Operation {
             35 => Self::ForwardAndWait { batch, stage },
             36 => Self::ReceiveAndWait { stage, max: records },
             37 => Self::ReceiveForNoTime { stage, max: records },
+            40 => Self::ReserveNow {
+                source,
+                stage,
+                of: name(z),
+                max: records,
+                sent: usize::from(code[6]) % 24,
+            },
             38 => Self::SendForNoTime { source, stage, of: name(z), records },
             _ => match z % 8 {
                 0 => Self::CloseStage { stage },
@@ -584,6 +680,12 @@ impl Model {
         }
         (source.capacity - source.used).min(self.setup.total - self.used)
     }
+
+    /// How many records a push may hold.
+    fn room_for(&self, source: usize, stage: usize) -> usize {
+        let stage = &self.stages[stage];
+        if stage.shut { 0 } else { self.available(source).min(stage.capacity - stage.occupied) }
+    }
 }
 
 /// A handle, with the index of what the model says of it.
@@ -746,6 +848,9 @@ impl Pair {
                 source.close();
                 assert!(source.is_closed());
                 self.model.sources[index].shut = true;
+            }
+            Operation::ReserveNow { source, stage, of, max, sent } => {
+                self.reserve_now(source, stage, of, max, sent);
             }
             Operation::SendForNoTime { source, stage, of, records } => {
                 self.send_for_no_time(source, stage, of, records);
@@ -1008,15 +1113,16 @@ impl Pair {
             assert_eq!(block_on(manager.should_backpressure(id)), high, "source {id}");
         }
         assert_eq!(block_on(manager.get_stages_with_data()), with_data);
-        let remaining = Remaining { stages: held_by_stages, sources: held_by_sources };
-        assert_eq!(manager.remaining(), remaining);
+        let remaining = manager.remaining();
+        assert_eq!(remaining.reserved(), 0, "no permit is kept from one step to the next");
+        assert_eq!((remaining.stages, remaining.sources), (held_by_stages, held_by_sources));
 
         for (index, stage) in self.stages.iter().flatten() {
             let expected = &model.stages[*index];
             let queued = expected.queue.len();
             assert_eq!(stage.capacity(), expected.capacity);
-            let readings = (stage.len(), stage.in_flight());
-            assert_eq!(readings, (queued, expected.occupied - queued), "stage {}", stage.id());
+            let readings = (stage.len(), stage.in_flight(), stage.reserved());
+            assert_eq!(readings, (queued, expected.occupied - queued, 0), "stage {}", stage.id());
             let utilization = expected.occupied as f64 / expected.capacity as f64;
             assert_eq!(stage.utilization(), utilization);
         }

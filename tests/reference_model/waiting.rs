@@ -365,6 +365,41 @@ impl Pair {
         assert_eq!(self.model.push(to, from, accepted), (accepted.len(), None));
     }
 
+    /// A permit for what there is now, used one record at a time. The rest is given back.
+    pub(super) fn reserve_now(
+        &mut self,
+        source: usize,
+        stage: usize,
+        of: usize,
+        max: usize,
+        sent: usize,
+    ) {
+        self.cancel();
+        let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
+        let records = self.records(sent, |_| of);
+        let rows = rows_of(&records);
+        let room = self.model.room_for(from, to);
+        assert_eq!(source.capacity_for(&stage), room);
+        let mut permit = match source.try_reserve_up_to(&stage, max) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                assert_eq!(self.model.admit(to, from, 1), (0, Some(reason)));
+                return;
+            }
+        };
+        assert_eq!((permit.len(), stage.reserved()), (max.max(1).min(room), permit.len()));
+        let mut pushed = 0;
+        for record in records {
+            match permit.push(record) {
+                Ok(()) => pushed += 1,
+                Err(_) => assert!(permit.is_empty()),
+            }
+        }
+        assert_eq!(pushed, rows.len().min(max.max(1)).min(room));
+        drop(permit);
+        assert_eq!(self.model.push(to, from, &rows[..pushed]), (pushed, None));
+    }
+
     /// A worker that waits for no time at all.
     pub(super) fn receive_for_no_time(&mut self, stage: usize, max: usize) {
         let Some((stage, handle)) = self.stage(stage) else { return };

@@ -36,7 +36,7 @@ impl Readings {
         // `remaining` leaves parked letters out, which hold what they held.
         let stage = |index| {
             let stage = manager.stage(&stage_name(index)).ok();
-            stage.map_or(0, |stage| stage.len() + stage.in_flight())
+            stage.map_or(0, |stage| stage.len() + stage.in_flight() + stage.reserved())
         };
         let source = |index| {
             let source = manager.source(&source_name(index)).ok();
