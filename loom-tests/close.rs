@@ -212,7 +212,7 @@ fn a_forward_that_waits_comes_back_when_the_next_stage_is_closed_or_goes_on_when
             assert!(forwarded.is_ok() || stage.is_closed(), "a closed buffer still forwards");
             match forwarded {
                 Ok(()) => assert_eq!(drain(&stage), [1]),
-                Err(batch) => batch.ack(),
+                Err(error) => error.into_inner().ack(),
             }
             block_on(manager.drain());
         });

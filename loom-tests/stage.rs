@@ -277,7 +277,7 @@ fn two_stages_that_are_full_forward_to_each_other_without_loss() {
             let left = left.clone();
             move || match from_right.try_forward(&left) {
                 Ok(()) => panic!("the other stage is full until its batch is settled"),
-                Err(batch) => batch.ack(),
+                Err(error) => error.into_inner().ack(),
             }
         });
         let forwarded = from_left.try_forward(&right).is_ok();
@@ -302,7 +302,7 @@ fn a_forward_takes_every_place_it_needs_or_none_while_somebody_pushes() {
             move || b.try_send(&right, item("b", 9)).is_ok()
         });
         // What does not fit comes back whole, and is returned here.
-        let forwarded = batch.try_forward(&right).map_err(|batch| assert_eq!(batch.len(), 2));
+        let forwarded = batch.try_forward(&right).map_err(|error| assert_eq!(error.batch.len(), 2));
         let pushed = other.join().unwrap();
         assert_ne!(forwarded.is_ok(), pushed, "two places: for the batch or for the other");
         let (in_left, in_right) = (drain(&left), drain(&right));
@@ -355,7 +355,7 @@ fn a_forward_that_cannot_fit_keeps_no_place_from_a_push() {
         // One place: too few for two records, enough for one.
         let refused = batch.try_forward(&right).expect_err("two records in one place");
         other.join().unwrap().expect("a forward that could not fit took the place");
-        refused.return_to_buffer();
+        refused.into_inner().return_to_buffer();
         assert_eq!((drain(&left), drain(&right)), (vec![1, 2], vec![0, 9]));
         nothing_is_left(&manager, 3);
     });

@@ -70,7 +70,7 @@ pub enum RejectReason {
         /// The stage's capacity.
         records: usize,
     },
-    /// The stage belongs to another buffer than the source.
+    /// The stage belongs to another buffer than the source, or than the batch.
     ForeignStage {
         /// The name of the stage.
         stage_id: Arc<str>,
@@ -160,7 +160,7 @@ impl fmt::Display for RejectReason {
                 write!(f, "out of memory: no room for the {records} records of stage {stage_id}")
             }
             Self::ForeignStage { stage_id } => {
-                write!(f, "foreign stage: {stage_id} belongs to another buffer than the source")
+                write!(f, "foreign stage: {stage_id} belongs to another buffer")
             }
             Self::ParkedLetters { limit, held, capacity, parked } => write!(
                 f,

@@ -34,7 +34,7 @@
 //!
 //! let batch = parse.try_recv_batch(100)?;
 //! let (good, bad) = batch.partition(|record| record.record.parse::<u32>().is_ok());
-//! good.try_forward(&load).expect("the next stage has room");
+//! good.try_forward(&load)?;
 //! bad.return_to_buffer(); // cannot fail
 //!
 //! assert_eq!((parse.len(), load.len()), (1, 2));
@@ -212,7 +212,8 @@ pub use error::{
     Closed, RecvTimeoutError, RegistryError, RejectReason, Rejected, RejectedBatch, TryRecvError,
 };
 pub use handle::{
-    Batch, DeadLetters, Outcome, Permit, Producer, Settled, SignalReceiver, Singles, Source, Stage,
+    Batch, DeadLetters, ForwardError, Outcome, Permit, Producer, Settled, SignalReceiver, Singles,
+    Source, Stage,
 };
 #[cfg(feature = "futures")]
 pub use handle::{Batches, DeadLetterStream, RecordSink};

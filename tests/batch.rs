@@ -145,7 +145,7 @@ fn a_batch_moves_on_with_its_credits_when_there_is_room_for_all_of_it() {
     source.try_send_batch(&stage, rows("a", 4..7)).unwrap();
 
     // One place is left, and a batch moves whole or not at all.
-    let mut batch = take(&stage, 2).try_forward(&next).unwrap_err();
+    let mut batch = take(&stage, 2).try_forward(&next).unwrap_err().into_inner();
     assert_eq!((ids(&batch), holds!(stage, source), next.len()), (vec![3, 4], (2, 2, 3), 3));
     let rest = batch.split_off(1);
     batch.try_forward(&next).unwrap();
@@ -194,7 +194,7 @@ fn a_batch_larger_than_the_next_stage_comes_back() {
     let manager = Manager::builder(caps(10, 10, 10)).stage_capacity("next", 2).build().unwrap();
     let (stage, next) = (manager.stage("stage").unwrap(), manager.stage("next").unwrap());
     manager.source("a").unwrap().try_send_batch(&stage, rows("a", 0..3)).unwrap();
-    let mut batch = take(&stage, 3).try_forward(&next).unwrap_err();
+    let mut batch = take(&stage, 3).try_forward(&next).unwrap_err().into_inner();
     let rest = batch.split_off(2);
     batch.try_forward(&next).unwrap();
     rest.ack();
@@ -205,7 +205,7 @@ fn a_batch_larger_than_the_next_stage_comes_back() {
 fn a_batch_can_move_to_the_back_of_its_own_stage_if_it_has_room_twice() {
     let (_manager, stage, source) = one_of_each(10, 6, 10);
     source.try_send_batch(&stage, rows("a", 0..4)).unwrap();
-    let batch = take(&stage, 3).try_forward(&stage).unwrap_err();
+    let batch = take(&stage, 3).try_forward(&stage).unwrap_err().into_inner();
     batch.return_to_buffer();
     take(&stage, 2).try_forward(&stage).unwrap();
     assert_eq!(holds!(stage, source), (4, 0, 6));

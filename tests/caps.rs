@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize};
 use std::thread;
 
-use conveyor_buffer::{Batch, BufferManager, DeadLetters, Outcome, RejectReason, Source, Stage};
+use conveyor_buffer::{
+    Batch, BufferManager, DeadLetters, ForwardError, Outcome, RejectReason, Source, Stage,
+};
 
 use common::*;
 
@@ -313,7 +315,7 @@ impl Arena {
                 self.of_stage[stage].sub(len);
                 match batch.try_forward(&self.stages[next]) {
                     Ok(()) => self.of_stage[next].add(len),
-                    Err(batch) => {
+                    Err(ForwardError { batch, .. }) => {
                         assert_eq!(batch.len(), len);
                         self.of_stage[stage].add(len);
                         self.ack(stage, batch);

@@ -172,8 +172,8 @@ fn race(round: u64, records: u64) {
                                 batch.return_to_buffer();
                             }
                             1 => {
-                                if let Err(batch) = batch.try_forward(&stages[1 - n]) {
-                                    drop(batch);
+                                if let Err(error) = batch.try_forward(&stages[1 - n]) {
+                                    drop(error);
                                 }
                             }
                             _ => {

@@ -49,7 +49,7 @@ fn reasons() -> Vec<(RejectReason, bool, bool, &'static str)> {
             RejectReason::ForeignStage { stage_id: "load".into() },
             false,
             false,
-            "foreign stage: load belongs to another buffer than the source",
+            "foreign stage: load belongs to another buffer",
         ),
         (
             RejectReason::ParkedLetters {

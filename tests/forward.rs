@@ -5,6 +5,8 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
+use conveyor_buffer::{Batch, ForwardError, RejectReason};
+
 use common::waiting::*;
 use common::*;
 
@@ -17,6 +19,14 @@ fn full_next()
     source.try_send_batch(&next, rows("a", 10..14)).unwrap();
     source.try_send_batch(&stage, rows("a", 0..2)).unwrap();
     (manager, stage, next, source)
+}
+
+/// The batch of a forward that fails for this reason.
+#[track_caller]
+fn refused(forwarded: Result<(), ForwardError<Row>>, reason: &RejectReason) -> Batch<Row> {
+    let error = forwarded.unwrap_err();
+    assert_eq!(&error.reason, reason);
+    error.into_inner()
 }
 
 #[test]
@@ -63,10 +73,17 @@ fn what_can_never_be_forwarded_comes_back_whole_at_once() {
         .unwrap();
     source.try_send_batch(&stage, rows("a", 0..3)).unwrap();
     let mut batch = take(&stage, 3);
-    for next in [&closed, &removed, &foreign, &stage] {
-        batch = at_once(batch.forward(next)).unwrap_err();
-        batch = batch.forward_blocking(next).unwrap_err();
-        batch = batch.forward_timeout(next, FOR_EVER).unwrap_err();
+    let foreign_stage = RejectReason::ForeignStage { stage_id: "stage".into() };
+    for (next, reason) in [
+        (&closed, &RejectReason::Closed),
+        (&removed, &RejectReason::Closed),
+        (&foreign, &foreign_stage),
+        (&stage, &stage_full("stage", 3, 4)),
+    ] {
+        batch = refused(batch.try_forward(next), reason);
+        batch = refused(at_once(batch.forward(next)), reason);
+        batch = refused(batch.forward_blocking(next), reason);
+        batch = refused(batch.forward_timeout(next, FOR_EVER), reason);
         assert_eq!(ids(&batch), [0, 1, 2]);
         assert!(batch.iter().all(|row| row.retries == 0));
     }
@@ -75,8 +92,11 @@ fn what_can_never_be_forwarded_comes_back_whole_at_once() {
     let (stage, next) = (small.stage("stage").unwrap(), small.stage("small").unwrap());
     let source = small.source("a").unwrap();
     source.try_send_batch(&stage, rows("a", 0..3)).unwrap();
-    let batch = at_once(take(&stage, 3).forward(&next)).unwrap_err();
-    let mut batch = batch.forward_blocking(&next).unwrap_err();
+    let limit = "stage small".to_owned();
+    let too_large = RejectReason::TooLarge { records: 3, capacity: 2, limit };
+    let batch = refused(at_once(take(&stage, 3).forward(&next)), &too_large);
+    let batch = refused(batch.try_forward(&next), &too_large);
+    let mut batch = refused(batch.forward_blocking(&next), &too_large);
     assert_eq!(ids(&batch), [0, 1, 2]);
     // Cut in two it fits.
     let rest = batch.split_off(2);
@@ -102,7 +122,7 @@ fn a_close_of_the_next_stage_hands_the_batch_back() {
     manager.close();
     forward.waits();
     next.close();
-    let batch = forward.woken().unwrap_err();
+    let batch = refused(forward.woken(), &RejectReason::Closed);
     assert_eq!(ids(&batch), [0, 1]);
     batch.ack();
     drain(&next);
@@ -111,11 +131,37 @@ fn a_close_of_the_next_stage_hands_the_batch_back() {
 }
 
 #[test]
+fn a_forward_that_fails_says_why_and_keeps_the_batch() {
+    let small = Manager::builder(caps(20, 2, 20)).dead_letter_capacity(1).build().unwrap();
+    let (stage, next) = (small.stage("stage").unwrap(), small.stage("next").unwrap());
+    let source = small.source("a").unwrap();
+    source.try_send_batch(&next, rows("a", 0..2)).unwrap();
+    take(&next, 2).settle(|_| conveyor_buffer::Outcome::DeadLetter);
+    let last = source.try_reserve(&next, 1).unwrap();
+    source.try_send(&stage, row("a", 3)).unwrap();
+    let error = take(&stage, 1).try_forward(&next).unwrap_err();
+    let limit = "stage next".to_owned();
+    let reason = RejectReason::ParkedLetters { limit, held: 2, capacity: 2, parked: 1 };
+    assert_eq!(error.reason, reason);
+    assert!(error.is_full() && !error.is_closed());
+    assert_eq!(error.to_string(), reason.to_string());
+    let text = format!("{error:?}");
+    assert!(text.contains("ForwardError") && text.contains("parked: 1"), "{text}");
+    // An error that is dropped returns the batch, and may leave its reason.
+    assert_eq!(RejectReason::from(error), reason);
+    let batch = take(&stage, 1);
+    assert_eq!(batch.iter().map(|row| row.retries).collect::<Vec<_>>(), [1]);
+    drop(last);
+    batch.try_forward(&next).unwrap();
+    assert_eq!(ids(&take(&next, 1)), [3]);
+}
+
+#[test]
 fn a_forward_whose_time_is_up_gives_the_batch_back() {
     let (_manager, stage, next, _) = full_next();
     let mut batch = take(&stage, 2);
     for timeout in [Duration::ZERO, Duration::from_millis(2)] {
-        batch = batch.forward_timeout(&next, timeout).unwrap_err();
+        batch = refused(batch.forward_timeout(&next, timeout), &stage_full("next", 4, 4));
     }
     assert_eq!(ids(&batch), [0, 1]);
     or_abort("a forward", || {

@@ -253,7 +253,7 @@ fn buffers_know_their_own_handles() {
     assert_eq!((source.available_credits(), foreign.len()), (10, 0));
 
     source.try_send(&stage, row("a", 2)).unwrap();
-    let batch = take(&stage, 1).try_forward(&foreign).expect_err("it is another buffer's");
+    let batch = take(&stage, 1).try_forward(&foreign).expect_err("it is another buffer's").batch;
     batch.return_to_buffer();
     assert_eq!((stage.len(), block_on(other.get_total_buffered())), (1, 0));
 }

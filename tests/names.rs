@@ -177,7 +177,7 @@ fn stale_handles_are_refused_as_closed_and_the_name_begins_anew() {
     assert_eq!((rejected.accepted, rejected.records.len()), (0, 3));
     assert_eq!(stage.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
     source.try_send(&next, row("a", 2)).unwrap();
-    let batch = take(&next, 1).try_forward(&stage).expect_err("the stage was removed");
+    let batch = take(&next, 1).try_forward(&stage).expect_err("the stage was removed").batch;
     batch.ack();
 
     let anew = manager.stage("stage").unwrap();

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::thread;
 
 use conveyor_buffer::{
-    Batch, BufferManager, DeadLetters, Envelope, Outcome, RejectReason, Source, Stage,
+    Batch, BufferManager, DeadLetters, Envelope, ForwardError, Outcome, RejectReason, Source, Stage,
 };
 
 use common::*;
@@ -601,7 +601,7 @@ impl Pair {
                     Ok(()) => {
                         self.model.forward(stage, next, taken).expect("the model has no room")
                     }
-                    Err(batch) => {
+                    Err(ForwardError { batch, .. }) => {
                         let taken = self.model.forward(stage, next, taken).unwrap_err();
                         assert!(batch.iter().eq(taken.iter().map(|(_, row)| row)), "{same}");
                         self.open.push((stage, batch, taken));

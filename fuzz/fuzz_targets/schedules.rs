@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use conveyor_buffer::{
-    Batch, BufferManager, BufferSettings, Envelope, Outcome, RejectReason, Source, Stage,
+    Batch, BufferManager, BufferSettings, Envelope, ForwardError, Outcome, RejectReason, Source, Stage,
 };
 use libfuzzer_sys::fuzz_target;
 use pollster::block_on;
@@ -365,7 +365,7 @@ impl<'a> Worker<'a> {
                 };
                 match forwarded {
                     Ok(()) => raise(&shared.gauges.stages[next], len, shared.caps.per_stage),
-                    Err(batch) => {
+                    Err(ForwardError { batch, .. }) => {
                         raise(&shared.gauges.stages[stage], len, shared.caps.per_stage);
                         self.open.push((stage, batch));
                     }

@@ -1,14 +1,92 @@
 //! Moving a batch to the next stage, with and without waiting.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
+use super::source::stage_reason;
 use super::stage::Stage;
 use crate::admission::{Acquire, Request, SharedStage};
+use crate::caps::{Denied, Sequence};
+use crate::error::RejectReason;
 use crate::record::Envelope;
 use crate::store::{StageCore, to_u32};
 use crate::sync::{Instant, block_on_until, now};
+
+/// A batch that was not forwarded, with the reason.
+///
+/// Dropping the error drops the batch, which is thereby [returned](Batch::return_to_buffer) to its
+/// stage. `Debug` and `Display` show no records and require nothing of the record type.
+///
+/// # Examples
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
+/// let manager = BufferManager::builder(BufferSettings::default()).stage_capacity("load", 1).build()?;
+/// let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
+/// let source = manager.source("a")?;
+/// source.try_send_batch(&parse, vec![BufferedRecord::new("line", "a", "p", "parse"); 2])?;
+///
+/// parse.try_recv_batch(1)?.try_forward(&load)?;
+/// let error = parse.try_recv_batch(1)?.try_forward(&load).unwrap_err();
+/// assert_eq!(error.to_string(), "stage buffer full: load holds 1 of 1 records");
+/// assert!(error.is_full() && !error.is_closed());
+/// error.into_inner().ack();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[non_exhaustive]
+pub struct ForwardError<E: Envelope> {
+    /// The whole batch, unchanged.
+    pub batch: Batch<E>,
+    /// The reason why the next stage did not take it.
+    pub reason: RejectReason,
+}
+
+impl<E: Envelope> ForwardError<E> {
+    /// Returns the batch.
+    pub fn into_inner(self) -> Batch<E> {
+        self.batch
+    }
+
+    /// Returns [`RejectReason::is_full`] of the reason.
+    pub fn is_full(&self) -> bool {
+        self.reason.is_full()
+    }
+
+    /// Returns [`RejectReason::is_closed`] of the reason.
+    pub fn is_closed(&self) -> bool {
+        self.reason.is_closed()
+    }
+}
+
+impl<E: Envelope> fmt::Debug for ForwardError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForwardError")
+            .field("batch", &self.batch)
+            .field("reason", &self.reason)
+            .finish()
+    }
+}
+
+impl<E: Envelope> fmt::Display for ForwardError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<E: Envelope> Error for ForwardError<E> {}
+
+/// Drops the batch, which is thereby returned to its stage, and keeps the reason.
+///
+/// With this conversion `?` works for record types that are not [`Sync`].
+impl<E: Envelope> From<ForwardError<E>> for RejectReason {
+    fn from(error: ForwardError<E>) -> Self {
+        error.reason
+    }
+}
 
 impl<E: Envelope> Batch<E> {
     /// Moves all records to the back of the next stage without waiting.
@@ -23,9 +101,16 @@ impl<E: Envelope> Batch<E> {
     ///
     /// # Errors
     ///
-    /// Returns the whole batch if the next stage does not have room for all of it, was closed or
-    /// removed, or belongs to another buffer, or if the places are reserved. A batch larger than
-    /// the next stage's capacity never fits: split it with [`split_off`](Self::split_off).
+    /// Returns the whole batch and the reason:
+    ///
+    /// - [`StageFull`](RejectReason::StageFull) or
+    ///   [`ParkedLetters`](RejectReason::ParkedLetters) if the next stage does not have room for all
+    ///   of it.
+    /// - [`OthersFirst`](RejectReason::OthersFirst) if the places are reserved.
+    /// - [`TooLarge`](RejectReason::TooLarge) if the batch is larger than the next stage's capacity
+    ///   and never fits: split it with [`split_off`](Self::split_off).
+    /// - [`Closed`](RejectReason::Closed) if the next stage was closed or removed.
+    /// - [`ForeignStage`](RejectReason::ForeignStage) if it belongs to another buffer.
     ///
     /// # Examples
     ///
@@ -37,24 +122,50 @@ impl<E: Envelope> Batch<E> {
     /// let source = manager.source("a")?;
     /// source.try_send(&parse, BufferedRecord::new("line", "a", "p", "parse"))?;
     ///
-    /// parse.try_recv_batch(10)?.try_forward(&load).expect("the next stage is empty");
+    /// parse.try_recv_batch(10)?.try_forward(&load)?;
     /// assert_eq!((parse.in_flight(), load.len()), (0, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn try_forward(self, next: &Stage<E>) -> Result<(), Self> {
+    pub fn try_forward(self, next: &Stage<E>) -> Result<(), ForwardError<E>> {
+        self.try_forward_to(next.core())
+    }
+
+    fn try_forward_to(self, next: &StageCore<E>) -> Result<(), ForwardError<E>> {
         if self.is_empty() {
             return Ok(());
         }
-        let next = next.core();
-        if !Arc::ptr_eq(next.admission(), self.stage().admission()) {
-            return Err(self);
+        if let Some(reason) = self.never_fits(next) {
+            return Err(ForwardError { batch: self, reason });
         }
-        match next.admission().try_acquire_places(next.places(), to_u32(self.len())) {
+        let acquired = next.admission().try_acquire_places(next.places(), to_u32(self.len()));
+        self.move_or_fail(next, acquired)
+    }
+
+    /// Returns why the next stage can never take the batch, unless it is closed.
+    fn never_fits(&self, next: &StageCore<E>) -> Option<RejectReason> {
+        let (records, capacity) = (self.len(), next.places().capacity() as usize);
+        if !Arc::ptr_eq(next.admission(), self.stage().admission()) {
+            Some(RejectReason::ForeignStage { stage_id: Arc::clone(next.id()) })
+        } else if records > capacity {
+            let limit = format!("stage {}", next.id());
+            Some(RejectReason::TooLarge { records, capacity, limit })
+        } else {
+            None
+        }
+    }
+
+    /// Moves the records to places that were taken for them, or fails with the reason.
+    fn move_or_fail(
+        self,
+        next: &StageCore<E>,
+        acquired: Result<Sequence, Denied>,
+    ) -> Result<(), ForwardError<E>> {
+        match acquired {
             Ok(first) => {
                 self.move_to(next, first);
                 Ok(())
             }
-            Err(_) => Err(self),
+            Err(denied) => Err(ForwardError { batch: self, reason: stage_reason(next, denied) }),
         }
     }
 
@@ -80,10 +191,12 @@ impl<E: Envelope> Batch<E> {
     ///
     /// # Errors
     ///
-    /// Returns the whole batch if the next stage can never take it: it was closed or removed,
-    /// belongs to another buffer, or is smaller than the batch (split it with
+    /// Returns the whole batch and the reason if the next stage can never take it:
+    /// [`Closed`](RejectReason::Closed) if it was closed or removed,
+    /// [`ForeignStage`](RejectReason::ForeignStage) if it belongs to another buffer, and
+    /// [`TooLarge`](RejectReason::TooLarge) if it is smaller than the batch (split it with
     /// [`split_off`](Self::split_off)). If the next stage is the batch's own stage, the call does
-    /// not wait and returns the batch if there is no room for it now.
+    /// not wait, and also fails for the reasons of [`try_forward`](Self::try_forward).
     ///
     /// # Cancel safety
     ///
@@ -110,22 +223,19 @@ impl<E: Envelope> Batch<E> {
     ///     move || load.recv_batch_blocking(1).unwrap().ack()
     /// });
     /// // Waits until the worker has settled the record that fills `load`.
-    /// parse.recv_batch(1).await?.forward(&load).await.expect("load stays open");
+    /// parse.recv_batch(1).await?.forward(&load).await?;
     /// worker.join().unwrap();
     /// assert_eq!((parse.in_flight(), load.len()), (0, 1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
-    pub async fn forward(self, next: &Stage<E>) -> Result<(), Self> {
+    pub async fn forward(self, next: &Stage<E>) -> Result<(), ForwardError<E>> {
         match self.forward_or_wait(next.core()) {
             Ok(done) => done,
-            Err((batch, acquire)) => match acquire.await {
-                Ok(acquired) => {
-                    batch.move_to(next.core(), acquired.first);
-                    Ok(())
-                }
-                Err(_) => Err(batch),
-            },
+            Err((batch, acquire)) => {
+                let acquired = acquire.await.map(|acquired| acquired.first);
+                batch.move_or_fail(next.core(), acquired)
+            }
         }
     }
 
@@ -136,8 +246,8 @@ impl<E: Envelope> Batch<E> {
     ///
     /// # Errors
     ///
-    /// Returns the whole batch in the same cases as [`forward`](Self::forward).
-    pub fn forward_blocking(self, next: &Stage<E>) -> Result<(), Self> {
+    /// Returns the same errors as [`forward`](Self::forward).
+    pub fn forward_blocking(self, next: &Stage<E>) -> Result<(), ForwardError<E>> {
         self.forward_until(next, None)
     }
 
@@ -147,8 +257,8 @@ impl<E: Envelope> Batch<E> {
     ///
     /// # Errors
     ///
-    /// Returns the whole batch in the same cases as [`forward`](Self::forward), and after the
-    /// timeout.
+    /// Returns the same errors as [`forward`](Self::forward). After the timeout, returns the whole
+    /// batch and what was in the way; [`is_full`](ForwardError::is_full) is then true.
     ///
     /// # Examples
     ///
@@ -166,27 +276,30 @@ impl<E: Envelope> Batch<E> {
     /// source.try_send(&parse, line())?;
     ///
     /// let batch = parse.try_recv_batch(1)?;
-    /// let batch = batch.forward_timeout(&load, Duration::from_millis(1)).unwrap_err();
-    /// assert_eq!(batch.len(), 1);
-    /// batch.return_to_buffer();
+    /// let error = batch.forward_timeout(&load, Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(error.reason.to_string(), "stage buffer full: load holds 1 of 1 records");
+    /// error.batch.return_to_buffer();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn forward_timeout(self, next: &Stage<E>, timeout: Duration) -> Result<(), Self> {
+    pub fn forward_timeout(
+        self,
+        next: &Stage<E>,
+        timeout: Duration,
+    ) -> Result<(), ForwardError<E>> {
         self.forward_until(next, now().checked_add(timeout))
     }
 
-    fn forward_until(self, next: &Stage<E>, deadline: Option<Instant>) -> Result<(), Self> {
+    fn forward_until(
+        self,
+        next: &Stage<E>,
+        deadline: Option<Instant>,
+    ) -> Result<(), ForwardError<E>> {
         match self.forward_or_wait(next.core()) {
             Ok(done) => done,
             Err((batch, mut acquire)) => {
                 let acquired = block_on_until(&mut acquire, deadline);
-                match acquired.unwrap_or_else(|| acquire.give_up()) {
-                    Ok(acquired) => {
-                        batch.move_to(next.core(), acquired.first);
-                        Ok(())
-                    }
-                    Err(_) => Err(batch),
-                }
+                let acquired = acquired.unwrap_or_else(|| acquire.give_up());
+                batch.move_or_fail(next.core(), acquired.map(|acquired| acquired.first))
             }
         }
     }
@@ -195,23 +308,20 @@ impl<E: Envelope> Batch<E> {
     fn forward_or_wait(
         self,
         next: &Arc<StageCore<E>>,
-    ) -> Result<Result<(), Self>, (Self, Acquire)> {
+    ) -> Result<Result<(), ForwardError<E>>, (Self, Acquire)> {
         // In its own stage, the places that the batch waits for may be its own.
         let own = Arc::ptr_eq(next, self.stage());
         let mut batch = self;
-        if own || batch.is_empty() || !next.admission().has_waiters() {
-            match batch.try_forward(&Stage::from_core(Arc::clone(next))) {
-                Ok(()) => return Ok(Ok(())),
-                Err(whole) => batch = whole,
-            }
-        }
-        let fits = batch.len() <= next.places().capacity() as usize;
         if own
-            || !fits
+            || batch.is_empty()
+            || batch.never_fits(next).is_some()
             || next.places().is_closed()
-            || !Arc::ptr_eq(next.admission(), batch.stage().admission())
+            || !next.admission().has_waiters()
         {
-            return Ok(Err(batch));
+            match batch.try_forward_to(next) {
+                Err(error) if error.is_full() && !own => batch = error.batch,
+                done => return Ok(done),
+            }
         }
         let stage = Arc::clone(next) as SharedStage;
         let records = to_u32(batch.len());

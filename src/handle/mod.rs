@@ -18,6 +18,7 @@ mod stage;
 pub use adapters::{Batches, DeadLetterStream, RecordSink};
 pub use batch::{Batch, Singles};
 pub use dead_letters::DeadLetters;
+pub use forward::ForwardError;
 pub use permit::Permit;
 pub use producer::Producer;
 pub use settle::{Outcome, Settled};

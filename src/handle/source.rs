@@ -297,7 +297,7 @@ impl SourceCore {
         let parked = match limit {
             Limit::Source => self.account().parked(),
             Limit::Global => self.admission.ledger().parked(),
-            Limit::Stage => stage.places().parked(),
+            Limit::Stage => return stage_reason(stage, denied),
         };
         if parked > 0 {
             let (limit, parked) = (self.limit_name(stage, limit), parked as usize);
@@ -307,10 +307,7 @@ impl SourceCore {
             Limit::Source => {
                 RejectReason::SourceFull { source_id: Arc::clone(&self.id), held, capacity }
             }
-            Limit::Global => RejectReason::GlobalFull { held, capacity },
-            Limit::Stage => {
-                RejectReason::StageFull { stage_id: Arc::clone(stage.id()), held, capacity }
-            }
+            Limit::Global | Limit::Stage => RejectReason::GlobalFull { held, capacity },
         }
     }
 
@@ -370,6 +367,24 @@ impl SourceCore {
     /// Rejects the requests that wait for credits of this closed source.
     pub(crate) fn reject_waiters(&self) {
         self.admission.reject_account(self.account);
+    }
+}
+
+/// Converts a denial of places into the reason that the caller sees.
+#[cold]
+pub(super) fn stage_reason<E: Envelope>(stage: &StageCore<E>, denied: Denied) -> RejectReason {
+    let stage_id = Arc::clone(stage.id());
+    let limit = format!("stage {stage_id}");
+    match denied {
+        Denied::Closed => RejectReason::Closed,
+        Denied::Reserved { .. } => RejectReason::OthersFirst { limit },
+        Denied::Full { held, capacity, .. } => {
+            let (held, capacity) = (held as usize, capacity as usize);
+            match stage.places().parked() as usize {
+                0 => RejectReason::StageFull { stage_id, held, capacity },
+                parked => RejectReason::ParkedLetters { limit, held, capacity, parked },
+            }
+        }
     }
 }
 

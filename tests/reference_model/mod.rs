@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use conveyor_buffer::{
     BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetters, Envelope,
-    Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Source, Stage, TryRecvError,
+    ForwardError, Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Source, Stage,
+    TryRecvError,
 };
 use pollster::block_on;
 
@@ -66,129 +67,41 @@ impl Setup {
 /// names; `batch` chooses one of the unsettled batches.
 #[derive(Debug, Clone)]
 pub enum Operation {
-    Send {
-        source: usize,
-        stage: usize,
-        of: usize,
-    },
-    SendBatch {
-        source: usize,
-        stage: usize,
-        of: usize,
-        records: usize,
-    },
-    Push {
-        stage: usize,
-        of: usize,
-    },
-    PushBatch {
-        stage: usize,
-        of: [usize; 3],
-        records: usize,
-    },
-    Take {
-        stage: usize,
-        max: usize,
-    },
-    GetBatch {
-        stage: usize,
-        max: usize,
-    },
-    ReturnByName {
-        stage: usize,
-        records: usize,
-    },
-    Ack {
-        batch: usize,
-    },
-    Return {
-        batch: usize,
-    },
-    Drop {
-        batch: usize,
-    },
-    IntoRecords {
-        batch: usize,
-    },
-    Settle {
-        batch: usize,
-        outcomes: u32,
-    },
-    Forward {
-        batch: usize,
-        stage: usize,
-    },
-    SplitOff {
-        batch: usize,
-        at: usize,
-    },
-    Partition {
-        batch: usize,
-        chosen: u32,
-    },
+    Send { source: usize, stage: usize, of: usize },
+    SendBatch { source: usize, stage: usize, of: usize, records: usize },
+    Push { stage: usize, of: usize },
+    PushBatch { stage: usize, of: [usize; 3], records: usize },
+    Take { stage: usize, max: usize },
+    GetBatch { stage: usize, max: usize },
+    ReturnByName { stage: usize, records: usize },
+    Ack { batch: usize },
+    Return { batch: usize },
+    Drop { batch: usize },
+    IntoRecords { batch: usize },
+    Settle { batch: usize, outcomes: u32 },
+    Forward { batch: usize, stage: usize },
+    SplitOff { batch: usize, at: usize },
+    Partition { batch: usize, chosen: u32 },
     Receive,
-    NewStageHandle {
-        stage: usize,
-    },
-    NewSourceHandle {
-        source: usize,
-    },
-    RemoveStage {
-        stage: usize,
-    },
-    RemoveSource {
-        source: usize,
-    },
+    NewStageHandle { stage: usize },
+    NewSourceHandle { source: usize },
+    RemoveStage { stage: usize },
+    RemoveSource { source: usize },
     Close,
-    CloseStage {
-        stage: usize,
-    },
-    CloseSource {
-        source: usize,
-    },
+    CloseStage { stage: usize },
+    CloseSource { source: usize },
     // Calls that wait, in place of the one of their kind that waits already.
-    SendAndWait {
-        source: usize,
-        stage: usize,
-        of: usize,
-        records: usize,
-    },
-    Reserve {
-        source: usize,
-        stage: usize,
-        of: usize,
-        records: usize,
-        sent: usize,
-    },
-    ForwardAndWait {
-        batch: usize,
-        stage: usize,
-    },
-    ReceiveAndWait {
-        stage: usize,
-        max: usize,
-    },
+    SendAndWait { source: usize, stage: usize, of: usize, records: usize },
+    Reserve { source: usize, stage: usize, of: usize, records: usize, sent: usize },
+    ForwardAndWait { batch: usize, stage: usize },
+    ReceiveAndWait { stage: usize, max: usize },
     Drain,
     Cancel,
     // The same for no time at all.
-    SendForNoTime {
-        source: usize,
-        stage: usize,
-        of: usize,
-        records: usize,
-    },
-    ReceiveForNoTime {
-        stage: usize,
-        max: usize,
-    },
-    /// A permit for what there is, of which so many records are pushed one at a time.
-    ReserveNow {
-        source: usize,
-        stage: usize,
-        of: usize,
-        max: usize,
-        sent: usize,
-    },
+    SendForNoTime { source: usize, stage: usize, of: usize, records: usize },
+    ReceiveForNoTime { stage: usize, max: usize },
+    // A permit for what there is, of which so many records are pushed one at a time.
+    ReserveNow { source: usize, stage: usize, of: usize, max: usize, sent: usize },
 }
 
 impl Operation {
@@ -1027,11 +940,13 @@ impl Pair {
                     self.open.push(Open { stage, batch, entries });
                     return;
                 };
-                let expected = self.model.forward(stage, to, &entries);
-                let forwarded = batch.try_forward(&next);
-                assert_eq!(forwarded.is_ok(), expected);
-                if let Err(batch) = forwarded {
+                let expected = self.model.refusal_of_forward(to, entries.len());
+                assert_eq!(self.model.forward(stage, to, &entries), expected.is_none());
+                if let Err(ForwardError { batch, reason, .. }) = batch.try_forward(&next) {
+                    assert_eq!(Some(reason), expected);
                     self.open(Open { stage, batch, entries });
+                } else {
+                    assert_eq!(expected, None);
                 }
             }
             Operation::SplitOff { at, .. } => {

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use conveyor_buffer::{Batch, Closed, Permit, RecvTimeoutError, RejectReason, RejectedBatch};
+use conveyor_buffer::{
+    Batch, Closed, ForwardError, Permit, RecvTimeoutError, RejectReason, RejectedBatch,
+};
 
-use super::{Entry, Model, NAMES, Open, Operation, Pair, Record, Row, rows_of};
+use super::{Entry, Model, NAMES, Open, Operation, Pair, Record, Row, StageModel, rows_of};
 
 /// For how many steps a call that wants room is kept. A request that is bypassed more often than that
 /// allows reserves what it needs, which this model does not know.
@@ -76,7 +78,7 @@ enum Call {
         records: Vec<Record>,
     },
     Forward {
-        forwarded: Kept<Result<(), Batch<Record>>>,
+        forwarded: Kept<Result<(), ForwardError<Record>>>,
         stage: usize,
         entries: Vec<Entry>,
     },
@@ -93,7 +95,7 @@ struct Receiving {
 enum Standing {
     Fits,
     Waits,
-    Refused(Option<RejectReason>),
+    Refused(RejectReason),
 }
 
 impl Model {
@@ -102,7 +104,7 @@ impl Model {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
         let (own, total, places) = (source.capacity, self.setup.total, stage.capacity);
         let too_large = |capacity, limit| {
-            Standing::Refused(Some(RejectReason::TooLarge { records: len, capacity, limit }))
+            Standing::Refused(RejectReason::TooLarge { records: len, capacity, limit })
         };
         if len > own {
             too_large(own, format!("source {}", NAMES[source.name]))
@@ -111,7 +113,7 @@ impl Model {
         } else if len > places {
             too_large(places, format!("stage {}", NAMES[stage.name]))
         } else if self.closed || source.shut || stage.shut {
-            Standing::Refused(Some(RejectReason::Closed))
+            Standing::Refused(RejectReason::Closed)
         } else if self.obstacle(from, to, len).is_some() {
             Standing::Waits
         } else {
@@ -139,17 +141,29 @@ impl Model {
 
     /// How a forward stands that moves the whole batch or waits.
     fn standing_of_forward(&self, stage: usize, to: usize, len: usize) -> Standing {
-        let next = &self.stages[to];
+        match self.refusal_of_forward(to, len) {
+            None => Standing::Fits,
+            Some(reason) if reason.is_full() && stage != to => Standing::Waits,
+            Some(reason) => Standing::Refused(reason),
+        }
+    }
+
+    /// Why a batch of `len` records cannot be moved now.
+    pub(super) fn refusal_of_forward(&self, to: usize, len: usize) -> Option<RejectReason> {
+        let StageModel { name, capacity, occupied: held, shut, .. } = self.stages[to];
         if len == 0 {
-            Standing::Fits
-        } else if next.shut || len > next.capacity {
-            Standing::Refused(None)
-        } else if next.capacity - next.occupied >= len {
-            Standing::Fits
-        } else if stage == to {
-            Standing::Refused(None)
+            None
+        } else if len > capacity {
+            let limit = format!("stage {}", NAMES[name]);
+            Some(RejectReason::TooLarge { records: len, capacity, limit })
+        } else if shut {
+            Some(RejectReason::Closed)
+        } else if capacity - held >= len {
+            None
         } else {
-            Standing::Waits
+            let full = RejectReason::StageFull { stage_id: NAMES[name].into(), held, capacity };
+            // The stage alone is in the way, whatever the source.
+            Some(self.with_parked(full, usize::MAX, to))
         }
     }
 }
@@ -290,7 +304,7 @@ impl Pair {
                         return;
                     }
                     Some(Err(RejectedBatch { accepted, records, reason })) => {
-                        assert_eq!(standing, Standing::Refused(Some(reason)));
+                        assert_eq!(standing, Standing::Refused(reason));
                         assert_eq!((accepted, rows_of(&records)), (0, rows.clone()));
                         return;
                     }
@@ -311,7 +325,7 @@ impl Pair {
                         return;
                     }
                     Some(Err(reason)) => {
-                        assert_eq!(standing, Standing::Refused(Some(reason)));
+                        assert_eq!(standing, Standing::Refused(reason));
                         return;
                     }
                 }
@@ -325,8 +339,8 @@ impl Pair {
                         assert!(self.model.forward(*stage, to, entries));
                         return;
                     }
-                    Some(Err(batch)) => {
-                        assert_eq!(standing, Standing::Refused(None));
+                    Some(Err(ForwardError { batch, reason, .. })) => {
+                        assert_eq!(standing, Standing::Refused(reason));
                         let (stage, entries) = (*stage, std::mem::take(entries));
                         self.open(Open { stage, batch, entries });
                         return;
@@ -353,7 +367,7 @@ impl Pair {
             _ if rows.is_empty() => None,
             Standing::Fits => None,
             Standing::Waits => self.model.obstacle(from, to, rows.len()),
-            Standing::Refused(reason) => reason,
+            Standing::Refused(reason) => Some(reason),
         };
         let (refused, reason) = match source.send_batch_timeout(&stage, records, Duration::ZERO) {
             Ok(()) => (Vec::new(), None),

@@ -9,7 +9,7 @@ use shuttle::thread;
 use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
 use crate::error::{RejectReason, TryRecvError};
 use crate::explore::explore;
-use crate::handle::{Batch, Outcome};
+use crate::handle::{Batch, ForwardError, Outcome};
 
 /// A number from 0 up to, and without, `below`.
 fn any(below: usize) -> usize {
@@ -163,7 +163,7 @@ impl Actor {
         self.buffer.leave_places(stage, len);
         match batch.try_forward(&handle) {
             Ok(()) => self.buffer.entered_places(next, len),
-            Err(batch) => {
+            Err(ForwardError { batch, .. }) => {
                 assert_eq!(batch.len(), len, "what is not forwarded comes back whole");
                 self.buffer.entered_places(stage, len);
                 self.open.push((stage, batch));

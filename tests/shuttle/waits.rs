@@ -110,9 +110,9 @@ fn forward(buffer: &Buffer, stage: usize, batch: Batch<Row>) {
     buffer.leave_places(stage, len);
     match wait(batch.forward(&buffer.stage(stage + 1))) {
         Some(Ok(())) => buffer.entered_places(stage + 1, len),
-        Some(Err(batch)) => {
+        Some(Err(error)) => {
             // Never: the next stage is as large, and stays open.
-            assert_eq!(batch.len(), 0, "a batch that fits was refused");
+            unreachable!("a batch that fits was refused: {error}");
         }
         // It went back to the stage, where another may have taken it on by now: the gauge leaves it
         // out, and so shows less than there is.

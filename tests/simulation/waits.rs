@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::books;
 use crate::calls::{Buffer, Done, Got, Taken, call, pushed, records, settle, taken};
 use crate::clock::{is_threaded, rest};
+use crate::handle::ForwardError;
 use crate::misfortune::{Misfortune, waker};
 use crate::plan::{Push, Settle, Take};
 use crate::random::Random;
@@ -300,7 +301,7 @@ pub(crate) async fn forward(
     };
     match done {
         Some(Ok(Ok(()))) => books::moved(&ids, next),
-        Some(Ok(Err(batch))) => {
+        Some(Ok(Err(ForwardError { batch, .. }))) => {
             books::not_moved(&ids);
             buffer.look();
             let how = random.pick(&[Settle::Ack, Settle::Return]);
