@@ -9,6 +9,7 @@ use crate::admission::Admission;
 use crate::backpressure::BackpressureController;
 use crate::backpressure::BackpressureSignal::{Pause, Resume, SlowDown};
 use crate::caps::Places;
+use crate::handle::Batch;
 use crate::harness::{
     admission, buffer, controller, dead_letter, explore, explore_both, explore_within, item, items,
     take,
@@ -22,7 +23,8 @@ struct Door {
 
 fn door(capacity: u32, idle_budget: u32, controller: BackpressureController) -> Arc<Door> {
     let admission = Admission::new(capacity, idle_budget, controller);
-    Arc::new(Door { admission, places: Places::new(1000) })
+    let places = admission.make_places(1000);
+    Arc::new(Door { admission, places })
 }
 
 impl Door {
@@ -52,7 +54,7 @@ impl Door {
     }
 
     fn signals(&self, account: u32) -> [crate::backpressure::BackpressureSignal; 2] {
-        [self.admission.controller().current(), self.admission.account(account).signal()]
+        [self.admission.controller().current(), self.admission.account(account).cell().signal()]
     }
 }
 
@@ -200,5 +202,48 @@ fn a_receiver_of_signals_ends_up_on_the_latest() {
         while block_on(signals.changed()) != Pause {}
         other.join().unwrap();
         assert_eq!(signals.current(), source.signal());
+    });
+}
+
+#[test]
+fn a_stage_that_two_threads_fill_and_empty_has_a_true_signal() {
+    explore_within(3, || {
+        let manager = buffer(8, 2, 8);
+        let stage = manager.stage("stage").unwrap();
+        let sources = ["a", "b"].map(|id| manager.source(id).unwrap());
+        let [a, b] = sources;
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || b.try_send(&stage, item("b", 0)).map(|()| take(&stage, 1).map(Batch::ack))
+        });
+        a.try_send(&stage, item("a", 1)).unwrap();
+        let _ = other.join().unwrap();
+        // One or two of two are held, though both may have been held at once before.
+        let held = stage.len();
+        let expected = if held == 2 { Pause } else { Resume };
+        assert_eq!((stage.signal(), a.signal()), (expected, expected), "{held} of 2");
+        while let Some(batch) = take(&stage, 1) {
+            batch.ack();
+        }
+        assert_eq!(stage.signal(), Resume);
+    });
+}
+
+#[test]
+fn a_receiver_of_a_source_hears_of_the_stage_that_it_turns_to() {
+    explore_within(3, || {
+        let manager = buffer(8, 2, 8);
+        let (first, next) = (manager.stage("first").unwrap(), manager.stage("next").unwrap());
+        let source = manager.source("a").unwrap();
+        source.try_send(&first, item("a", 0)).unwrap();
+        let mut signals = source.signals();
+        let other = thread::spawn({
+            let source = source.clone();
+            // The first push turns to the stage, and the second one fills it.
+            move || [1, 2].map(|id| source.try_send(&next, item("a", id)).unwrap())
+        });
+        assert_eq!(block_on(signals.wait_for(|signal| signal == Pause)), Pause);
+        other.join().unwrap();
+        assert_eq!(source.signal(), Pause);
     });
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::event::{Event, Listener};
 use crate::settings::{SettingsError, nearest_threshold};
-use crate::sync::{AtomicU8, SeqCst};
+use crate::sync::{AtomicSetting, AtomicU8, SeqCst};
 
 /// Returns the default low watermark for a high one: three quarters of it.
 ///
@@ -34,7 +34,7 @@ pub enum BackpressureSignal {
     Resume,
     /// The level is above the high watermark: push less.
     SlowDown,
-    /// A cap is reached: push nothing until records are settled.
+    /// A cap was reached: push nothing until the level has fallen.
     Pause,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for BackpressureSignal {
     }
 }
 
-/// The position of a level relative to the watermarks.
+/// The position of a level relative to the watermarks and the cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zone {
     /// Below the low watermark.
@@ -57,9 +57,11 @@ pub(crate) enum Zone {
     Middle,
     /// Above the high watermark.
     High,
-    /// At the cap.
+    /// At the cap, or since it was reached not below the mark at which a pause ends.
     Full,
 }
+
+const ZONES: [Zone; 4] = [Zone::Low, Zone::Middle, Zone::High, Zone::Full];
 
 /// The two watermarks, as shares of a cap.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,8 +88,15 @@ impl Watermarks {
         }
     }
 
-    fn zone(self, utilization: f64) -> Zone {
-        if utilization >= 1.0 {
+    /// Returns the share of a cap below which a pause ends: halfway from the high watermark to the
+    /// cap.
+    fn pause_end(self) -> f64 {
+        f64::midpoint(self.high, 1.0)
+    }
+
+    /// Returns the zone of a level that was in the zone `before`.
+    fn zone(self, before: Zone, utilization: f64) -> Zone {
+        if utilization >= 1.0 || before == Zone::Full && utilization >= self.pause_end() {
             Zone::Full
         } else if utilization > self.high {
             Zone::High
@@ -101,7 +110,8 @@ impl Watermarks {
     /// Converts the watermarks to numbers of records of a cap.
     ///
     /// `high` is the largest number that is not above the high watermark, `low` the smallest that
-    /// is not below the low watermark.
+    /// is not below the low watermark, and `pause_end` the smallest that is not below the end of a
+    /// pause.
     pub(crate) fn of(self, capacity: u32) -> Marks {
         let share = |records: u32| f64::from(records) / f64::from(capacity);
         // Rounding errs by less than one record, so that one step corrects it.
@@ -112,14 +122,18 @@ impl Watermarks {
         while share(high) > self.high {
             high -= 1;
         }
-        let mut low = (self.low * f64::from(capacity)) as u32;
-        while low > 0 && share(low - 1) >= self.low {
-            low -= 1;
-        }
-        while share(low) < self.low {
-            low += 1;
-        }
-        Marks { high, low, capacity }
+        let first_from = |mark: f64| {
+            let mut records = (mark * f64::from(capacity)) as u32;
+            while records > 0 && share(records - 1) >= mark {
+                records -= 1;
+            }
+            while share(records) < mark {
+                records += 1;
+            }
+            records
+        };
+        let (low, pause_end) = (first_from(self.low), first_from(self.pause_end()));
+        Marks { high, low, pause_end, capacity }
     }
 }
 
@@ -128,55 +142,132 @@ impl Watermarks {
 pub(crate) struct Marks {
     pub(crate) high: u32,
     pub(crate) low: u32,
+    pub(crate) pause_end: u32,
     pub(crate) capacity: u32,
 }
 
 impl Marks {
-    #[inline]
-    pub(crate) fn zone(self, records: u32) -> Zone {
-        if records >= self.capacity {
-            Zone::Full
-        } else if records > self.high {
-            Zone::High
-        } else if records < self.low {
-            Zone::Low
-        } else {
-            Zone::Middle
+    /// Returns the least and the most records of a level in that zone; less than the least if no
+    /// level is in it.
+    fn band(self, zone: Zone) -> (u32, u32) {
+        let below_cap = self.capacity.saturating_sub(1);
+        match zone {
+            Zone::Low => (0, self.low.saturating_sub(1)),
+            Zone::Middle => (self.low, self.high.min(below_cap)),
+            Zone::High => (self.high.saturating_add(1), below_cap),
+            Zone::Full => (self.pause_end, u32::MAX),
         }
     }
 }
 
-/// A signal and the zone from which it was last derived, packed into one word.
-///
-/// | bits | meaning |
-/// | --- | --- |
-/// | 3..2 | zone |
-/// | 1..0 | signal |
+/// A signal that follows a level, or is set by hand.
 pub(crate) struct SignalCell {
     word: AtomicU8,
+    /// For each zone the least and the most records of a level in it. Written when no thread moves
+    /// the level.
+    least: [AtomicSetting; 4],
+    most: [AtomicSetting; 4],
     /// Notified when the signal changes.
     changes: Event,
 }
 
-const ZONE_SHIFT: u32 = 2;
+/// The word of a [`SignalCell`].
+///
+/// | bits | meaning |
+/// | --- | --- |
+/// | 7..6 | zone of the level |
+/// | 3..2 | signal set by hand, plus one; 0 if there is none |
+/// | 1..0 | signal derived from the level |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct State {
+    zone: Zone,
+    by_hand: Option<BackpressureSignal>,
+    measured: BackpressureSignal,
+}
+
+const ZONE_SHIFT: u32 = 6;
+const HAND_SHIFT: u32 = 2;
 const SIGNAL_MASK: u8 = 0b11;
+
+impl State {
+    const START: Self =
+        Self { zone: Zone::Low, by_hand: None, measured: BackpressureSignal::Resume };
+
+    fn signal(self) -> BackpressureSignal {
+        self.by_hand.unwrap_or(self.measured)
+    }
+
+    /// Returns the state after the level has been seen in that zone. A signal set by hand ends when
+    /// the zone changes.
+    fn seen_in(self, zone: Zone) -> Self {
+        if zone == self.zone {
+            return self;
+        }
+        Self { zone, by_hand: None, measured: next(self.measured, zone) }
+    }
+
+    fn into_bits(self) -> u8 {
+        let by_hand = self.by_hand.map_or(0, |signal| signal as u8 + 1);
+        (self.zone as u8) << ZONE_SHIFT | by_hand << HAND_SHIFT | self.measured as u8
+    }
+
+    fn from_bits(bits: u8) -> Self {
+        let signal = |bits: u8| match bits & SIGNAL_MASK {
+            0 => BackpressureSignal::Resume,
+            1 => BackpressureSignal::SlowDown,
+            _ => BackpressureSignal::Pause,
+        };
+        Self {
+            zone: ZONES[usize::from(bits >> ZONE_SHIFT)],
+            by_hand: (bits >> HAND_SHIFT & SIGNAL_MASK).checked_sub(1).map(signal),
+            measured: signal(bits),
+        }
+    }
+}
 
 impl SignalCell {
     pub(crate) fn new() -> Self {
-        let word = AtomicU8::new(pack(BackpressureSignal::Resume, Zone::Low));
-        Self { word, changes: Event::default() }
+        Self {
+            word: AtomicU8::new(State::START.into_bits()),
+            least: std::array::from_fn(|_| AtomicSetting::new(0)),
+            most: std::array::from_fn(|_| AtomicSetting::new(u32::MAX)),
+            changes: Event::default(),
+        }
+    }
+
+    /// Creates a cell that follows a level with these marks.
+    pub(crate) fn with_marks(marks: Marks) -> Self {
+        let cell = Self::new();
+        cell.reset(marks);
+        cell
+    }
+
+    /// Starts again, for a level of zero with these marks.
+    pub(crate) fn reset(&self, marks: Marks) {
+        for zone in ZONES {
+            let (least, most) = marks.band(zone);
+            self.least[zone as usize].store(least, SeqCst);
+            self.most[zone as usize].store(most, SeqCst);
+        }
+        self.word.store(State::START.into_bits(), SeqCst);
+    }
+
+    fn state(&self) -> State {
+        State::from_bits(self.word.load(SeqCst))
     }
 
     pub(crate) fn signal(&self) -> BackpressureSignal {
-        unpack(self.word.load(SeqCst)).0
+        self.state().signal()
     }
 
     /// Tries once to replace the word, and notifies the listeners if the signal changes.
     ///
-    /// On failure, returns the current word.
-    fn replace(&self, current: u8, new: u8) -> Result<(), u8> {
-        self.word.compare_exchange(current, new, SeqCst, SeqCst)?;
-        if unpack(current).0 != unpack(new).0 {
+    /// On failure, returns the current state.
+    fn replace(&self, current: State, new: State) -> Result<(), State> {
+        self.word
+            .compare_exchange(current.into_bits(), new.into_bits(), SeqCst, SeqCst)
+            .map_err(State::from_bits)?;
+        if current.signal() != new.signal() {
             self.changes.notify_all();
         }
         Ok(())
@@ -187,88 +278,80 @@ impl SignalCell {
         self.changes.listen()
     }
 
-    /// Resets the cell for an account that is opened again.
-    pub(crate) fn reset(&self) {
-        self.word.store(pack(BackpressureSignal::Resume, Zone::Low), SeqCst);
-    }
-
-    /// Sets the signal manually. It stays until the level enters another zone.
-    fn set(&self, signal: BackpressureSignal) {
-        self.update(|_, zone| (signal, zone));
-    }
-
-    /// Derives the signal from one reading of the level.
-    fn observe(&self, zone: Zone) -> BackpressureSignal {
-        self.update(|signal, _| (next(signal, zone), zone))
-    }
-
-    fn update(
-        &self,
-        change: impl Fn(BackpressureSignal, Zone) -> (BackpressureSignal, Zone),
-    ) -> BackpressureSignal {
-        let mut word = self.word.load(SeqCst);
+    fn update(&self, change: impl Fn(State) -> State) -> BackpressureSignal {
+        let mut state = self.state();
         loop {
-            let (signal, zone) = unpack(word);
-            let (signal, zone) = change(signal, zone);
-            match self.replace(word, pack(signal, zone)) {
-                Ok(()) => return signal,
-                Err(actual) => word = actual,
+            let new = change(state);
+            match self.replace(state, new) {
+                Ok(()) => return new.signal(),
+                Err(actual) => state = actual,
             }
         }
     }
 
-    /// Derives the signal from a level that other threads change too.
+    /// Returns whether a level that the caller has raised has left the zone, so that the caller must
+    /// call [`follow`](Self::follow). The level is `records` and `more` together.
     ///
-    /// `seen` is the zone of the level after the caller's own change; `read` reads the level again
-    /// and must be a read-modify-write of its word.
+    /// If it is below the zone, the thread that has lowered it calls that.
+    #[inline]
+    pub(crate) fn is_above(&self, records: u32, more: u32) -> bool {
+        let zone = usize::from(self.word.load(SeqCst) >> ZONE_SHIFT);
+        u64::from(records) + u64::from(more) > u64::from(self.most[zone].load(SeqCst))
+    }
+
+    /// Returns whether a level that the caller has lowered has left the zone, as
+    /// [`is_above`](Self::is_above) does.
+    #[inline]
+    pub(crate) fn is_below(&self, records: u32, more: u32) -> bool {
+        let zone = usize::from(self.word.load(SeqCst) >> ZONE_SHIFT);
+        u64::from(records) + u64::from(more) < u64::from(self.least[zone].load(SeqCst))
+    }
+
+    /// Returns whether a level is outside the zone, so that the caller must call
+    /// [`follow`](Self::follow).
+    #[inline]
+    pub(crate) fn is_outside(&self, level: u32) -> bool {
+        self.is_above(level, 0) || self.is_below(level, 0)
+    }
+
+    /// Derives the signal from a level that other threads change too. `read` reads the level, and
+    /// must be a read-modify-write of its word.
     ///
     /// The level and the cell form a store-load (Dekker) handshake. A thread changes the level,
     /// then reads the cell; if it writes the cell, it reads the level again. That read either
     /// observes a concurrent change of the level, or precedes it in the modification order of the
     /// level's word; in the second case the other thread observes the new cell. Hence the last
-    /// thread to return leaves the cell in the zone of the level.
-    #[inline]
-    pub(crate) fn follow(&self, seen: Zone, read: impl Fn() -> Zone) {
-        let word = self.word.load(SeqCst);
-        if word >> ZONE_SHIFT != seen as u8 {
-            self.catch_up(word, read);
-        }
-    }
-
-    #[cold]
-    fn catch_up(&self, mut word: u8, read: impl Fn() -> Zone) {
+    /// thread to return leaves the cell in a zone that contains the level.
+    pub(crate) fn follow(&self, read: impl Fn() -> u32) {
+        let mut state = self.state();
         loop {
-            let (signal, zone) = unpack(word);
-            let now = read();
-            if zone == now {
+            let new = state.seen_in(self.zone(state.zone, read()));
+            if new == state {
                 return;
             }
-            let new = pack(next(signal, now), now);
-            word = match self.replace(word, new) {
+            state = match self.replace(state, new) {
                 Ok(()) => new,
                 Err(actual) => actual,
             };
         }
     }
-}
 
-fn pack(signal: BackpressureSignal, zone: Zone) -> u8 {
-    (zone as u8) << ZONE_SHIFT | signal as u8
-}
-
-fn unpack(word: u8) -> (BackpressureSignal, Zone) {
-    let signal = match word & SIGNAL_MASK {
-        0 => BackpressureSignal::Resume,
-        1 => BackpressureSignal::SlowDown,
-        _ => BackpressureSignal::Pause,
-    };
-    let zone = match word >> ZONE_SHIFT {
-        0 => Zone::Low,
-        1 => Zone::Middle,
-        2 => Zone::High,
-        _ => Zone::Full,
-    };
-    (signal, zone)
+    /// Returns the zone of a level that was in the zone `before`.
+    fn zone(&self, before: Zone, level: u32) -> Zone {
+        let least = |zone: Zone| self.least[zone as usize].load(SeqCst);
+        let most = |zone: Zone| self.most[zone as usize].load(SeqCst);
+        if (least(before)..=most(before)).contains(&level) {
+            before
+        } else if level > most(Zone::High) {
+            Zone::Full
+        } else if level >= least(Zone::High) {
+            Zone::High
+        } else if level < least(Zone::Middle) {
+            Zone::Low
+        } else {
+            Zone::Middle
+        }
+    }
 }
 
 /// Applies the hysteresis: between the watermarks, a source that was slowed down stays slowed down.
@@ -284,9 +367,10 @@ fn next(current: BackpressureSignal, zone: Zone) -> BackpressureSignal {
 /// A controller that derives a signal from a utilization, with hysteresis.
 ///
 /// Above the high watermark the signal is [`SlowDown`](BackpressureSignal::SlowDown), and at 1.0
-/// [`Pause`](BackpressureSignal::Pause). It returns to [`Resume`](BackpressureSignal::Resume) only
-/// below the low watermark. Between the watermarks it does not change, except that `Pause` becomes
-/// `SlowDown`.
+/// [`Pause`](BackpressureSignal::Pause). `Pause` becomes `SlowDown` only below the middle between
+/// the high watermark and 1.0: 0.9 unless set. `SlowDown` becomes
+/// [`Resume`](BackpressureSignal::Resume) only below the low watermark. So a level that moves by a
+/// few records around a mark does not change the signal each time.
 ///
 /// The [`controller`](crate::BufferManager::controller) of a
 /// [`BufferManager`](crate::BufferManager) follows the level of the whole buffer. A controller
@@ -363,12 +447,36 @@ impl BackpressureController {
         &self.inner.cell
     }
 
-    /// Sets the signal manually, and notifies every [subscriber](Self::subscribe) if it changes.
+    /// Sets the signal by hand, and notifies every [subscriber](Self::subscribe) if it changes.
     ///
-    /// The signal stays until the level of the buffer, or a call of [`observe`](Self::observe),
-    /// enters another zone.
+    /// The signal replaces the measured one until the level of the buffer next crosses a mark (a
+    /// watermark, the cap, or the end of a pause), or until the next call of
+    /// [`observe`](Self::observe). From then on the measured signal counts, as if none had been set
+    /// by hand. A level that moves without crossing a mark leaves the signal as it is, for as long
+    /// as it takes.
+    ///
+    /// The signals of sources and stages stay measured: [`Source::signal`](crate::Source::signal)
+    /// is the strongest of them and this one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferedRecord};
+    ///
+    /// let manager = BufferManager::with_limits(10, 10, 10, 0.8);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = |n| vec![BufferedRecord::new("line", "a", "p", "filter"); n];
+    ///
+    /// manager.controller().signal(BackpressureSignal::Pause);
+    /// source.try_send_batch(&stage, lines(5))?;
+    /// assert_eq!(source.signal(), BackpressureSignal::Pause);
+    /// // With six of ten records, the level crosses the low watermark.
+    /// source.try_send_batch(&stage, lines(1))?;
+    /// assert_eq!(source.signal(), BackpressureSignal::Resume);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn signal(&self, signal: BackpressureSignal) {
-        self.inner.cell.set(signal);
+        self.inner.cell.update(|state| State { by_hand: Some(signal), ..state });
     }
 
     /// Returns the current signal.
@@ -376,12 +484,17 @@ impl BackpressureController {
         self.inner.cell.signal()
     }
 
-    /// Derives the signal from a utilization from 0.0 to 1.0, and returns it. NaN changes nothing.
+    /// Derives the signal from a utilization from 0.0 to 1.0, and returns it. Ends a signal that was
+    /// set by hand. NaN changes nothing.
     pub fn observe(&self, utilization: f64) -> BackpressureSignal {
         if utilization.is_nan() {
             return self.current();
         }
-        self.inner.cell.observe(self.inner.watermarks.zone(utilization))
+        let watermarks = self.inner.watermarks;
+        self.inner.cell.update(|state| State {
+            by_hand: None,
+            ..state.seen_in(watermarks.zone(state.zone, utilization))
+        })
     }
 
     /// Returns the utilization above which sources are asked to slow down.
@@ -416,16 +529,23 @@ mod tests {
                 for low in [0.005, low_for(high), high] {
                     let watermarks = Watermarks::new(high.max(low), low).unwrap();
                     let marks = watermarks.of(capacity);
+                    let cell = SignalCell::with_marks(marks);
                     let around = |mark: u32| mark.saturating_sub(2)..=mark.saturating_add(2);
-                    for records in around(marks.high).chain(around(marks.low)).chain([0, capacity])
+                    let pause_end = around(marks.pause_end);
+                    for records in around(marks.high)
+                        .chain(around(marks.low))
+                        .chain(pause_end)
+                        .chain([0, capacity])
                     {
                         let records = records.min(capacity);
                         let share = f64::from(records) / f64::from(capacity);
-                        assert_eq!(
-                            marks.zone(records),
-                            watermarks.zone(share),
-                            "{records} of {capacity} at {high}/{low}"
-                        );
+                        for before in ZONES {
+                            assert_eq!(
+                                cell.zone(before, records),
+                                watermarks.zone(before, share),
+                                "{records} of {capacity} at {high}/{low}, before {before:?}"
+                            );
+                        }
                     }
                 }
             }
@@ -435,9 +555,12 @@ mod tests {
     #[test]
     fn the_word_keeps_every_signal_and_zone() {
         use BackpressureSignal::{Pause, Resume, SlowDown};
-        for signal in [Resume, SlowDown, Pause] {
-            for zone in [Zone::Low, Zone::Middle, Zone::High, Zone::Full] {
-                assert_eq!(unpack(pack(signal, zone)), (signal, zone));
+        for measured in [Resume, SlowDown, Pause] {
+            for by_hand in [None, Some(Resume), Some(SlowDown), Some(Pause)] {
+                for zone in ZONES {
+                    let state = State { zone, by_hand, measured };
+                    assert_eq!(State::from_bits(state.into_bits()), state);
+                }
             }
         }
     }

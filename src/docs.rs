@@ -446,16 +446,22 @@ pub mod internals {
     //!
     //! ## Signals
     //!
-    //! - **H19: a signal follows a level that several threads move.** The level is the account's word or
-    //!   the pool's. The signal is the cell's word. A thread that moves the level reads the cell
-    //!   afterwards. A thread that writes the cell reads the level again afterwards, by a
-    //!   read-modify-write, and repeats until both agree. So either that read sees a later change of the
-    //!   level, or the thread that makes the later change sees what was written to the cell. The last
-    //!   thread to leave has left a true signal. This holds only if *every* thread that moves the
-    //!   level reads the cell afterwards. Models: `loom-tests/signals.rs`.
+    //! - **H19: a signal follows a level that several threads move.** The level is the account's word, the
+    //!   pool's or the stage's. The signal is the cell's word, which names the zone of the level. A thread
+    //!   that moves the level reads the cell afterwards. A thread that writes the cell reads the level
+    //!   again afterwards, by a read-modify-write, and repeats until the zone contains the level. So either
+    //!   that read sees a later change of the level, or the thread that makes the later change sees what
+    //!   was written to the cell. The last thread to leave has left a true signal. This holds only if
+    //!   *every* thread that moves the level reads the cell afterwards. A thread that raises the level
+    //!   only looks whether it is above the zone: if it is below, then since the last write of the cell
+    //!   some thread lowered it to there, and that thread looks whether it is below. Models:
+    //!   `loom-tests/signals.rs`.
     //! - **H20: a receiver of signals waits for a change.** It registers with the event of the cell, and
     //!   then reads the cell. A change writes the cell, and then notifies. The lock of the event's list
-    //!   takes the place of the word. Model: `loom-tests/signals.rs`, a receiver ends up on the latest.
+    //!   takes the place of the word. A receiver of a source registers first with the event
+    //!   `SourceCore::redirected` and then reads which stage the source pushed to last, to register
+    //!   there; a push to another stage writes that, and then notifies. Models: `loom-tests/signals.rs`, a
+    //!   receiver ends up on the latest, or hears of the stage that its source turns to.
     //!
     //! ## Handshakes that wake no task
     //!

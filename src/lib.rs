@@ -110,8 +110,9 @@
 //!
 //! # Flow control
 //!
-//! Above a threshold of 80 % by default, a source should slow down until the buffer has drained.
-//! Poll [`should_backpressure`](BufferManager::should_backpressure) as below, or follow
+//! Above a threshold of 80 % of a cap by default, a source should slow down until the buffer has
+//! drained: its own cap, the global cap, or that of the stage that it pushed to last. Poll
+//! [`should_backpressure`](BufferManager::should_backpressure) as below, or follow
 //! [`Source::signal`], which has hysteresis.
 //!
 //! ```

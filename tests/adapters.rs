@@ -761,7 +761,7 @@ fn a_sink_that_was_granted_a_credit_and_is_dropped_passes_it_on() {
         assert!(first.ready().is_pending() && second.ready().is_pending());
         take(&stage, 1).ack();
         assert_eq!((first.wakes(), second.wakes()), (1, 0));
-        assert_eq!((source.available_credits(), stage.in_flight()), (0, 1));
+        assert_eq!((source.available_credits(), stage.reserved()), (0, 1));
         if closes {
             assert_eq!(first.close(), Poll::Ready(Ok(())));
         } else {

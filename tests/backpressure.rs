@@ -77,7 +77,10 @@ fn hysteresis_holds_a_slowed_source_until_the_low_mark_is_passed() {
         (0.599, Resume),
         (0.7, Resume),
         (1.0, Pause),
-        (0.999, SlowDown),
+        (0.999, Pause),
+        (0.9, Pause), // not below the middle between the high mark and the cap
+        (0.899, SlowDown),
+        (0.95, SlowDown),
         (1.0, Pause),
         (0.7, SlowDown), // there is room, but not enough to resume
         (1.0, Pause),
@@ -114,6 +117,141 @@ fn a_signal_set_by_hand_stands_until_a_level_asks_for_another() {
 }
 
 #[test]
+fn a_signal_set_by_hand_ends_when_the_level_of_the_buffer_crosses_a_mark() {
+    let (manager, stage, source) = one_of_each(10, 100, 100);
+    let controller = manager.controller();
+    let push = |n| source.try_send_batch(&stage, rows("a", 0..n)).unwrap();
+    // Whatever moves below the low mark, it stays.
+    controller.signal(Pause);
+    for _ in 0..100 {
+        push(5);
+        take(&stage, 5).ack();
+    }
+    assert_eq!((controller.current(), source.signal()), (Pause, Pause));
+    push(6);
+    assert_eq!(controller.current(), Resume, "it was measured all the time");
+    // One that is weaker than the measured one ends likewise, and the measured one was not lost.
+    push(3);
+    controller.signal(Resume);
+    assert_eq!((controller.current(), source.signal()), (Resume, Resume));
+    take(&stage, 1).ack();
+    assert_eq!(controller.current(), SlowDown, "the high mark was crossed");
+    controller.signal(Resume);
+    take(&stage, 2).ack();
+    assert_eq!(controller.current(), Resume);
+    take(&stage, 6).ack();
+    push(10);
+    controller.signal(Resume);
+    take(&stage, 1).ack();
+    assert_eq!(controller.current(), Resume, "a pause ends below 0.9");
+    take(&stage, 1).ack();
+    assert_eq!(controller.current(), SlowDown);
+}
+
+#[test]
+fn a_signal_at_a_cap_does_not_flip_with_each_record() {
+    let (_manager, stage, source) = one_of_each(1_000, 100, 1_000);
+    source.try_send_batch(&stage, rows("a", 0..100)).unwrap();
+    let mut signals = source.signals();
+    for (swing, expected) in [(1, Pause), (10, Pause), (11, SlowDown)] {
+        assert_eq!(source.signal(), Pause);
+        take(&stage, swing).ack();
+        assert_eq!(source.signal(), expected, "{} of 100", 100 - swing);
+        source.try_send_batch(&stage, rows("a", 0..swing as u64)).unwrap();
+    }
+    assert_eq!(signals.changed_timeout(std::time::Duration::ZERO), None);
+}
+
+#[test]
+fn a_flow_with_the_default_settings_is_slowed_before_its_stage_refuses() {
+    let manager = Manager::new(BufferSettings::default());
+    let stage = manager.stage("stage").unwrap();
+    let sources: Vec<_> = (0..3).map(|n| manager.source(&n.to_string()).unwrap()).collect();
+    let mut slowed = [None; 3];
+    for pushed in 1.. {
+        let source = &sources[pushed % 3];
+        if source.try_send(&stage, row("", pushed as u64)).is_err() {
+            break;
+        }
+        for (source, slowed) in sources.iter().zip(&mut slowed) {
+            if slowed.is_none() && source.signal() != Resume {
+                *slowed = Some(pushed);
+            }
+        }
+        if pushed >= 8_000 {
+            let expected = block_on(manager.should_backpressure(source.id()));
+            assert_eq!(expected, pushed > 8_000, "{pushed}");
+        }
+    }
+    assert_eq!(slowed, [Some(8_001); 3]);
+    assert_eq!((stage.len(), stage.signal()), (10_000, Pause));
+    assert_eq!(manager.controller().current(), Resume);
+    assert!(sources.iter().all(|source| source.signal() == Pause));
+    assert!(sources.iter().all(|source| source.utilization() < 0.7));
+}
+
+#[test]
+fn a_source_follows_the_stage_that_it_pushed_to_last() {
+    let (manager, small, source) = one_of_each(1_000, 10, 1_000);
+    let large = manager.stage("large").unwrap();
+    let should = || block_on(manager.should_backpressure("a"));
+    let other = manager.source("b").unwrap();
+    other.try_send_batch(&small, rows("b", 0..10)).unwrap();
+    assert_eq!((source.signal(), should()), (Resume, false));
+    // A push that is refused counts, and so does a reservation.
+    assert!(source.try_send(&small, row("a", 0)).is_err());
+    assert_eq!((source.signal(), should()), (Pause, true));
+    drop(source.try_reserve(&large, 1).unwrap());
+    assert_eq!((source.signal(), should()), (Resume, false));
+    drop(source.send_timeout(&small, row("a", 0), std::time::Duration::ZERO));
+    assert_eq!((source.signal(), should()), (Pause, true));
+    let mut producer = source.producer(&large);
+    producer.try_send(row("a", 1)).unwrap();
+    assert_eq!((source.signal(), should()), (Resume, false));
+    drop(producer);
+    block_on(manager.buffer_for_stage("stage", row("a", 2))).unwrap_err();
+    assert_eq!((source.signal(), should()), (Pause, true));
+    // A stage that is gone asks for nothing.
+    drain(&small);
+    manager.remove_stage("stage").unwrap();
+    drop(small);
+    assert_eq!((source.signal(), should()), (Resume, false));
+}
+
+#[test]
+fn the_signal_of_a_stage_follows_whatever_moves_its_places() {
+    let manager = Manager::builder(caps(1_000, 10, 1_000)).dead_letter_capacity(1).build().unwrap();
+    let (stage, next) = (manager.stage("stage").unwrap(), manager.stage("next").unwrap());
+    let source = manager.source("a").unwrap();
+    source.try_send_batch(&stage, rows("a", 0..9)).unwrap();
+    assert_eq!(stage.signal(), SlowDown);
+    take(&stage, 9).try_forward(&next).unwrap();
+    assert_eq!((stage.signal(), next.signal()), (Resume, SlowDown));
+    take(&next, 9).return_to_buffer();
+    assert_eq!(next.signal(), SlowDown);
+    let permit = source.try_reserve(&stage, 10).unwrap();
+    assert_eq!(stage.signal(), Pause);
+    drop(permit);
+    assert_eq!(stage.signal(), Resume);
+    // Parked letters keep their places, all but one here.
+    take(&next, 9).settle(|_| conveyor_buffer::Outcome::DeadLetter);
+    assert_eq!((next.in_flight(), next.signal()), (8, SlowDown));
+    source.try_send_batch(&next, rows("a", 0..2)).unwrap();
+    assert_eq!(next.signal(), Pause);
+    let letters = manager.dead_letters();
+    assert_eq!(std::iter::from_fn(|| letters.try_recv()).count(), 9);
+    assert_eq!(next.signal(), Resume);
+    drain(&next);
+    // So do requests that wait, when they are granted and when they are given up.
+    source.try_send_batch(&stage, rows("a", 0..10)).unwrap();
+    let waits = common::waiting::waiting(source.send_batch(&stage, rows("a", 10..20)));
+    take(&stage, 10).ack();
+    assert_eq!(stage.signal(), Pause);
+    drop(waits);
+    assert_eq!(stage.signal(), Resume);
+}
+
+#[test]
 fn a_controller_shows_its_marks_and_its_signal() {
     let text = format!("{:?}", BackpressureController::new(0.8));
     for part in ["0.8", "0.6", "Resume"] {
@@ -132,10 +270,14 @@ fn the_whole_buffer_is_followed_through_its_watermarks() {
         pushing.try_send(&stage, row("a", held)).unwrap();
         assert_eq!(manager.controller().current(), expected[held as usize], "{held} held");
     }
-    // On the way down: 9 to 6 of 10 are not below 0.6.
+    // On the way down: 9 is not below 0.9, and 8 to 6 of 10 are not below 0.6.
     for held in (0..10).rev() {
         take(&stage, 1).ack();
-        let expected = if held >= 6 { SlowDown } else { Resume };
+        let expected = match held {
+            9 => Pause,
+            6..9 => SlowDown,
+            _ => Resume,
+        };
         assert_eq!(manager.controller().current(), expected, "{held} held");
         assert_eq!(source.signal(), expected, "{held} held");
     }
@@ -180,8 +322,9 @@ fn a_refused_push_leaves_the_signals_true() {
     for _ in 0..3 {
         let rejected = source.try_send_batch(&stage, rows("a", 0..10)).unwrap_err();
         assert_eq!(rejected.reason, stage_full("stage", 2, 2));
-        assert_eq!((source.signal(), manager.controller().current()), (Resume, Resume));
-        assert_eq!(source.available_credits(), 8);
+        // The stage is full, and nothing else.
+        assert_eq!((source.signal(), manager.controller().current()), (Pause, Resume));
+        assert_eq!((stage.signal(), source.available_credits()), (Pause, 8));
     }
 }
 
@@ -277,9 +420,9 @@ fn the_level_of_a_large_buffer_is_followed_to_about_one_point_in_a_hundred() {
     for held in (0..20_000).rev() {
         take(&stage, 1).ack();
         let signal = manager.controller().current();
-        if held >= 19_799 {
-            assert_ne!(signal, Resume, "{held} held");
-        } else if held >= 7_500 {
+        if held >= 15_000 {
+            assert_eq!(signal, Pause, "{held} held");
+        } else if (7_500..14_799).contains(&held) {
             assert_eq!(signal, SlowDown, "{held} held");
         } else if held < 7_299 {
             assert_eq!(signal, Resume, "{held} held");

@@ -78,11 +78,11 @@ fn whoever_crosses_a_mark_tells_at_once() {
     };
     next(SlowDown, &mut || source.try_send_batch(&stage, rows("a", 0..9)).unwrap());
     next(Pause, &mut || block_on(manager.buffer_for_stage("stage", row("a", 9))).unwrap());
-    next(SlowDown, &mut || take(&stage, 1).ack());
+    next(SlowDown, &mut || take(&stage, 2).ack());
     next(Resume, &mut || drop(take(&stage, 4).into_records()));
     // A push that waited crosses as well, and so does a permit.
-    source.try_send_batch(&stage, rows("a", 10..13)).unwrap();
-    next(Pause, &mut || at_once(source.send_batch(&stage, rows("a", 13..15))).unwrap());
+    source.try_send_batch(&stage, rows("a", 10..14)).unwrap();
+    next(Pause, &mut || at_once(source.send_batch(&stage, rows("a", 14..16))).unwrap());
     next(Resume, &mut || take(&stage, 6).ack());
     let mut permit = None;
     next(Pause, &mut || permit = at_once(source.reserve(&stage, 6)).ok());
@@ -198,4 +198,62 @@ fn a_receiver_ends_up_on_the_latest_whatever_it_misses() {
         });
         assert_eq!(signals.current(), Pause);
     }
+}
+
+#[test]
+fn a_receiver_of_a_source_follows_it_to_another_stage() {
+    let (manager, stage, source) = one_of_each(1_000, 10, 1_000);
+    let next = manager.stage("next").unwrap();
+    let other = manager.source("b").unwrap();
+    other.try_send_batch(&next, rows("b", 0..9)).unwrap();
+    let (mut of_source, mut of_next) = (source.signals(), next.signals());
+    let (mut change, mut next_change) = (waiting(of_source.changed()), waiting(of_next.changed()));
+    source.try_send(&stage, row("a", 0)).unwrap();
+    change.waits();
+    assert!(change.take_wake(), "it registers with the stage");
+    change.waits();
+    source.try_send(&next, row("a", 1)).unwrap();
+    assert_eq!((change.woken(), next_change.woken()), (Pause, Pause));
+    drop((change, next_change));
+    // What it has left is of no interest.
+    let mut change = waiting(of_source.changed());
+    drain(&stage);
+    assert_eq!(change.wakes(), 0);
+    take(&next, 5).ack();
+    assert_eq!(change.woken(), Resume);
+    drop(change);
+    assert_eq!((of_source.current(), of_next.current()), (Resume, Resume));
+    assert_eq!(source.utilization(), 0.001);
+}
+
+#[test]
+fn waiting_for_a_signal_considers_the_present_one() {
+    let (_manager, stage, source) = one_of_each(1_000, 10, 1_000);
+    let mut signals = stage.signals();
+    assert_eq!(at_once(signals.wait_for(|_| true)), Resume);
+    source.try_send_batch(&stage, rows("a", 0..10)).unwrap();
+    let mut late = stage.signals();
+    // It begins at Pause: this is no change, and it may be waited for.
+    waiting(late.changed());
+    assert_eq!(at_once(late.wait_for(|signal| signal == Pause)), Pause);
+    assert_eq!(signals.wait_for_timeout(|signal| signal < Pause, Duration::ZERO), None);
+    let mut asked = 0;
+    let mut resumed = waiting(late.wait_for(|signal| {
+        asked += 1;
+        signal == Resume
+    }));
+    take(&stage, 2).ack();
+    assert!(resumed.take_wake());
+    resumed.waits();
+    take(&stage, 8).ack();
+    assert_eq!(resumed.woken(), Resume);
+    drop(resumed);
+    assert_eq!(asked, 3);
+    // It was reported.
+    waiting(late.changed());
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| signals.wait_for_blocking(|signal| signal == Pause));
+        source.try_send_batch(&stage, rows("a", 0..10)).unwrap();
+        assert_eq!(waiter.join().unwrap(), Pause);
+    });
 }

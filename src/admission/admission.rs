@@ -1,7 +1,7 @@
 //! The entry to the buffer: takes credits and places by the protocol, and then updates signals and
 //! notifies waiters and drainers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -11,7 +11,7 @@ use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
 use crate::event::{Event, Listener};
-use crate::sync::{Instant, Mutex, SeqCst, Sleep, sleep_until, unlock_fair};
+use crate::sync::{AtomicSetting, Instant, Mutex, SeqCst, Sleep, sleep_until, unlock_fair};
 
 /// The credits of a buffer, the requests that wait for them, and the tasks that wait until it is
 /// drained.
@@ -19,10 +19,12 @@ pub(crate) struct Admission {
     protocol: Protocol,
     controller: BackpressureController,
     queue: Mutex<WaitQueue>,
+    /// How many stages were numbered.
+    stage_numbers: AtomicSetting,
     /// Notified when every record is settled.
     settled: Event,
     /// Every stage of the buffer, to wake its workers when the buffer is drained.
-    stages: Mutex<Vec<Weak<dyn StageState>>>,
+    stages: Mutex<BTreeMap<u32, Weak<dyn StageState>>>,
     /// The name of each account's source.
     names: Mutex<HashMap<u32, Arc<str>>>,
     /// Fires when the reservation of the queue may have to end.
@@ -45,12 +47,15 @@ impl Admission {
         idle_budget: u32,
         controller: BackpressureController,
     ) -> Arc<Self> {
+        let ledger = Ledger::new(capacity, idle_budget, controller.watermarks());
+        controller.cell().reset(ledger.marks());
         Arc::new_cyclic(|this| Self {
-            protocol: Protocol::new(Ledger::new(capacity, idle_budget, controller.watermarks())),
+            protocol: Protocol::new(ledger),
             controller,
             queue: Mutex::new(WaitQueue::default()),
+            stage_numbers: AtomicSetting::new(0),
             settled: Event::default(),
-            stages: Mutex::new(Vec::new()),
+            stages: Mutex::new(BTreeMap::new()),
             names: Mutex::new(HashMap::new()),
             timer: Mutex::new(None),
             this: Weak::clone(this),
@@ -87,8 +92,15 @@ impl Admission {
         if self.is_closed() {
             return None;
         }
-        let credits = self.ledger().acquire_idle(self.account(account), wanted)?;
-        self.acquire_places_fast(account, places, wanted, credits)
+        let credits = self.account(account);
+        let used = self.ledger().acquire_idle(credits, wanted)?;
+        let first = places.acquire_fast(wanted);
+        if first.is_some() {
+            credits.signal_rise(used);
+        } else {
+            self.release_unused(account, wanted);
+        }
+        first
     }
 
     /// Takes credits and places for `wanted` records if all accounts lease exactly, so that the
@@ -106,9 +118,14 @@ impl Admission {
         }
         match self.ledger().acquire_exact(self.account(account), wanted) {
             Ok(used) => {
-                let first = self.acquire_places_fast(account, places, wanted, used)?;
-                self.update_signal();
-                Some(first)
+                let first = places.acquire_fast(wanted);
+                if first.is_some() {
+                    self.account(account).signal_rise(used);
+                    self.update_signal();
+                } else {
+                    self.release_unused(account, wanted);
+                }
+                first
             }
             Err(gave_back) => {
                 if gave_back {
@@ -119,23 +136,10 @@ impl Admission {
         }
     }
 
-    /// Takes places for credits that were taken and brought the account to `used`, or gives the
-    /// credits back.
-    #[inline]
-    fn acquire_places_fast(
-        &self,
-        account: u32,
-        places: &Places,
-        wanted: u32,
-        used: u32,
-    ) -> Option<Sequence> {
-        let first = places.acquire_fast(wanted);
-        if first.is_some() {
-            self.account(account).update_signal(used);
-        } else {
-            self.release_credits(account, wanted, None);
-        }
-        first
+    /// Gives credits back for which there were no places.
+    #[cold]
+    fn release_unused(&self, account: u32, credits: u32) {
+        self.release_credits(account, credits, None);
     }
 
     /// Takes credits and places for a push that does not wait: `wanted`, or as many as are free.
@@ -180,6 +184,18 @@ impl Admission {
         self.acquire(None, places, wanted, wanted).all()
     }
 
+    /// Makes the places of a stage with a cap of `capacity` records.
+    pub(crate) fn make_places(&self, capacity: u32) -> Places {
+        // 0 is the number of no stage.
+        let number = self.stage_numbers.fetch_add(1, SeqCst).wrapping_add(1).max(1);
+        Places::new(self.controller.watermarks().of(capacity), number)
+    }
+
+    /// Returns the stage with that number, if it exists.
+    pub(crate) fn find_stage(&self, number: u32) -> Option<Weak<dyn StageState>> {
+        self.stages.lock().get(&number).cloned()
+    }
+
     /// Takes credits and places by the protocol, updates signals and notifies. If a reservation
     /// denies the request, ends it if its time is over, and makes a second attempt.
     fn acquire(&self, account: Option<u32>, places: &Places, least: u32, wanted: u32) -> Admitted {
@@ -187,6 +203,7 @@ impl Admission {
             let mut moved = Moved::default();
             let admitted = self.protocol.acquire(account, places, least, wanted, 0, &mut moved);
             self.follow(&moved);
+            places.update_signal();
             if moved.left_some {
                 self.notify(Freed { account, stage: None, pool: true });
             }
@@ -205,8 +222,7 @@ impl Admission {
     /// Updates the signals after a move, and notifies drainers if every record is settled.
     fn follow(&self, moved: &Moved) {
         if let Some(index) = moved.account {
-            let account = self.account(index);
-            account.update_signal(account.used());
+            self.account(index).update_signal();
         }
         if moved.pool {
             self.update_signal();
@@ -239,7 +255,7 @@ impl Admission {
         let account = self.account(index);
         let (used, unreturned) = self.ledger().release(account, credits);
         // The pool comes last: an empty pool means that every record is settled.
-        account.update_signal(used);
+        account.signal_fall(used);
         let Released { pool_moved, pool_empty } = self.ledger().return_lease(account, unreturned);
         if pool_moved {
             self.update_signal();
@@ -278,9 +294,10 @@ impl Admission {
         if self.ledger().end_parking() {
             self.notify_if_drained();
         }
-        // While it counted twice, the signal may have followed a level that was not there, and a request
-        // may have been denied what is free now.
+        // While it counted twice, the signals may have followed a level that was not there, and a
+        // request may have been denied what is free now.
         self.update_signal();
+        stage.places().update_signal();
         self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: true });
     }
 
@@ -288,9 +305,10 @@ impl Admission {
     pub(crate) fn release_parked(&self, stage: Option<&dyn StageState>, account: u32) {
         if let Some(stage) = stage {
             stage.places().release_parked();
+            stage.places().update_signal();
         }
         let used = self.ledger().release_parked(self.account(account));
-        self.account(account).update_signal(used);
+        self.account(account).signal_fall(used);
         self.update_signal();
         self.notify(Freed { account: Some(account), stage: stage.map(stage_key), pool: true });
     }
@@ -298,10 +316,15 @@ impl Admission {
     /// Updates the signal of the whole buffer. Must be called after the pool's level has changed.
     #[inline]
     pub(crate) fn update_signal(&self) {
-        let marks = self.ledger().marks();
-        self.controller.cell().follow(marks.zone(self.ledger().leased()), || {
-            marks.zone(self.ledger().leased_after_fence())
-        });
+        let ledger = self.ledger();
+        if self.controller.cell().is_outside(ledger.leased()) {
+            self.follow_level();
+        }
+    }
+
+    #[cold]
+    fn follow_level(&self) {
+        self.controller.cell().follow(|| self.ledger().leased_after_fence());
     }
 
     /// Opens an account with a cap of `capacity` credits, and returns its index.
@@ -433,15 +456,15 @@ impl Admission {
     }
 
     fn wake_receivers(&self) {
-        let stages: Vec<_> = self.stages.lock().iter().filter_map(Weak::upgrade).collect();
+        let stages: Vec<_> = self.stages.lock().values().filter_map(Weak::upgrade).collect();
         stages.iter().for_each(|stage| stage.receivers().notify_all());
     }
 
     /// Registers a stage of the buffer.
-    pub(crate) fn add_stage(&self, stage: Weak<dyn StageState>) {
+    pub(crate) fn add_stage(&self, number: u32, stage: Weak<dyn StageState>) {
         let mut stages = self.stages.lock();
-        stages.retain(|stage| stage.strong_count() > 0);
-        stages.push(stage);
+        stages.retain(|_, stage| stage.strong_count() > 0);
+        stages.insert(number, stage);
     }
 
     /// How often something was closed, and how many requests wait, as one number: see
@@ -518,6 +541,9 @@ impl Admission {
         unlock_fair(queue);
         for moved in &deferred.moved {
             self.follow(moved);
+        }
+        for stage in &deferred.places_moved {
+            stage.places().update_signal();
         }
         for stage in &deferred.emptied {
             stage.receivers().notify_all();

@@ -135,6 +135,8 @@ pub(super) struct Deferred {
     unused: Vec<Waker>,
     /// Closed stages that are now empty.
     pub(super) emptied: Vec<SharedStage>,
+    /// Stages whose places were taken or given back: their signals must follow.
+    pub(super) places_moved: Vec<SharedStage>,
     /// What was moved: signals and drainers must follow it.
     pub(super) moved: Vec<Moved>,
     /// When the reservation ends unless something is released.
@@ -367,9 +369,10 @@ impl WaitQueue {
         waiter.end_permit(protocol);
         let Request { account, ref stage, .. } = waiter.request;
         if let State::Decided(Ok(Acquired { records, .. })) = waiter.state {
-            if stage.places().release(records) {
+            if stage.places().release_silently(records) {
                 deferred.emptied.push(Arc::clone(stage));
             }
+            deferred.places_moved.push(Arc::clone(stage));
             if let Some(account) = account {
                 let mut moved = Moved::default();
                 protocol.release(account, records, &mut moved);
@@ -617,6 +620,7 @@ impl WaitQueue {
             let most = most.min(places.free(own)).max(records);
             let admitted = protocol.acquire(account, places, records, most, own, &mut moved);
             deferred.moved.push(moved);
+            deferred.places_moved.push(Arc::clone(stage));
             admitted.at_least(records)
         });
         match taken {

@@ -1,8 +1,7 @@
 //! An account: the credits of one source, in one word.
 
 use super::packed::{Packed, Word};
-use crate::backpressure::{BackpressureSignal, Marks, SignalCell, Zone};
-use crate::event::Listener;
+use crate::backpressure::{Marks, SignalCell};
 use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, SeqCst};
 
 /// The credits of one source, its cap, and the signal that follows its level.
@@ -12,8 +11,6 @@ pub(crate) struct Account {
     /// Credits that are reserved for a request that waits. Written under the lock of the wait
     /// queue.
     reserved: AtomicSetting,
-    high: AtomicSetting,
-    low: AtomicSetting,
     /// Credits in use that parked dead letters hold.
     parked: AtomicSetting,
     /// Credits in use by permits and granted requests, counted as [`Places`](super::Places) counts
@@ -98,8 +95,6 @@ impl Account {
             word: Packed::new(Balance { lease: Lease::Closed, used: 0 }),
             capacity: AtomicSetting::new(0),
             reserved: AtomicSetting::new(0),
-            high: AtomicSetting::new(0),
-            low: AtomicSetting::new(0),
             parked: AtomicSetting::new(0),
             permitted: AtomicSetting::new(0),
             next_ahead: AtomicU32::new(0),
@@ -130,9 +125,7 @@ impl Account {
     pub(super) fn open(&self, marks: Marks) {
         self.capacity.store(marks.capacity, SeqCst);
         self.reserved.store(0, SeqCst);
-        self.high.store(marks.high, SeqCst);
-        self.low.store(marks.low, SeqCst);
-        self.cell.reset();
+        self.cell.reset(marks);
         self.word.store(Balance { lease: Lease::Exact, used: 0 });
     }
 
@@ -238,25 +231,36 @@ impl Account {
         self.parked.fetch_sub(1, SeqCst);
     }
 
-    /// Returns the signal that follows the account's level.
-    pub(crate) fn signal(&self) -> BackpressureSignal {
-        self.cell.signal()
+    /// Returns the cell of the signal that follows the account's level.
+    pub(crate) fn cell(&self) -> &SignalCell {
+        &self.cell
     }
 
-    /// Registers a listener for the next change of the account's signal.
-    pub(crate) fn listen(&self) -> Listener {
-        self.cell.listen()
+    /// Updates the signal. Must be called after the credits in use have changed, outside every lock.
+    pub(crate) fn update_signal(&self) {
+        if self.cell.is_outside(self.used()) {
+            self.follow_level();
+        }
     }
 
+    #[cold]
+    fn follow_level(&self) {
+        self.cell.follow(|| self.word.fence().used);
+    }
+
+    /// Updates the signal after the caller has taken credits, and left `used` in use.
     #[inline]
-    fn zone(&self, used: u32) -> Zone {
-        let (high, low) = (self.high.load(SeqCst), self.low.load(SeqCst));
-        Marks { high, low, capacity: self.capacity() }.zone(used)
+    pub(crate) fn signal_rise(&self, used: u32) {
+        if self.cell.is_above(used, 0) {
+            self.follow_level();
+        }
     }
 
-    /// Updates the signal after the caller has left `used` credits in use.
+    /// Updates the signal after the caller has released credits, and left `used` in use.
     #[inline]
-    pub(crate) fn update_signal(&self, used: u32) {
-        self.cell.follow(self.zone(used), || self.zone(self.word.fence().used));
+    pub(crate) fn signal_fall(&self, used: u32) {
+        if self.cell.is_below(used, 0) {
+            self.follow_level();
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
+use crate::backpressure::{Marks, SignalCell};
 use crate::sync::{AtomicI64, AtomicSetting, AtomicU32, AtomicU64, SeqCst};
 
 /// The places of a stage. Each of its records holds one, whether it waits or is in an unsettled
@@ -21,6 +22,9 @@ pub(crate) struct Places {
     /// because a thread that changes it has this cache line already.
     pub(crate) surplus: AtomicU64,
     capacity: u32,
+    /// The number of the stage among those of its buffer, at least 1.
+    number: u32,
+    cell: SignalCell,
 }
 
 /// The word of a stage.
@@ -114,7 +118,8 @@ impl Sequence {
 }
 
 impl Places {
-    pub(crate) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(marks: Marks, number: u32) -> Self {
+        let capacity = marks.capacity;
         Self {
             word: Packed::new(Occupancy(0)),
             limit: AtomicI64::new(i64::from(capacity)),
@@ -122,6 +127,48 @@ impl Places {
             permitted: AtomicSetting::new(0),
             surplus: AtomicU64::new(0),
             capacity,
+            number,
+            cell: SignalCell::with_marks(marks),
+        }
+    }
+
+    /// Returns the number of the stage among those of its buffer.
+    #[inline]
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Returns the cell of the signal that follows the places taken, including those of parked dead
+    /// letters.
+    pub(crate) fn cell(&self) -> &SignalCell {
+        &self.cell
+    }
+
+    /// Updates the signal. Must be called after the places taken have changed, outside every lock.
+    pub(crate) fn update_signal(&self) {
+        if self.cell.is_outside(self.held()) {
+            self.follow_level();
+        }
+    }
+
+    #[cold]
+    fn follow_level(&self) {
+        self.cell.follow(|| self.held_with(self.word.fence().occupied()));
+    }
+
+    /// Updates the signal after the caller has taken places.
+    #[inline]
+    pub(crate) fn signal_rise(&self, occupied: u32) {
+        if self.cell.is_above(occupied, self.parked()) {
+            self.follow_level();
+        }
+    }
+
+    /// Updates the signal after the caller has given places back.
+    #[inline]
+    pub(crate) fn signal_fall(&self, occupied: u32) {
+        if self.cell.is_below(occupied, self.parked()) {
+            self.follow_level();
         }
     }
 
@@ -145,7 +192,13 @@ impl Places {
         occupied.saturating_add(self.parked()).min(self.capacity)
     }
 
+    /// Returns the share of the places taken, including those of parked dead letters.
+    pub(crate) fn utilization(&self) -> f64 {
+        f64::from(self.held()) / f64::from(self.capacity)
+    }
+
     /// Returns the places of parked dead letters.
+    #[inline]
     pub(crate) fn parked(&self) -> u32 {
         self.parked.load(SeqCst)
     }
@@ -194,7 +247,8 @@ impl Places {
         u32::try_from(limit - i64::from(now.occupied())).unwrap_or(0)
     }
 
-    /// Takes `wanted` places, and returns the sequence of the first. Makes one attempt.
+    /// Takes `wanted` places, updates the signal, and returns the sequence of the first. Makes one
+    /// attempt.
     #[inline]
     pub(crate) fn acquire_fast(&self, wanted: u32) -> Option<Sequence> {
         let now = self.word.load();
@@ -202,11 +256,14 @@ impl Places {
         if now.is_closed() || free < i64::from(wanted) {
             return None;
         }
-        self.word.replace(now, now.with(wanted)).ok().map(|()| now.next())
+        self.word.replace(now, now.with(wanted)).ok()?;
+        self.signal_rise(now.occupied() + wanted);
+        Some(now.next())
     }
 
     /// Takes `wanted` places, or as many as are free if they are at least `least`. `own` of the
     /// reserved places are for this request. Returns what was taken, and the sequence of the first.
+    /// The caller must update the signal.
     pub(crate) fn acquire(&self, least: u32, wanted: u32, own: u32) -> (Taken, Sequence) {
         let mut taken = Taken::none(Denied::Closed);
         let take = |now: Occupancy| {
@@ -246,17 +303,32 @@ impl Places {
         }
     }
 
-    /// Gives places back. Returns whether the stage is closed and now holds no record: then the
-    /// caller must wake its workers.
+    /// Gives places back, and updates the signal. Returns whether the stage is closed and now holds
+    /// no record: then the caller must wake its workers.
     #[inline]
     #[must_use]
     pub(crate) fn release(&self, records: u32) -> bool {
         if records == 0 {
             return false;
         }
+        let before = self.subtract(records);
+        self.signal_fall(before.occupied() - records);
+        before.is_closed() && before.occupied() == records
+    }
+
+    /// Gives places back under a lock: the caller must update the signal after it. Returns what
+    /// [`release`](Self::release) returns.
+    #[must_use]
+    pub(crate) fn release_silently(&self, records: u32) -> bool {
+        let before = self.subtract(records);
+        before.is_closed() && before.occupied() == records
+    }
+
+    #[inline]
+    fn subtract(&self, records: u32) -> Occupancy {
         let before = self.word.subtract(u64::from(records));
         debug_assert!(before.occupied() >= records, "more places given back than were taken");
-        before.is_closed() && before.occupied() == records
+        before
     }
 
     /// Begins to count a place as one of a parked dead letter. It counts twice until

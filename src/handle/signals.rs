@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::source::{Source, SourceCore};
+use super::stage::Stage;
+use crate::admission::SharedStage;
 use crate::backpressure::{BackpressureController, BackpressureSignal};
 use crate::event::Listener;
 use crate::record::Envelope;
@@ -16,8 +18,9 @@ use crate::sync::{block_on_until, now};
 /// A receiver of the changes of a [`BackpressureSignal`].
 ///
 /// The receiver follows a [`BackpressureController`] if it comes from
-/// [`subscribe`](BackpressureController::subscribe), or one source if it comes from
-/// [`Source::signals`](crate::Source::signals). It always arrives at the latest signal, and skips
+/// [`subscribe`](BackpressureController::subscribe), one source if it comes from
+/// [`Source::signals`](crate::Source::signals), and one stage if it comes from
+/// [`Stage::signals`](crate::Stage::signals). It always arrives at the latest signal, and skips
 /// intermediate signals that were replaced before it was polled.
 ///
 /// # Examples
@@ -36,9 +39,52 @@ use crate::sync::{block_on_until, now};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SignalReceiver {
-    controller: BackpressureController,
-    source: Option<Arc<SourceCore>>,
+    follows: Follows,
     seen: BackpressureSignal,
+}
+
+/// What the signals of a receiver come from.
+enum Follows {
+    Controller(BackpressureController),
+    Source(Arc<SourceCore>),
+    Stage(SharedStage),
+}
+
+impl Follows {
+    fn signal(&self) -> BackpressureSignal {
+        match self {
+            Self::Controller(controller) => controller.current(),
+            Self::Source(source) => source.signal(),
+            Self::Stage(stage) => stage.places().cell().signal(),
+        }
+    }
+
+    /// Registers listeners for every change of the signal. The caller then reads the signal.
+    fn listen(&self) -> [Option<Listener>; 4] {
+        match self {
+            Self::Controller(controller) => [Some(controller.cell().listen()), None, None, None],
+            Self::Stage(stage) => [Some(stage.places().cell().listen()), None, None, None],
+            Self::Source(source) => {
+                // Before the stage is read, so that a push to another one is not missed.
+                let redirected = source.listen();
+                let stage = source.latest_stage();
+                [
+                    Some(redirected),
+                    stage.map(|stage| stage.places().cell().listen()),
+                    Some(source.account().cell().listen()),
+                    Some(source.admission().controller().cell().listen()),
+                ]
+            }
+        }
+    }
+}
+
+impl SourceCore {
+    fn signal(&self) -> BackpressureSignal {
+        let stage = self.latest_stage().map(|stage| stage.places().cell().signal());
+        let own = self.account().cell().signal().max(stage.unwrap_or_default());
+        own.max(self.admission().controller().current())
+    }
 }
 
 impl BackpressureController {
@@ -59,18 +105,21 @@ impl BackpressureController {
     /// # });
     /// ```
     pub fn subscribe(&self) -> SignalReceiver {
-        SignalReceiver::of_controller(self.clone())
+        SignalReceiver::new(Follows::Controller(self.clone()))
     }
 }
 
 impl<E: Envelope> Source<E> {
-    /// Returns what the source should do: the stronger of the buffer's signal and the account's
-    /// own.
+    /// Returns what the source should do: the strongest of the buffer's signal, the account's own,
+    /// and that of the stage that the source pushed to last.
     ///
-    /// Both have hysteresis, and change when a push or a settlement crosses a watermark. The
-    /// buffer's level includes credits that sources have leased ahead of need, and may therefore
-    /// read up to about 0.01 too high. The levels of stages are not considered: see
-    /// [`Stage::utilization`](crate::Stage::utilization).
+    /// All have the same watermarks and hysteresis, and change when a push or a settlement crosses
+    /// a mark: see [`BackpressureController`]. The buffer's level includes credits that sources
+    /// have leased ahead of need, and may therefore read up to about 0.01 too high.
+    ///
+    /// A push counts whether it is accepted or not, a reservation when it is made, and a
+    /// [`Producer`](crate::Producer) when it takes credits for its next block. A source that pushes
+    /// to several stages in turn follows each in turn: look at [`Stage::signal`] for one of them.
     ///
     /// # Examples
     ///
@@ -90,59 +139,156 @@ impl<E: Envelope> Source<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn signal(&self) -> BackpressureSignal {
-        self.core().account().signal().max(self.core().admission().controller().current())
+        self.core().signal()
     }
 
     /// Creates a receiver that follows [`signal`](Self::signal) from now on.
     ///
+    /// The receiver is woken, too, when the source pushes to another stage than before.
     /// [`SignalReceiver`] shows an example.
     pub fn signals(&self) -> SignalReceiver {
-        SignalReceiver::of_source(
-            self.core().admission().controller().clone(),
-            Arc::clone(self.core()),
-        )
+        SignalReceiver::new(Follows::Source(Arc::clone(self.core())))
+    }
+}
+
+impl<E: Envelope> Stage<E> {
+    /// Returns the signal that follows the level of this stage alone.
+    ///
+    /// Watermarks and hysteresis are those of the buffer: see [`BackpressureController`]. Reserved
+    /// places and records in unsettled batches count.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_per_stage: 100, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let line = BufferedRecord::new("line", "a", "p", "filter");
+    ///
+    /// source.try_send_batch(&stage, vec![line.clone(); 81])?;
+    /// assert_eq!(stage.signal(), BackpressureSignal::SlowDown);
+    /// source.try_send_batch(&stage, vec![line; 19])?;
+    /// assert_eq!(stage.signal(), BackpressureSignal::Pause);
+    /// stage.try_recv_batch(10)?.ack();
+    /// assert_eq!(stage.signal(), BackpressureSignal::Pause); // not below 0.9
+    /// stage.try_recv_batch(1)?.ack();
+    /// assert_eq!(stage.signal(), BackpressureSignal::SlowDown);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn signal(&self) -> BackpressureSignal {
+        self.core().places().cell().signal()
+    }
+
+    /// Creates a receiver that follows [`signal`](Self::signal) from now on.
+    ///
+    /// The receiver keeps the stage in memory. [`SignalReceiver`] shows an example.
+    pub fn signals(&self) -> SignalReceiver {
+        SignalReceiver::new(Follows::Stage(Arc::clone(self.core()) as SharedStage))
     }
 }
 
 impl SignalReceiver {
-    pub(crate) fn of_controller(controller: BackpressureController) -> Self {
-        let seen = controller.current();
-        Self { controller, source: None, seen }
-    }
-
-    pub(crate) fn of_source(controller: BackpressureController, source: Arc<SourceCore>) -> Self {
-        let seen = controller.current().max(source.account().signal());
-        Self { controller, source: Some(source), seen }
+    fn new(follows: Follows) -> Self {
+        let seen = follows.signal();
+        Self { follows, seen }
     }
 
     /// Returns the current signal.
     ///
     /// A change that [`changed`](Self::changed) has not reported yet stays unreported.
     pub fn current(&self) -> BackpressureSignal {
-        let own = self.source.as_ref().map(|source| source.account().signal());
-        self.controller.current().max(own.unwrap_or_default())
+        self.follows.signal()
     }
 
     /// Waits until the signal differs from the last reported one, and returns it.
     ///
-    /// The first call compares with the signal at the time when the receiver was created. The call
-    /// does not end when the buffer is closed: as the buffer drains, the signal becomes
+    /// The first call compares with the signal at the time when the receiver was created. If that
+    /// was [`Pause`](BackpressureSignal::Pause) and stays so, the call waits:
+    /// [`wait_for`](Self::wait_for) waits for a signal and considers the present one. The call does
+    /// not end when the buffer is closed: as the buffer drains, the signal becomes
     /// [`Resume`](BackpressureSignal::Resume), and does not change after that.
     ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time. The next call reports a change that this one did not.
     pub async fn changed(&mut self) -> BackpressureSignal {
+        let seen = self.seen;
+        self.wait_for(|now| now != seen).await
+    }
+
+    /// Waits until the signal satisfies a condition, which it may do now, and returns it.
+    ///
+    /// [`changed`](Self::changed) then reports changes from this signal on. A signal that satisfies
+    /// the condition only for a moment may be missed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// # pollster::block_on(async {
+    /// let settings = BufferSettings { max_per_stage: 10, ..BufferSettings::default() };
+    /// let manager = BufferManager::new(settings);
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let mut signals = source.signals();
+    /// let not_paused = |signal| signal < BackpressureSignal::Pause;
+    ///
+    /// // It is satisfied at once.
+    /// assert_eq!(signals.wait_for(not_paused).await, BackpressureSignal::Resume);
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "filter"); 10])?;
+    /// let worker = std::thread::spawn({
+    ///     let stage = stage.clone();
+    ///     move || stage.recv_batch_blocking(3).unwrap().ack()
+    /// });
+    /// assert_eq!(signals.wait_for(not_paused).await, BackpressureSignal::SlowDown);
+    /// # worker.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn wait_for(
+        &mut self,
+        mut condition: impl FnMut(BackpressureSignal) -> bool,
+    ) -> BackpressureSignal {
         loop {
             // Listen before reading the signal, so that no change is missed.
-            let mut listeners = self.listen();
+            let mut listeners = self.follows.listen();
             let now = self.current();
-            if now != self.seen {
+            if condition(now) {
                 self.seen = now;
                 return now;
             }
             poll_fn(|context| poll_any(&mut listeners, context)).await;
         }
+    }
+
+    /// Blocks the thread until the signal satisfies a condition: the blocking form of
+    /// [`wait_for`](Self::wait_for).
+    ///
+    /// Do not call it inside an async task: it blocks the executor's thread.
+    pub fn wait_for_blocking(
+        &mut self,
+        condition: impl FnMut(BackpressureSignal) -> bool,
+    ) -> BackpressureSignal {
+        let seen = self.seen;
+        block_on_until(self.wait_for(condition), None).unwrap_or(seen)
+    }
+
+    /// Blocks the thread until the signal satisfies a condition, for at most `timeout`.
+    ///
+    /// Returns `None` after the timeout. Do not call it inside an async task: it blocks the
+    /// executor's thread.
+    pub fn wait_for_timeout(
+        &mut self,
+        condition: impl FnMut(BackpressureSignal) -> bool,
+        timeout: Duration,
+    ) -> Option<BackpressureSignal> {
+        block_on_until(self.wait_for(condition), now().checked_add(timeout))
     }
 
     /// Blocks the thread until the signal changes: the blocking form of [`changed`](Self::changed).
@@ -159,11 +305,6 @@ impl SignalReceiver {
     /// executor's thread.
     pub fn changed_timeout(&mut self, timeout: Duration) -> Option<BackpressureSignal> {
         block_on_until(self.changed(), now().checked_add(timeout))
-    }
-
-    fn listen(&self) -> [Option<Listener>; 2] {
-        let own = self.source.as_ref().map(|source| source.account().listen());
-        [Some(self.controller.cell().listen()), own]
     }
 }
 

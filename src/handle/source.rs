@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::stage::Stage;
-use crate::admission::{Acquire, Acquired, Admission, Admitted, Request, SharedStage, Wanted};
+use crate::admission::{
+    Acquire, Acquired, Admission, Admitted, Request, SharedStage, StageState, Wanted,
+};
 use crate::caps::{Account, Denied, Limit, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
+use crate::event::{Event, Listener};
 use crate::record::Envelope;
 use crate::settings::MAX_CAP;
 use crate::store::{StageCore, shrink_if_sparse, to_u32};
+use crate::sync::{AtomicU32, Mutex, SeqCst};
 
 /// A handle to one source: it pushes records, which are charged to the source's account.
 ///
@@ -53,12 +57,53 @@ pub(crate) struct SourceCore {
     id: Arc<str>,
     account: u32,
     admission: Arc<Admission>,
+    /// The number of the stage that the source pushed to last, accepted or not; 0 before the first
+    /// push.
+    latest: AtomicU32,
+    /// Notified when that is another stage.
+    redirected: Event,
+    /// The stage with the number that was looked up last.
+    found: Mutex<Option<FoundStage>>,
 }
+
+/// The number of a stage, and the stage if it exists.
+type FoundStage = (u32, Option<Weak<dyn StageState>>);
 
 impl SourceCore {
     pub(crate) fn new(id: Arc<str>, capacity: u32, admission: Arc<Admission>) -> Self {
         let account = admission.open_account(&id, capacity);
-        Self { id, account, admission }
+        let (latest, redirected) = (AtomicU32::new(0), Event::default());
+        Self { id, account, admission, latest, redirected, found: Mutex::new(None) }
+    }
+
+    /// Notes that the source pushes to that stage.
+    #[inline]
+    fn note_stage<E: Envelope>(&self, stage: &StageCore<E>) {
+        let number = stage.places().number();
+        if self.latest.load(SeqCst) != number {
+            self.redirect(number);
+        }
+    }
+
+    #[cold]
+    fn redirect(&self, number: u32) {
+        self.latest.swap(number, SeqCst);
+        self.redirected.notify_all();
+    }
+
+    /// Registers a listener for the next push to another stage.
+    pub(super) fn listen(&self) -> Listener {
+        self.redirected.listen()
+    }
+
+    /// Returns the stage that the source pushed to last, if it still exists.
+    pub(crate) fn latest_stage(&self) -> Option<SharedStage> {
+        let number = self.latest.load(SeqCst);
+        let mut found = self.found.lock();
+        if found.as_ref().is_none_or(|(known, _)| *known != number) {
+            *found = Some((number, self.admission.find_stage(number)));
+        }
+        found.as_ref().and_then(|(_, stage)| stage.as_ref()).and_then(Weak::upgrade)
     }
 
     #[inline]
@@ -131,6 +176,7 @@ impl SourceCore {
         if !self.owns(stage) {
             return None;
         }
+        self.note_stage(stage);
         let wanted = u32::try_from(wanted).ok()?;
         self.admission.try_acquire_fast(self.account, stage.places(), wanted)
     }
@@ -146,6 +192,7 @@ impl SourceCore {
         if !self.owns(stage) {
             return Err(RejectReason::ForeignStage { stage_id: Arc::clone(stage.id()) });
         }
+        self.note_stage(stage);
         let wanted = to_u32(wanted.min(MAX_CAP));
         Ok(match self.admission.try_acquire_exact(self.account, stage.places(), wanted) {
             Some(first) => Admitted { records: wanted, first, denied: None },
@@ -251,7 +298,7 @@ impl SourceCore {
         self.available_credits().min(stage.places().free(0) as usize)
     }
 
-    /// Checks that `records` records fit under every cap at once.
+    /// Checks that `records` records fit under every cap at once. Part of a push.
     fn check_size<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -260,6 +307,7 @@ impl SourceCore {
         if !self.owns(stage) {
             return Err(RejectReason::ForeignStage { stage_id: Arc::clone(stage.id()) });
         }
+        self.note_stage(stage);
         let capacities = [
             (Limit::Source, self.account().capacity()),
             (Limit::Global, self.admission.ledger().capacity()),

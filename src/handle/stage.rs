@@ -203,7 +203,7 @@ impl<E: Envelope> Stage<E> {
     /// Records in unsettled batches count. The value may be outdated on return if other threads use
     /// the stage, but it never exceeds 1.0.
     pub fn utilization(&self) -> f64 {
-        f64::from(self.core.places().held()) / f64::from(self.core.places().capacity())
+        self.core.places().utilization()
     }
 
     /// Returns the name of the stage.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::manager::BufferManager;
 use super::registry::Registry;
+use crate::admission::SharedStage;
 use crate::caps::Ledger;
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::handle::{Batch, SourceCore, Stage};
@@ -155,9 +156,10 @@ impl<E: Envelope> BufferManager<E> {
 
     /// Returns `true` if the named source should slow down.
     ///
-    /// This is the case if the utilization of the whole buffer, or of the source's own cap, is
-    /// above the threshold now. A source that does not exist uses nothing. The result has no
-    /// hysteresis; [`Source::signal`](crate::Source::signal) has.
+    /// This is the case if the utilization of the whole buffer, of the source's own cap, or of the
+    /// stage that the source pushed to last is above the threshold now. A source that does not
+    /// exist uses nothing. The result has no hysteresis; [`Source::signal`](crate::Source::signal)
+    /// has.
     ///
     /// # Examples
     ///
@@ -178,8 +180,12 @@ impl<E: Envelope> BufferManager<E> {
     /// ```
     pub async fn should_backpressure(&self, source_id: &str) -> bool {
         let threshold = self.controller().high_watermark();
-        let source_is_high =
-            || self.registry().find_source(source_id).is_some_and(|s| s.utilization() > threshold);
+        let source_is_high = || {
+            let stage_is_high = |stage: SharedStage| stage.places().utilization() > threshold;
+            self.registry().find_source(source_id).is_some_and(|source| {
+                source.utilization() > threshold || source.latest_stage().is_some_and(stage_is_high)
+            })
+        };
         // The number of leased credits is an upper bound of those in use, and cheaper to read.
         let ledger = self.admission().ledger();
         let pool_is_high = || share(ledger.leased(), ledger) > threshold;

@@ -75,7 +75,7 @@ impl<E: Envelope> StageCore<E> {
     ) -> Self {
         Self {
             id,
-            places: CachePadded::new(Places::new(capacity)),
+            places: CachePadded::new(admission.make_places(capacity)),
             receivers: Receivers::new(),
             lanes: Lanes::new(Self::slots_for(capacity, &admission)),
             asked: AtomicSetting::new(u32::MAX),

@@ -240,6 +240,8 @@ struct SourceModel {
     /// Nothing more is admitted: it was closed or removed.
     shut: bool,
     used: usize,
+    /// The stage that it pushed to last.
+    latest: Option<usize>,
 }
 
 /// The buffer with the simplest means: one thread, sorted queues, plain counts.
@@ -327,7 +329,7 @@ impl Model {
             return Ok(source);
         }
         let capacity = self.source_capacity(name);
-        self.sources.push(SourceModel { name, capacity, shut: false, used: 0 });
+        self.sources.push(SourceModel { name, capacity, shut: false, used: 0, latest: None });
         self.source_names.insert(name, self.sources.len() - 1);
         Ok(self.sources.len() - 1)
     }
@@ -346,6 +348,7 @@ impl Model {
         if wanted == 0 {
             return (0, None);
         }
+        from.latest = Some(stage);
         if self.closed || from.shut {
             return (0, Some(RejectReason::Closed));
         }
@@ -1024,7 +1027,11 @@ impl Pair {
             let own = source.map_or(0.0, |source| {
                 model.sources[source].used as f64 / model.sources[source].capacity as f64
             });
-            let high = model.used as f64 / total > threshold || own > threshold;
+            let latest = source.and_then(|source| model.sources[source].latest);
+            let of_stage = latest.map_or(0.0, |stage| {
+                model.stages[stage].occupied as f64 / model.stages[stage].capacity as f64
+            });
+            let high = [model.used as f64 / total, own, of_stage].iter().any(|it| *it > threshold);
             assert_eq!(block_on(manager.should_backpressure(id)), high, "source {id}");
         }
         assert_eq!(block_on(manager.get_stages_with_data()), with_data);

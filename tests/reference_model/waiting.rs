@@ -121,6 +121,13 @@ impl Model {
         }
     }
 
+    /// A push of `len` records, whatever comes of it.
+    fn note_push(&mut self, from: usize, to: usize, len: usize) {
+        if len > 0 {
+            self.sources[from].latest = Some(to);
+        }
+    }
+
     /// The limit that such a push waits at.
     fn obstacle(&self, from: usize, to: usize, len: usize) -> Option<RejectReason> {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
@@ -197,6 +204,7 @@ impl Pair {
                 };
                 let records = self.records(records, |_| of);
                 let rows = rows_of(&records);
+                self.model.note_push(from, to, rows.len());
                 let sent = Kept::new(async move { source.send_batch(&stage, records).await });
                 self.want(Call::Send { sent, from, rows }, to);
             }
@@ -207,6 +215,7 @@ impl Pair {
                 };
                 let permit = Kept::new(async move { source.reserve(&stage, records).await });
                 let (len, records) = (records.max(1), self.records(sent, |_| of));
+                self.model.note_push(from, to, len);
                 self.want(Call::Reserve { permit, from, len, records }, to);
             }
             Operation::ForwardAndWait { batch, stage } => {
@@ -363,6 +372,7 @@ impl Pair {
         let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
         let records = self.records(records, |_| of);
         let rows = rows_of(&records);
+        self.model.note_push(from, to, rows.len());
         let expected = match self.model.standing(from, to, rows.len()) {
             _ if rows.is_empty() => None,
             Standing::Fits => None,
@@ -392,6 +402,7 @@ impl Pair {
         let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
         let records = self.records(sent, |_| of);
         let rows = rows_of(&records);
+        self.model.note_push(from, to, 1);
         let room = self.model.room_for(from, to);
         assert_eq!(source.capacity_for(&stage), room);
         let mut permit = match source.try_reserve_up_to(&stage, max) {

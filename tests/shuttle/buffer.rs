@@ -10,7 +10,7 @@ use shuttle::rand::{Rng, thread_rng};
 
 use crate::admission::Admission;
 use crate::backpressure::{BackpressureController, BackpressureSignal};
-use crate::caps::Places;
+
 use crate::handle::{DeadLetters, Source, Stage};
 use crate::manager::BufferManager;
 use crate::manager::registry::{Limits, Registry};
@@ -235,7 +235,7 @@ impl Buffer {
         } else {
             let total = self.caps.total;
             let account = self.admission.open_account(&Arc::from("checker"), total);
-            let places = Places::new(total);
+            let places = self.admission.make_places(total);
             let admitted = self.admission.try_acquire(account, &places, total);
             assert_eq!((admitted.records, admitted.denied), (total, None), "a credit is lost");
             self.admission.release_credits(account, total, None);
