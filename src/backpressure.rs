@@ -147,15 +147,37 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Returns the least and the most records of a level in that zone; less than the least if no
-    /// level is in it.
-    fn band(self, zone: Zone) -> (u32, u32) {
+    fn bands(self) -> Bands {
         let below_cap = self.capacity.saturating_sub(1);
-        match zone {
-            Zone::Low => (0, self.low.saturating_sub(1)),
-            Zone::Middle => (self.low, self.high.min(below_cap)),
-            Zone::High => (self.high.saturating_add(1), below_cap),
-            Zone::Full => (self.pause_end, u32::MAX),
+        Bands {
+            least: [0, self.low, self.high.saturating_add(1), self.pause_end],
+            most: [self.low.saturating_sub(1), self.high.min(below_cap), below_cap, u32::MAX],
+        }
+    }
+}
+
+/// For each zone the least and the most records of a level in it. The most are fewer than the
+/// least if no level is in the zone.
+struct Bands {
+    least: [u32; 4],
+    most: [u32; 4],
+}
+
+impl Bands {
+    /// Returns the zone of a level that was in the zone `before`.
+    fn zone(&self, before: Zone, level: u32) -> Zone {
+        let (least, most) =
+            (|zone: Zone| self.least[zone as usize], |zone: Zone| self.most[zone as usize]);
+        if (least(before)..=most(before)).contains(&level) {
+            before
+        } else if level > most(Zone::High) {
+            Zone::Full
+        } else if level >= least(Zone::High) {
+            Zone::High
+        } else if level < least(Zone::Middle) {
+            Zone::Low
+        } else {
+            Zone::Middle
         }
     }
 }
@@ -163,8 +185,7 @@ impl Marks {
 /// A signal that follows a level, or is set by hand.
 pub(crate) struct SignalCell {
     word: AtomicU8,
-    /// For each zone the least and the most records of a level in it. Written when no thread moves
-    /// the level.
+    /// The [`Bands`] of the level. Written when no thread moves it.
     least: [AtomicSetting; 4],
     most: [AtomicSetting; 4],
     /// Notified when the signal changes.
@@ -244,10 +265,10 @@ impl SignalCell {
 
     /// Starts again, for a level of zero with these marks.
     pub(crate) fn reset(&self, marks: Marks) {
-        for zone in ZONES {
-            let (least, most) = marks.band(zone);
-            self.least[zone as usize].store(least, SeqCst);
-            self.most[zone as usize].store(most, SeqCst);
+        let bands = marks.bands();
+        for zone in 0..ZONES.len() {
+            self.least[zone].store(bands.least[zone], SeqCst);
+            self.most[zone].store(bands.most[zone], SeqCst);
         }
         self.word.store(State::START.into_bits(), SeqCst);
     }
@@ -323,9 +344,13 @@ impl SignalCell {
     /// level's word; in the second case the other thread observes the new cell. Hence the last
     /// thread to return leaves the cell in a zone that contains the level.
     pub(crate) fn follow(&self, read: impl Fn() -> u32) {
+        let bands = Bands {
+            least: std::array::from_fn(|zone| self.least[zone].load(SeqCst)),
+            most: std::array::from_fn(|zone| self.most[zone].load(SeqCst)),
+        };
         let mut state = self.state();
         loop {
-            let new = state.seen_in(self.zone(state.zone, read()));
+            let new = state.seen_in(bands.zone(state.zone, read()));
             if new == state {
                 return;
             }
@@ -333,23 +358,6 @@ impl SignalCell {
                 Ok(()) => new,
                 Err(actual) => actual,
             };
-        }
-    }
-
-    /// Returns the zone of a level that was in the zone `before`.
-    fn zone(&self, before: Zone, level: u32) -> Zone {
-        let least = |zone: Zone| self.least[zone as usize].load(SeqCst);
-        let most = |zone: Zone| self.most[zone as usize].load(SeqCst);
-        if (least(before)..=most(before)).contains(&level) {
-            before
-        } else if level > most(Zone::High) {
-            Zone::Full
-        } else if level >= least(Zone::High) {
-            Zone::High
-        } else if level < least(Zone::Middle) {
-            Zone::Low
-        } else {
-            Zone::Middle
         }
     }
 }
@@ -529,7 +537,7 @@ mod tests {
                 for low in [0.005, low_for(high), high] {
                     let watermarks = Watermarks::new(high.max(low), low).unwrap();
                     let marks = watermarks.of(capacity);
-                    let cell = SignalCell::with_marks(marks);
+                    let bands = marks.bands();
                     let around = |mark: u32| mark.saturating_sub(2)..=mark.saturating_add(2);
                     let pause_end = around(marks.pause_end);
                     for records in around(marks.high)
@@ -541,7 +549,7 @@ mod tests {
                         let share = f64::from(records) / f64::from(capacity);
                         for before in ZONES {
                             assert_eq!(
-                                cell.zone(before, records),
+                                bands.zone(before, records),
                                 watermarks.zone(before, share),
                                 "{records} of {capacity} at {high}/{low}, before {before:?}"
                             );

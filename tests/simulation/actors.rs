@@ -131,7 +131,11 @@ async fn work(role: Role, buffer: &Buffer, random: &mut Random) {
         };
         let taken = match taken {
             Got::Closed => return,
-            Got::Removed => continue,
+            Got::Removed => {
+                // The removal may be under way, on a thread that waits for its turn.
+                rest(Duration::from_micros(1)).await;
+                continue;
+            }
             Got::Batch(taken) => taken,
             Got::Records(records) if !records.is_empty() => {
                 rest(about(random, pace)).await;
@@ -214,7 +218,10 @@ fn remove(buffer: &Buffer, random: &mut Random) {
     });
     if is_stage && is_threaded() {
         // A worker may be told before the call has returned.
-        books::with(|books| books.stages_removed[stage] += 1);
+        books::with(|books| {
+            books.stages_removed[stage] += 1;
+            books.stages_removing[stage] += 1;
+        });
     }
     let removed = call("name", 0, || {
         if is_stage {
@@ -237,6 +244,9 @@ fn remove(buffer: &Buffer, random: &mut Random) {
     }
     if let (Ok(Ok(())), false) = (&removed, is_threaded()) {
         assert_eq!(tally.sure + tally.promised, 0, "removal: the name held records: {tally:?}");
+    }
+    if is_stage && is_threaded() {
+        books::with(|books| books.stages_removing[stage] -= 1);
     }
     drop(removed);
     // They exist again before the next look at them, unless the buffer is closed.

@@ -90,6 +90,8 @@ pub(crate) struct Books {
     pub(crate) stages_closed: Vec<bool>,
     /// How often each was removed.
     pub(crate) stages_removed: Vec<usize>,
+    /// How many calls that remove it are under way.
+    pub(crate) stages_removing: Vec<usize>,
     log: VecDeque<String>,
     digest: DefaultHasher,
     trace: bool,
@@ -107,12 +109,22 @@ pub(crate) fn with<T>(work: impl FnOnce(&mut Books) -> T) -> T {
     BOOKS.with_borrow_mut(work)
 }
 
+/// How often a stage was removed, when a call begins that may be told so. A call that begins while a
+/// removal is under way may be told of that one, and is told nothing else.
+pub(crate) fn removals(stage: usize) -> usize {
+    with(|books| match books.stages_removing[stage] {
+        0 => books.stages_removed[stage],
+        _ => usize::MAX,
+    })
+}
+
 pub(crate) fn reset(plan: &Plan) {
     BOOKS.set(Books {
         stages: vec![Tally::default(); plan.stages],
         sources: vec![Tally::default(); plan.sources],
         stages_closed: vec![false; plan.stages],
         stages_removed: vec![0; plan.stages],
+        stages_removing: vec![0; plan.stages],
         retry_limit: plan.retries,
         trace: std::env::var_os("SIMULATION_TRACE").is_some(),
         ..Books::default()

@@ -201,7 +201,7 @@ pub(crate) enum Got {
 
 /// Takes what there is.
 pub(crate) fn take(buffer: &Buffer, how: Take, stage: usize, max: usize) -> Got {
-    let removed = books::with(|books| books.stages_removed[stage]);
+    let removed = books::removals(stage);
     let Some(handle) = buffer.stage(stage) else { return Got::Closed };
     books::log(|| format!("take ({how:?}) up to {max} of stage {stage}"));
     let watch = watches::begin_take(stage, max, false);

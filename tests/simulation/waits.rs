@@ -225,7 +225,7 @@ pub(crate) async fn take(
     max: usize,
     patience: Option<Duration>,
 ) -> Option<Got> {
-    let removed = books::with(|books| books.stages_removed[stage]);
+    let removed = books::removals(stage);
     let Some(handle) = buffer.stage(stage) else { return Some(Got::Closed) };
     let linger = Duration::from_micros(random.magnitude(1, 1_000_000));
     let blocks = matches!(how, Take::Blocking | Take::BlockingLinger);
