@@ -256,3 +256,24 @@ fn of_two_who_remove_a_source_or_a_stage_one_does() {
         nothing_is_left(&manager, 2);
     });
 }
+
+#[test]
+fn a_worker_sees_the_end_when_two_threads_drop_the_last_handles_that_can_push() {
+    explore_within(3, || {
+        let manager = buffer(2, 2, 2);
+        let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+        let pusher = thread::spawn({
+            let stage = stage.clone();
+            move || source.try_send(&stage, item("a", 0)).unwrap()
+        });
+        let owner = thread::spawn(move || drop(manager));
+        let mut seen = Vec::new();
+        while let Ok(batch) = block_on(stage.recv_batch(2)) {
+            seen.extend(batch.iter().map(|item| item.id));
+            batch.ack();
+        }
+        assert_eq!(seen, [0]);
+        pusher.join().unwrap();
+        owner.join().unwrap();
+    });
+}

@@ -171,6 +171,10 @@ pub mod internals {
     //! push that leased a credit before the pool was sealed returns it, and must then notify drainers, as
     //! every thread must that brings the pool to zero.
     //!
+    //! The last handle that can push closes the buffer when it is dropped. Managers, sources and permits
+    //! share a value, `admission/pushers.rs`, whose drop closes. Each of them is made from another one,
+    //! so its count is final at zero, and no account is opened after that.
+    //!
     //! # Places and sequences
     //!
     //! A stage counts its places in one word, `caps/places.rs`: the places taken, the number of places

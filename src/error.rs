@@ -435,7 +435,9 @@ impl Error for TryRecvError {}
 /// The error of a receive when no record will ever come.
 ///
 /// Either the buffer was closed and no record is left in any of its stages or unsettled batches, or
-/// the stage was closed or removed and all of its records are settled.
+/// the stage was closed or removed and all of its records are settled. A buffer is also closed when
+/// the last handle that can push is dropped: see
+/// [`BufferManager`](crate::BufferManager#disconnection).
 ///
 /// # Examples
 ///

@@ -9,6 +9,7 @@ use std::thread;
 
 use conveyor_buffer::{BufferManager, Outcome, RegistryError, RejectReason, TryRecvError};
 
+use common::waiting::{Manual, or_abort, waiting};
 use common::*;
 
 #[test]
@@ -204,5 +205,88 @@ fn race(round: u64, records: u64) {
 fn everything_that_was_accepted_comes_out_before_workers_are_told_to_go() {
     for round in 0..300 {
         race(round, round % 5 * 100);
+    }
+}
+
+#[test]
+fn a_buffer_is_closed_when_the_last_handle_that_can_push_is_gone() {
+    let (manager, stage, source) = one_of_each(9, 9, 9);
+    let next = manager.stage("next").unwrap();
+    let letters = manager.dead_letters();
+    let signals = source.signals();
+    source.try_send_batch(&stage, rows("a", 0..2)).unwrap();
+    let batch = take(&stage, 1);
+    let mut workers = [waiting(next.recv_batch(1)), waiting(next.recv_batch(1))];
+    let (permit, producer) = (source.try_reserve(&stage, 1).unwrap(), source.producer(&stage));
+    drop((manager.clone(), source.clone(), manager));
+    drop(source);
+    drop(producer);
+    assert_eq!(next.try_recv_batch(1).unwrap_err(), TryRecvError::Empty);
+    permit.send(row("a", 2));
+    // It is closed, and not drained yet: a batch may be forwarded.
+    workers.iter_mut().for_each(Manual::waits);
+    batch.try_forward(&next).unwrap();
+    let [mut first, mut second] = workers;
+    let batch = [&mut first, &mut second].into_iter().find_map(Manual::poll).unwrap().unwrap();
+    assert_eq!(ids(&batch), [0]);
+    batch.ack();
+    assert_eq!(drain(&stage), [1, 2]);
+    assert_eq!(stage.try_recv_batch(1).unwrap_err(), TryRecvError::Closed);
+    assert!(second.poll().or_else(|| first.poll()).is_some_and(|taken| taken.is_err()));
+    assert_eq!((letters.try_recv(), signals.current()), (None, Default::default()));
+}
+
+#[test]
+fn every_handle_that_can_push_keeps_the_buffer_open() {
+    let is_open = |stage: &conveyor_buffer::Stage<Row>| {
+        stage.try_recv_batch(1).unwrap_err() == TryRecvError::Empty
+    };
+    let (manager, stage, source) = one_of_each(9, 9, 9);
+    drop(source);
+    assert!(is_open(&stage));
+    let source = manager.source("a").unwrap();
+    drop(manager);
+    assert!(is_open(&stage));
+    let mut producer = source.producer(&stage);
+    drop(source);
+    assert!(is_open(&stage));
+    producer.try_send(row("a", 0)).unwrap();
+    let permit = producer.source().try_reserve(&stage, 1).unwrap();
+    drop(producer);
+    assert_eq!(ids(&take(&stage, 1).into_records()), [0]);
+    assert!(is_open(&stage));
+    drop(permit);
+    assert!(!is_open(&stage));
+}
+
+#[test]
+fn workers_end_when_the_threads_that_push_end() {
+    for _ in 0..50 {
+        let (manager, stage, _) = one_of_each(64, 64, 16);
+        or_abort("workers", || {
+            thread::scope(|scope| {
+                let stage = &stage;
+                for id in 0..4 {
+                    let source = manager.source(&id.to_string()).unwrap();
+                    scope.spawn(move || {
+                        for id in 0..100 {
+                            source.send_blocking(stage, row("", id)).unwrap();
+                        }
+                    });
+                }
+                drop(manager);
+                let workers: [_; 2] = std::array::from_fn(|_| {
+                    scope.spawn(|| {
+                        let mut taken = 0;
+                        while let Ok(batch) = stage.recv_batch_blocking(7) {
+                            taken += batch.into_records().len();
+                        }
+                        taken
+                    })
+                });
+                let taken = workers.map(|worker| worker.join().unwrap());
+                assert_eq!(taken.iter().sum::<usize>(), 400);
+            });
+        });
     }
 }

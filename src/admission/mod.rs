@@ -6,12 +6,14 @@ mod acquire;
 #[allow(clippy::module_inception)] // The file is named after its type.
 mod admission;
 mod protocol;
+mod pushers;
 mod receivers;
 mod wait_queue;
 
 pub(crate) use acquire::{Acquire, Wanted};
 pub(crate) use admission::Admission;
 pub(crate) use protocol::{Acquired, Admitted};
+pub(crate) use pushers::Pushers;
 pub(crate) use receivers::{Receiver, Receivers};
 pub(crate) use wait_queue::{Request, stage_key};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::source::{Source, SourceCore};
+use super::source::Source;
 use super::stage::Stage;
 use crate::admission::{Acquired, Wanted};
 use crate::caps::Sequence;
@@ -297,7 +297,7 @@ impl<E: Envelope> Source<E> {
 /// ```
 #[must_use = "a permit that is dropped gives its credits back"]
 pub struct Permit<E: Envelope> {
-    source: Arc<SourceCore>,
+    source: Source<E>,
     stage: Arc<StageCore<E>>,
     records: u32,
     first: Sequence,
@@ -306,9 +306,9 @@ pub struct Permit<E: Envelope> {
 impl<E: Envelope> Permit<E> {
     /// Creates a permit for records that were admitted.
     fn new(source: &Source<E>, stage: &Stage<E>, acquired: Acquired) -> Self {
-        let (source, stage) = (Arc::clone(source.core()), Arc::clone(stage.core()));
+        let (source, stage) = (source.clone(), Arc::clone(stage.core()));
         let Acquired { records, first } = acquired;
-        source.admission().permit(source.index(), stage.places(), records);
+        source.core().admission().permit(source.core().index(), stage.places(), records);
         Self { source, stage, records, first }
     }
 
@@ -353,13 +353,14 @@ impl<E: Envelope> Permit<E> {
             return Err(record);
         }
         let first = self.use_up(1);
-        self.stage.store_one(self.source.index(), first, record);
+        self.stage.store_one(self.source.core().index(), first, record);
         Ok(())
     }
 
     /// Takes `records` out of the reservation, and returns the sequence of the first.
     fn use_up(&mut self, records: u32) -> Sequence {
-        self.source.admission().end_permit(self.source.index(), self.stage.places(), records);
+        let source = self.source.core();
+        source.admission().end_permit(source.index(), self.stage.places(), records);
         self.records -= records;
         let first = self.first;
         self.first = first.plus(records);
@@ -403,7 +404,7 @@ impl<E: Envelope> Permit<E> {
         let rest = records.split_off(records.len().min(self.len()));
         if !records.is_empty() {
             let first = self.use_up(to_u32(records.len()));
-            self.stage.store_many(self.source.index(), first, records);
+            self.stage.store_many(self.source.core().index(), first, records);
         }
         if rest.is_empty() { Ok(()) } else { Err(rest) }
     }
@@ -414,7 +415,7 @@ impl<E: Envelope> Drop for Permit<E> {
         if self.records > 0 {
             let unused = self.records;
             self.use_up(unused);
-            self.stage.release_some(self.source.index(), unused);
+            self.stage.release_some(self.source.core().index(), unused);
         }
     }
 }
@@ -422,7 +423,7 @@ impl<E: Envelope> Drop for Permit<E> {
 impl<E: Envelope> fmt::Debug for Permit<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("source", self.source.id())
+            .field("source", &self.source.id())
             .field("stage", self.stage.id())
             .field("records", &self.records)
             .finish()

@@ -28,6 +28,10 @@ impl<E: Envelope> Source<E> {
     /// records. Settle the batch first, or [`forward`](crate::Batch::forward) it, which needs no
     /// credits.
     ///
+    /// A stage without workers is not noticed, because the call itself holds a handle to it: the
+    /// workers close the stage when they end, as
+    /// [`BufferManager`](crate::BufferManager#disconnection) shows.
+    ///
     /// # Errors
     ///
     /// Returns the record with [`Closed`](RejectReason::Closed) or

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::stage::Stage;
 use crate::admission::{
-    Acquire, Acquired, Admission, Admitted, Request, SharedStage, StageState, Wanted,
+    Acquire, Acquired, Admission, Admitted, Pushers, Request, SharedStage, StageState, Wanted,
 };
 use crate::caps::{Account, Denied, Limit, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
@@ -19,7 +19,8 @@ use crate::sync::{AtomicU32, Mutex, SeqCst};
 /// A handle to one source: it pushes records, which are charged to the source's account.
 ///
 /// Clones are cheap and share the account. The handle stays usable after its manager is dropped;
-/// after the source was removed, pushes are refused as [`Closed`](RejectReason::Closed).
+/// after the source was removed, pushes are refused as [`Closed`](RejectReason::Closed). When the
+/// last handle that can push is dropped, the buffer [is closed](crate::BufferManager#disconnection).
 ///
 /// The buffer charges each record to the source that pushes it, whatever the record's own
 /// [`source_id`](Envelope::source_id) says.
@@ -49,6 +50,7 @@ use crate::sync::{AtomicU32, Mutex, SeqCst};
 /// ```
 pub struct Source<E: Envelope> {
     core: Arc<SourceCore>,
+    pushers: Arc<Pushers>,
     records: PhantomData<fn(E)>,
 }
 
@@ -421,16 +423,15 @@ impl SourceCore {
 /// Converts a denial of places into the reason that the caller sees.
 #[cold]
 pub(super) fn stage_reason<E: Envelope>(stage: &StageCore<E>, denied: Denied) -> RejectReason {
-    let stage_id = Arc::clone(stage.id());
-    let limit = format!("stage {stage_id}");
+    let limit = || format!("stage {}", stage.id());
     match denied {
         Denied::Closed => RejectReason::Closed,
-        Denied::Reserved { .. } => RejectReason::OthersFirst { limit },
+        Denied::Reserved { .. } => RejectReason::OthersFirst { limit: limit() },
         Denied::Full { held, capacity, .. } => {
             let (held, capacity) = (held as usize, capacity as usize);
             match stage.places().parked() as usize {
-                0 => RejectReason::StageFull { stage_id, held, capacity },
-                parked => RejectReason::ParkedLetters { limit, held, capacity, parked },
+                0 => RejectReason::StageFull { stage_id: Arc::clone(stage.id()), held, capacity },
+                parked => RejectReason::ParkedLetters { limit: limit(), held, capacity, parked },
             }
         }
     }
@@ -453,8 +454,8 @@ fn take_front<E>(records: &mut Vec<E>, len: usize) -> Vec<E> {
 }
 
 impl<E: Envelope> Source<E> {
-    pub(crate) fn from_core(core: Arc<SourceCore>) -> Self {
-        Self { core, records: PhantomData }
+    pub(crate) fn new(core: Arc<SourceCore>, pushers: Arc<Pushers>) -> Self {
+        Self { core, pushers, records: PhantomData }
     }
 
     pub(crate) fn core(&self) -> &Arc<SourceCore> {
@@ -610,7 +611,7 @@ impl<E: Envelope> Source<E> {
 
 impl<E: Envelope> Clone for Source<E> {
     fn clone(&self) -> Self {
-        Self::from_core(Arc::clone(&self.core))
+        Self::new(Arc::clone(&self.core), Arc::clone(&self.pushers))
     }
 }
 

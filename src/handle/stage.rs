@@ -12,7 +12,8 @@ use crate::store::StageCore;
 ///
 /// Clones are cheap and share the stage. The handle stays usable after its manager is dropped and
 /// after its stage was removed; pushes to a removed stage are refused as
-/// [`Closed`](crate::RejectReason::Closed).
+/// [`Closed`](crate::RejectReason::Closed). When no handle that can push is left, the buffer
+/// [is closed](crate::BufferManager#disconnection).
 ///
 /// # Order
 ///

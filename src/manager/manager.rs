@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::registry::Registry;
-use crate::admission::Admission;
+use crate::admission::{Admission, Pushers};
 use crate::backpressure::BackpressureController;
 use crate::error::RegistryError;
 use crate::handle::{DeadLetters, Source, Stage};
@@ -22,6 +22,50 @@ use crate::record::Envelope;
 ///
 /// Clones are cheap and share the same buffer. When the last handle is dropped, the records still
 /// in the buffer are dropped too.
+///
+/// # Disconnection
+///
+/// When the last handle that can push is dropped, the buffer is closed as [`close`](Self::close)
+/// does it: workers receive what is left, and then see [`Closed`](crate::Closed). Such handles are
+/// managers, [`Source`]s, [`Producer`](crate::Producer)s, [`Permit`](crate::Permit)s and sinks.
+/// Handles to stages, batches, dead letters and receivers of signals are not; a batch may still be
+/// returned and forwarded, as in every closed buffer.
+///
+/// In the other direction there is nothing to see. A stage handle is what a source pushes to and
+/// what a worker takes from, so a push that waits holds one, and its own task might be the next
+/// worker. If the workers of a stage end while sources still push to it, call
+/// [`Stage::close`](crate::Stage::close): pushes that wait are then rejected. A worker that may
+/// panic does so in a guard's `drop`.
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord, Stage};
+///
+/// struct Worker(Stage<BufferedRecord<u32>>);
+///
+/// impl Drop for Worker {
+///     fn drop(&mut self) {
+///         self.0.close();
+///     }
+/// }
+///
+/// let manager = BufferManager::with_limits(1, 1, 1, 0.8);
+/// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+/// source.try_send(&stage, BufferedRecord::new(1, "a", "p", "load"))?;
+/// let worker = Worker(stage.clone());
+/// let thread = std::thread::spawn(move || {
+///     let _batch = worker.0.recv_batch_blocking(10).unwrap();
+///     panic!("the only worker ends");
+/// });
+/// let rejected = source.send_blocking(&stage, BufferedRecord::new(2, "a", "p", "load"));
+/// assert!(rejected.unwrap_err().is_closed());
+/// # assert!(thread.join().is_err());
+///
+/// // The last handles that can push.
+/// drop((manager, source));
+/// assert_eq!(stage.recv_batch_blocking(10)?.into_records()[0].retry_count, 1);
+/// assert!(stage.recv_batch_blocking(10).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Examples
 ///
@@ -45,12 +89,15 @@ use crate::record::Envelope;
 /// # }).unwrap();
 /// ```
 pub struct BufferManager<E: Envelope> {
+    // Dropped first: the last handle closes the buffer, and then drops what no stage handle holds.
+    pushers: Arc<Pushers>,
     registry: Arc<Registry<E>>,
 }
 
 impl<E: Envelope> BufferManager<E> {
     pub(crate) fn from_registry(registry: Registry<E>) -> Self {
-        Self { registry: Arc::new(registry) }
+        let pushers = Pushers::new(registry.admission());
+        Self { pushers, registry: Arc::new(registry) }
     }
 
     /// Returns the named stage, and creates it if it does not exist.
@@ -78,7 +125,8 @@ impl<E: Envelope> BufferManager<E> {
     /// - [`TooManySources`](RegistryError::TooManySources) or [`Closed`](RegistryError::Closed) if
     ///   the source does not exist and cannot be created.
     pub fn source(&self, id: &str) -> Result<Source<E>, RegistryError> {
-        self.registry.source(id).map(Source::from_core)
+        let core = self.registry.source(id)?;
+        Ok(Source::new(core, Arc::clone(&self.pushers)))
     }
 
     /// Removes a stage that holds no records, queued or in unsettled batches.
@@ -197,7 +245,7 @@ impl<E: Envelope> BufferManager<E> {
 
 impl<E: Envelope> Clone for BufferManager<E> {
     fn clone(&self) -> Self {
-        Self { registry: Arc::clone(&self.registry) }
+        Self { pushers: Arc::clone(&self.pushers), registry: Arc::clone(&self.registry) }
     }
 }
 
