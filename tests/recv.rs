@@ -366,3 +366,113 @@ fn a_close_ends_the_lingering() {
         source.try_send(&stage, row("a", 2)).unwrap_err();
     }
 }
+
+#[test]
+fn a_loop_that_never_waits_yields_after_128_batches() {
+    let (_manager, stage, source) = one_of_each(1_000, 1_000, 1_000);
+    source.try_send_batch(&stage, rows("a", 0..600)).unwrap();
+    let mut pending = Vec::new();
+    for taken in 0..400 {
+        let mut receive = Manual::new(stage.recv_batch(1));
+        let batch = receive.poll().unwrap_or_else(|| {
+            pending.push(taken);
+            assert_eq!(receive.wakes(), 1, "it wakes itself");
+            assert_eq!((stage.len(), stage.in_flight()), (600 - taken, 0), "it holds nothing");
+            receive.woken()
+        });
+        batch.unwrap().ack();
+    }
+    // A turn is 128 batches, and the call that yields takes its own without counting it.
+    assert_eq!(pending, [128, 257, 386]);
+    // One that is given up when it yields takes nothing, and another turn has begun.
+    let other = stage.clone();
+    for _ in 0..128 {
+        at_once(other.recv_batch(1)).unwrap().ack();
+    }
+    Manual::new(other.recv_batch(1)).waits();
+    at_once(other.recv_batch(1)).unwrap().ack();
+    // A call that blocks does not yield, even for no time at all.
+    for _ in 0..71 {
+        stage.recv_batch_timeout(1, Duration::ZERO).unwrap().ack();
+    }
+    assert!(stage.is_empty());
+    // One that has waited begins another turn.
+    for _ in 0..127 {
+        source.try_send(&stage, row("a", 0)).unwrap();
+        let mut receive = Manual::new(other.recv_batch(1));
+        receive.poll().unwrap_or_else(|| receive.woken()).unwrap().ack();
+    }
+    let mut receive = waiting(other.recv_batch(1));
+    let _ = receive.poll();
+    source.try_send(&stage, row("a", 0)).unwrap();
+    receive.woken().unwrap().ack();
+    drop(receive);
+    source.try_send_batch(&stage, rows("a", 0..128)).unwrap();
+    for _ in 0..128 {
+        at_once(other.recv_batch(1)).unwrap().ack();
+    }
+}
+
+#[test]
+fn a_worker_that_never_waits_lets_the_other_tasks_of_its_thread_run() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (_manager, stage, source) = one_of_each(64, 64, 64);
+    let polled = std::cell::Cell::new(0);
+    runtime.block_on(async {
+        let worker = async {
+            for _ in 0..1_000 {
+                source.try_send(&stage, row("a", 0)).unwrap();
+                stage.recv_batch(1).await.unwrap().ack();
+            }
+        };
+        let others = async {
+            loop {
+                polled.set(polled.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = worker => {}
+            () = others => {}
+        }
+    });
+    assert!(polled.get() >= 7, "the other task ran {} times", polled.get());
+}
+
+#[test]
+fn a_linger_follows_the_paused_clock_of_a_runtime() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let (_manager, stage, source) = one_of_each(64, 64, 64);
+    runtime.unwrap().block_on(async {
+        let began = tokio::time::Instant::now();
+        let linger = || async { tokio::time::sleep(Duration::from_secs(3_600)).await };
+        let feed = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            source.try_send(&stage, row("a", 0)).unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            source.try_send(&stage, row("a", 1)).unwrap();
+        };
+        let (batch, ()) = tokio::join!(stage.recv_batch_linger_with(9, linger()), feed);
+        let batch = batch.unwrap();
+        assert_eq!(ids(&batch), [0, 1]);
+        // It counts from the first record.
+        assert_eq!(began.elapsed().as_secs(), 3_660);
+        batch.ack();
+        // A full batch ends it.
+        source.try_send_batch(&stage, rows("a", 0..9)).unwrap();
+        stage.recv_batch_linger_with(9, linger()).await.unwrap().ack();
+        assert_eq!(began.elapsed().as_secs(), 3_660);
+    });
+}
+
+#[test]
+fn a_linger_whose_timer_panics_gives_its_records_back() {
+    let (_manager, stage, source) = one_of_each(9, 9, 9);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    let lingering = stage.recv_batch_linger_with(5, async { panic!("the timer fails") });
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| block_on(lingering)));
+    assert!(caught.is_err());
+    assert_eq!((stage.len(), stage.in_flight()), (1, 0));
+    assert_eq!(take(&stage, 1).into_records()[0].retries, 0);
+}

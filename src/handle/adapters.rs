@@ -23,7 +23,8 @@ use crate::store::{DeadLetter, WaitingAt};
 impl<E: Envelope> Stage<E> {
     /// Returns a stream of this stage's batches, each of up to `max` records.
     ///
-    /// The stream receives as [`recv_batch`](Self::recv_batch) does; a `max` of 0 counts as 1.
+    /// The stream receives as [`recv_batch`](Self::recv_batch) does, and yields as it does; a `max`
+    /// of 0 counts as 1.
     /// Several streams of one stage share its records, as several workers do. Requires the feature
     /// `futures`.
     pub fn batches(&self, max: usize) -> Batches<E> {
@@ -136,9 +137,14 @@ impl<E: Envelope> Stream for Batches<E> {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Batch<E>>> {
         let this = self.get_mut();
+        if this.idle.is_none() && !this.ended && this.stage.must_yield() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         while !this.ended {
             if let Some(idle) = &mut this.idle {
                 ready!(Pin::new(&mut idle.listener).poll(context));
+                this.stage.end_turns();
             }
             // The notification is used up. Look for a record before returning, or the wake-up would
             // be lost.

@@ -1,7 +1,7 @@
 //! The calls of a stage that wait for records.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,6 +20,11 @@ impl<E: Envelope> Stage<E> {
     /// The call waits for the first record only; [`recv_batch_linger`](Self::recv_batch_linger)
     /// waits for more. A `max` of 0 counts as 1. Each push or return wakes one waiting
     /// worker, and a worker that leaves some of its records wakes the next.
+    ///
+    /// After 128 calls in a row on one handle that took records without waiting, the next one first
+    /// yields to the other tasks of its thread: it is pending once, and wakes itself. So a loop that
+    /// never finds its stage empty does not keep a runtime's thread to itself. The blocking calls
+    /// and [`try_recv_batch`](Self::try_recv_batch) never yield.
     ///
     /// # Errors
     ///
@@ -54,12 +59,20 @@ impl<E: Envelope> Stage<E> {
     /// # }).unwrap();
     /// ```
     pub async fn recv_batch(&self, max: usize) -> Result<Batch<E>, Closed> {
+        if self.must_yield() {
+            yield_once().await;
+        }
+        self.wait_and_take(max).await
+    }
+
+    async fn wait_and_take(&self, max: usize) -> Result<Batch<E>, Closed> {
         loop {
             let mut idle = match self.try_or_wait(max.max(1)) {
                 Ok(taken) => return taken,
                 Err(idle) => idle,
             };
             (&mut idle.listener).await;
+            self.end_turns();
         }
     }
 
@@ -102,7 +115,7 @@ impl<E: Envelope> Stage<E> {
         deadline: Option<Instant>,
     ) -> Option<Result<Batch<E>, Closed>> {
         spin_until(deadline, || self.recv_at_once(max.max(1)))
-            .or_else(|| block_on_until(self.recv_batch(max), deadline))
+            .or_else(|| block_on_until(self.wait_and_take(max), deadline))
     }
 
     /// Takes queued records, or returns `Closed` if none will ever come, or `None` if none is
@@ -148,6 +161,11 @@ impl<E: Envelope> Stage<E> {
     /// A new call starts a new linger. In a `select!` loop, create the future once and poll it by
     /// `&mut`: a future that is created in each iteration starts over each time.
     ///
+    /// # Time
+    ///
+    /// A helper thread of this crate runs the timer, on every executor.
+    /// [`recv_batch_linger_with`](Self::recv_batch_linger_with) takes the timer of a runtime.
+    ///
     /// # Examples
     ///
     /// ```
@@ -178,22 +196,89 @@ impl<E: Envelope> Stage<E> {
         linger: Duration,
     ) -> Result<Batch<E>, Closed> {
         loop {
-            let mut gathering = Gathering::new(self.recv_batch(max).await?, max);
-            if !gathering.is_filled() {
+            let linger = async {
                 let mut timer = sleep_until(now().checked_add(linger));
-                let mut filling = pin!(gathering.fill());
-                poll_fn(|context| match filling.as_mut().poll(context) {
-                    Poll::Ready(()) => Poll::Ready(()),
-                    // If no timer can be started, the call does not linger.
-                    Poll::Pending => timer.poll(context).map(drop),
-                })
-                .await;
-            }
-            // The records may have expired meanwhile.
-            if let Some(batch) = gathering.finish().without_expired() {
+                // If no timer can be started, the call does not linger.
+                poll_fn(|context| timer.poll(context).map(drop)).await;
+            };
+            if let Some(batch) = self.gather(max, pin!(linger)).await? {
                 return Ok(batch);
             }
         }
+    }
+
+    /// Waits for a record, and then until `linger` resolves for the batch to fill to `max` records.
+    ///
+    /// This is [`recv_batch_linger`](Self::recv_batch_linger) with a timer of the caller, or with
+    /// any other future that ends the linger, such as a flush that was asked for. No helper thread
+    /// is involved, so a paused clock of a runtime counts.
+    ///
+    /// `linger` is polled only after the first records were taken. A timer that starts when it is
+    /// made, as `tokio::time::sleep` does, counts the wait for the first record too: make it in an
+    /// `async` block, which starts it then.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Closed`] if no record will ever come.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `linger` does. The records that were taken go back to the front of the stage.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`recv_batch_linger`](Self::recv_batch_linger).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    /// # runtime.block_on(async {
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// source.try_send(&stage, BufferedRecord::new("line", "a", "p", "filter"))?;
+    ///
+    /// let linger = async { tokio::time::sleep(Duration::from_millis(1)).await };
+    /// let batch = stage.recv_batch_linger_with(100, linger).await?;
+    /// assert_eq!(batch.len(), 1);
+    /// batch.ack();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn recv_batch_linger_with(
+        &self,
+        max: usize,
+        linger: impl Future<Output = ()>,
+    ) -> Result<Batch<E>, Closed> {
+        let mut linger = pin!(linger);
+        if let Some(batch) = self.gather(max, linger.as_mut()).await? {
+            return Ok(batch);
+        }
+        // The linger may be over, so it must not be polled again.
+        self.recv_batch(max).await
+    }
+
+    /// Gathers a batch until it is full or `linger` resolves. Returns `None` if all of its records
+    /// expired meanwhile.
+    async fn gather(
+        &self,
+        max: usize,
+        mut linger: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<Batch<E>>, Closed> {
+        let mut gathering = Gathering::new(self.recv_batch(max).await?, max);
+        if !gathering.is_filled() {
+            let mut filling = pin!(gathering.fill());
+            poll_fn(|context| match filling.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => linger.as_mut().poll(context),
+            })
+            .await;
+        }
+        Ok(gathering.finish().without_expired())
     }
 
     /// Blocks the thread until the batch is full or the linger ends: the blocking form of
@@ -236,6 +321,19 @@ impl<E: Envelope> Stage<E> {
         // Records pushed before the registration produced no notification: check once more.
         self.recv_at_once(max).ok_or(idle)
     }
+}
+
+/// Is pending once, and wakes its task.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A batch that is being filled. If it is dropped, its records go back unchanged: no worker has

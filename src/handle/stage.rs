@@ -7,6 +7,7 @@ use super::batch::Batch;
 use crate::error::TryRecvError;
 use crate::record::Envelope;
 use crate::store::StageCore;
+use crate::sync::{AtomicSetting, SeqCst};
 
 /// A handle to one stage: workers take batches from it.
 ///
@@ -49,11 +50,29 @@ use crate::store::StageCore;
 /// ```
 pub struct Stage<E: Envelope> {
     core: Arc<StageCore<E>>,
+    /// How many async receives in a row took records without waiting.
+    turns: AtomicSetting,
 }
+
+/// The number of async receives in a row that take records without waiting before one yields.
+const TURNS: u32 = 128;
 
 impl<E: Envelope> Stage<E> {
     pub(crate) fn from_core(core: Arc<StageCore<E>>) -> Self {
-        Self { core }
+        Self { core, turns: AtomicSetting::new(0) }
+    }
+
+    /// Counts an async receive. Returns whether it must yield to other tasks first.
+    pub(super) fn must_yield(&self) -> bool {
+        let turns = self.turns.load(SeqCst);
+        let yields = turns >= TURNS;
+        self.turns.store(if yields { 0 } else { turns + 1 }, SeqCst);
+        yields
+    }
+
+    /// Counts from zero after an async receive has waited.
+    pub(super) fn end_turns(&self) {
+        self.turns.store(0, SeqCst);
     }
 
     pub(crate) fn core(&self) -> &Arc<StageCore<E>> {
