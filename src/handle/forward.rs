@@ -2,10 +2,11 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::Batch;
+use super::batch::{Batch, Untried};
 use super::source::stage_reason;
 use super::stage::Stage;
 use crate::admission::{Acquire, Request, SharedStage};
@@ -200,9 +201,9 @@ impl<E: Envelope> Batch<E> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it resolves, the batch is dropped with it and is therefore
-    /// returned to its stage. A future that was granted its places holds them until it is polled or
-    /// dropped.
+    /// If the future is dropped before it resolves, polled or not, the batch goes back to the front of its stage,
+    /// and no retry is counted: see [`requeue`](Self::requeue). A future that was granted its
+    /// places holds them until it is polled or dropped.
     ///
     /// # Examples
     ///
@@ -229,12 +230,20 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
-    pub async fn forward(self, next: &Stage<E>) -> Result<(), ForwardError<E>> {
-        match self.forward_or_wait(next.core()) {
-            Ok(done) => done,
-            Err((batch, acquire)) => {
-                let acquired = acquire.await.map(|acquired| acquired.first);
-                batch.move_or_fail(next.core(), acquired)
+    pub fn forward(
+        self,
+        next: &Stage<E>,
+    ) -> impl Future<Output = Result<(), ForwardError<E>>> + Send + use<'_, E> {
+        // From here on, so that a future that is never polled counts no retry either.
+        let batch = Untried(self);
+        async move {
+            match batch.into_batch().forward_or_wait(next.core()) {
+                Ok(done) => done,
+                Err((batch, acquire)) => {
+                    let batch = Untried(batch);
+                    let acquired = acquire.await.map(|acquired| acquired.first);
+                    batch.into_batch().move_or_fail(next.core(), acquired)
+                }
             }
         }
     }
