@@ -6,7 +6,7 @@ use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 
-use crate::caps::{Denied, Ledger, Limit};
+use crate::caps::{Denied, Leasing, Ledger, Limit};
 use crate::harness::{ONE_AHEAD, controller, explore};
 
 pub(crate) fn ledger(capacity: u32, idle_budget: u32) -> Arc<Ledger> {
@@ -26,7 +26,7 @@ pub(crate) fn acquire(ledger: &Ledger, index: u32, wanted: u32) -> (u32, Option<
     {
         return (wanted, None);
     }
-    let taken = ledger.acquire(index, 1, wanted, 0, true).taken;
+    let taken = ledger.acquire(index, 1, wanted, 0, Leasing::Ahead).taken;
     (taken.records, taken.denied)
 }
 

@@ -53,6 +53,7 @@ mod drain;
 mod failure;
 mod idle;
 mod ledger;
+mod limits;
 mod notification;
 mod parked;
 mod producer;

@@ -23,7 +23,7 @@ struct Door {
 
 fn door(capacity: u32, idle_budget: u32, controller: BackpressureController) -> Arc<Door> {
     let admission = Admission::new(capacity, idle_budget, controller);
-    let places = admission.make_places(1000);
+    let places = admission.make_places(1000, 1000);
     Arc::new(Door { admission, places })
 }
 
@@ -55,6 +55,29 @@ impl Door {
 
     fn signals(&self, account: u32) -> [crate::backpressure::BackpressureSignal; 2] {
         [self.admission.controller().current(), self.admission.account(account).cell().signal()]
+    }
+}
+
+#[test]
+fn a_cap_that_is_lowered_while_the_level_rises_leaves_true_signals() {
+    for of_account in [true, false] {
+        explore_within(2, move || {
+            let door = door(8, 0, controller());
+            let account = door.open(8);
+            let other = thread::spawn({
+                let door = Arc::clone(&door);
+                move || door.push(account, 2)
+            });
+            let seen = if of_account {
+                door.admission.set_account_capacity(account, 2);
+                1
+            } else {
+                door.admission.set_capacity(2, 0);
+                0
+            };
+            assert_eq!(other.join().unwrap(), 2);
+            assert_eq!(door.signals(account)[seen], Pause);
+        });
     }
 }
 

@@ -88,10 +88,6 @@ impl<T> ArrayQueue<T> {
     pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
     }
-
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
 }
 
 /// As many entries as a model makes in an arena or a map.

@@ -185,7 +185,8 @@ impl Bands {
 /// A signal that follows a level, or is set by hand.
 pub(crate) struct SignalCell {
     word: AtomicU8,
-    /// The [`Bands`] of the level. Written when no thread moves it.
+    /// The [`Bands`] of the level. A thread that writes them then writes the word of the level, and
+    /// updates the signal: see [`docs::internals`](crate::docs::internals#changing-a-cap).
     least: [AtomicSetting; 4],
     most: [AtomicSetting; 4],
     /// Notified when the signal changes.
@@ -259,17 +260,26 @@ impl SignalCell {
     /// Creates a cell that follows a level with these marks.
     pub(crate) fn with_marks(marks: Marks) -> Self {
         let cell = Self::new();
-        cell.reset(marks);
+        cell.set_marks(marks);
         cell
     }
 
-    /// Starts again, for a level of zero with these marks.
-    pub(crate) fn reset(&self, marks: Marks) {
+    /// Replaces the marks of the level.
+    pub(crate) fn set_marks(&self, marks: Marks) {
         let bands = marks.bands();
         for zone in 0..ZONES.len() {
             self.least[zone].store(bands.least[zone], SeqCst);
             self.most[zone].store(bands.most[zone], SeqCst);
         }
+    }
+
+    fn bands(&self) -> Bands {
+        let load = |marks: &[AtomicSetting; 4]| std::array::from_fn(|i| marks[i].load(SeqCst));
+        Bands { least: load(&self.least), most: load(&self.most) }
+    }
+
+    /// Starts again, for a level of zero.
+    pub(crate) fn restart(&self) {
         self.word.store(State::START.into_bits(), SeqCst);
     }
 
@@ -344,13 +354,11 @@ impl SignalCell {
     /// level's word; in the second case the other thread observes the new cell. Hence the last
     /// thread to return leaves the cell in a zone that contains the level.
     pub(crate) fn follow(&self, read: impl Fn() -> u32) {
-        let bands = Bands {
-            least: std::array::from_fn(|zone| self.least[zone].load(SeqCst)),
-            most: std::array::from_fn(|zone| self.most[zone].load(SeqCst)),
-        };
         let mut state = self.state();
         loop {
-            let new = state.seen_in(bands.zone(state.zone, read()));
+            // The level first: a thread that changes the marks writes the word of the level next.
+            let level = read();
+            let new = state.seen_in(self.bands().zone(state.zone, level));
             if new == state {
                 return;
             }

@@ -153,6 +153,35 @@ pub mod internals {
     //! - *A letter that is received raises the limit first, and writes the word second*, by a
     //!   read-modify-write that changes nothing. This is half of a handshake: see [H4](#requests).
     //!
+    //! ## Changing a cap
+    //!
+    //! A cap may be changed at any time. What is held stays; once the call has returned, no push is
+    //! accepted that the new cap does not allow. Several changes are made one after the other, under
+    //! `Admission::limits`.
+    //!
+    //! - **A stage** lowers its limit, and then writes its word: it skips one number of the sequence. A
+    //!   thread that read the old limit read the old word before, so its swap fails.
+    //! - **The pool** does the same with its limit and its epoch. But idle credits were leased under the
+    //!   old cap. So the call first raises the flag `RECLAIMS`, and after the change ends the lease of
+    //!   *every* account: a sweep would not do, because another sweep may be on its way. A push that
+    //!   leased earlier may still leave credits idle in its account. While the flag is raised, no push
+    //!   uses an idle credit: each one first gives those of its account back to the pool, and leases
+    //!   what it needs under the limit. The first push that finds no more leased than the limit allows
+    //!   lowers the flag. What is idle then is within the cap.
+    //! - **An account** has no room for an epoch in its word. The call writes the cap, ends the lease of
+    //!   the account, and writes the word. A push swaps the word first, and then reads the cap once
+    //!   more. If the swap comes after the write of the call, the push sees the new cap, and gives back
+    //!   what exceeds it. No record was stored for it.
+    //!
+    //! A ring has as many slots as the stage may hold under its own cap and under the largest global
+    //! cap so far. So that a ring is never full for a thread that holds a place, a larger global cap
+    //! first lowers the caps of stages that have smaller rings.
+    //!
+    //! A request that waits for more than a cap allows is rejected: when the cap is lowered, or when it
+    //! is tried. Producers, which hold credits ahead, learn of a lower cap as of a close: by
+    //! `Protocol::events`. A higher cap is a release at that cap: it writes the word after the limit, and
+    //! then notifies waiters, as H1 to H3 do. Models: `loom-tests/limits.rs`.
+    //!
     //! ## Drained in one load
     //!
     //! `drain` ends when every record is settled. Two counters that are read one after the other cannot

@@ -92,6 +92,11 @@ pub(crate) fn nearest_threshold(threshold: f64) -> f64 {
     if threshold > 0.0 { threshold.min(1.0) } else { DEFAULT_THRESHOLD }
 }
 
+/// Returns the used share of a cap, at most 1.0: a cap that was lowered may hold more than it allows.
+pub(crate) fn share(used: u32, capacity: u32) -> f64 {
+    (f64::from(used) / f64::from(capacity)).min(1.0)
+}
+
 /// Checks one cap and converts it to the width of the counters.
 pub(crate) fn cap(field: &'static str, value: usize) -> Result<u32, SettingsError> {
     match u32::try_from(value) {
@@ -159,6 +164,15 @@ pub enum SettingsError {
         /// The builder's method.
         field: &'static str,
     },
+    /// A stage's capacity is to grow beyond the slots of its ring.
+    BeyondRing {
+        /// The name of the setting.
+        field: &'static str,
+        /// The value that was set.
+        value: usize,
+        /// The number of slots.
+        slots: usize,
+    },
     /// The allocator cannot provide the memory for this setting.
     OutOfMemory {
         /// The name of the setting.
@@ -188,6 +202,10 @@ impl fmt::Display for SettingsError {
             Self::Age { field, value } => {
                 write!(f, "{field} must be from 1 ms to 24 days, got {value:?}")
             }
+            Self::BeyondRing { field, value, slots } => write!(
+                f,
+                "{field} must be at most {slots}, for which the ring was made, got {value}"
+            ),
             Self::EmptyName { field } => write!(f, "{field} needs a name that is not empty"),
             Self::OutOfMemory { field, records } => {
                 write!(f, "{field} of {records} records: not enough memory")

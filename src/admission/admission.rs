@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::StageState;
-use super::protocol::{Admitted, Moved, ONE_CLOSE, Protocol};
+use super::protocol::{Admitted, Moved, ONE_EVENT, Protocol};
 use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
@@ -29,6 +29,8 @@ pub(crate) struct Admission {
     names: Mutex<HashMap<u32, Arc<str>>>,
     /// Fires when the reservation of the queue may have to end.
     timer: Mutex<Option<Sleep>>,
+    /// Held while a cap is changed.
+    limits: Mutex<()>,
     this: Weak<Self>,
 }
 
@@ -48,7 +50,7 @@ impl Admission {
         controller: BackpressureController,
     ) -> Arc<Self> {
         let ledger = Ledger::new(capacity, idle_budget, controller.watermarks());
-        controller.cell().reset(ledger.marks());
+        controller.cell().set_marks(controller.watermarks().of(capacity));
         Arc::new_cyclic(|this| Self {
             protocol: Protocol::new(ledger),
             controller,
@@ -58,6 +60,7 @@ impl Admission {
             stages: Mutex::new(BTreeMap::new()),
             names: Mutex::new(HashMap::new()),
             timer: Mutex::new(None),
+            limits: Mutex::new(()),
             this: Weak::clone(this),
         })
     }
@@ -89,18 +92,12 @@ impl Admission {
         places: &Places,
         wanted: u32,
     ) -> Option<Sequence> {
-        if self.is_closed() {
+        if !self.protocol.may_use_idle() {
             return None;
         }
         let credits = self.account(account);
         let used = self.ledger().acquire_idle(credits, wanted)?;
-        let first = places.acquire_fast(wanted);
-        if first.is_some() {
-            credits.signal_rise(used);
-        } else {
-            self.release_unused(account, wanted);
-        }
-        first
+        self.acquire_places_fast(account, places, wanted, used)
     }
 
     /// Takes credits and places for `wanted` records if all accounts lease exactly, so that the
@@ -118,12 +115,9 @@ impl Admission {
         }
         match self.ledger().acquire_exact(self.account(account), wanted) {
             Ok(used) => {
-                let first = places.acquire_fast(wanted);
+                let first = self.acquire_places_fast(account, places, wanted, used);
                 if first.is_some() {
-                    self.account(account).signal_rise(used);
                     self.update_signal();
-                } else {
-                    self.release_unused(account, wanted);
                 }
                 first
             }
@@ -134,6 +128,28 @@ impl Admission {
                 None
             }
         }
+    }
+
+    /// Takes places for credits that left `used` in use, and updates the account's signal, or gives
+    /// the credits back.
+    #[inline]
+    fn acquire_places_fast(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+        used: u32,
+    ) -> Option<Sequence> {
+        let credits = self.account(account);
+        // The cap may have been lowered after these credits were leased.
+        if used <= credits.capacity()
+            && let Some(first) = places.acquire_fast(wanted)
+        {
+            credits.signal_rise(used);
+            return Some(first);
+        }
+        self.release_unused(account, wanted);
+        None
     }
 
     /// Gives credits back for which there were no places.
@@ -184,11 +200,11 @@ impl Admission {
         self.acquire(None, places, wanted, wanted).all()
     }
 
-    /// Makes the places of a stage with a cap of `capacity` records.
-    pub(crate) fn make_places(&self, capacity: u32) -> Places {
+    /// Makes the places of a stage with a cap of `capacity` records and a ring of `slots`.
+    pub(crate) fn make_places(&self, capacity: u32, slots: u32) -> Places {
         // 0 is the number of no stage.
         let number = self.stage_numbers.fetch_add(1, SeqCst).wrapping_add(1).max(1);
-        Places::new(self.controller.watermarks().of(capacity), number)
+        Places::new(self.controller.watermarks().of(capacity), slots, number)
     }
 
     /// Returns the stage with that number, if it exists.
@@ -201,6 +217,9 @@ impl Admission {
     fn acquire(&self, account: Option<u32>, places: &Places, least: u32, wanted: u32) -> Admitted {
         let attempt = || {
             let mut moved = Moved::default();
+            if self.protocol.reclaims() {
+                self.end_reclaiming();
+            }
             let admitted = self.protocol.acquire(account, places, least, wanted, 0, &mut moved);
             self.follow(&moved);
             places.update_signal();
@@ -327,6 +346,103 @@ impl Admission {
         self.controller.cell().follow(|| self.ledger().leased_after_fence());
     }
 
+    /// Changes the global cap.
+    pub(crate) fn set_capacity(&self, capacity: u32, idle_budget: u32) {
+        // They are dropped after the lock is released: each may be the last reference to its stage.
+        let mut stages = Vec::new();
+        let limits = self.limits.lock();
+        stages.extend(self.stages.lock().values().filter_map(Weak::upgrade));
+        let lowered = capacity < self.ledger().capacity();
+        if lowered {
+            self.protocol.set_reclaims(true);
+        } else {
+            stages.iter().for_each(|stage| self.fit_ring(stage.places(), capacity));
+        }
+        self.controller.cell().set_marks(self.controller.watermarks().of(capacity));
+        self.ledger().set_capacity(capacity, idle_budget);
+        drop(limits);
+        stages.iter().for_each(|stage| stage.places().update_signal());
+        self.follow_pool();
+        if lowered {
+            self.after_lowering();
+        }
+    }
+
+    /// Lowers the cap of a stage to the slots of its ring if the global cap allows more records. The
+    /// caller must update its signal.
+    fn fit_ring(&self, places: &Places, global: u32) {
+        if global > places.slots() && places.capacity() > places.slots() {
+            places.set_capacity(self.controller.watermarks().of(places.slots()));
+        }
+    }
+
+    /// Ends the reclaiming of idle credits when no more credits are leased than the global cap
+    /// allows.
+    #[cold]
+    fn end_reclaiming(&self) {
+        if self.ledger().is_within_limit()
+            && let Some(_limits) = self.limits.try_lock()
+            && self.ledger().is_within_limit()
+        {
+            self.protocol.set_reclaims(false);
+        }
+    }
+
+    /// Changes the cap of an account.
+    pub(crate) fn set_account_capacity(&self, index: u32, capacity: u32) {
+        let account = self.account(index);
+        let limits = self.limits.lock();
+        let lowered = capacity < account.capacity();
+        let released = self.ledger().set_account_capacity(account, capacity);
+        drop(limits);
+        account.update_signal();
+        if released.pool_moved {
+            self.follow_pool();
+        }
+        if lowered {
+            self.after_lowering();
+        } else {
+            self.notify(Freed { account: Some(index), stage: None, pool: false });
+        }
+    }
+
+    /// Changes the cap of a stage, to at most the slots of its ring.
+    ///
+    /// # Errors
+    ///
+    /// Returns the number of slots.
+    pub(crate) fn set_stage_capacity<S: StageState + ?Sized>(
+        &self,
+        stage: &S,
+        capacity: u32,
+    ) -> Result<(), u32> {
+        let places = stage.places();
+        if capacity > places.slots() {
+            return Err(places.slots());
+        }
+        let limits = self.limits.lock();
+        let lowered = capacity < places.capacity();
+        places.set_capacity(self.controller.watermarks().of(capacity));
+        drop(limits);
+        places.update_signal();
+        if lowered {
+            self.after_lowering();
+        } else {
+            self.notify_places(stage);
+        }
+        Ok(())
+    }
+
+    /// Rejects the requests that wait for more than a cap that was lowered, and lets producers give
+    /// back what they hold ahead.
+    fn after_lowering(&self) {
+        self.protocol.count_event();
+        let mut from = 0;
+        self.reject_waiters(|queue, deferred| {
+            queue.reject_too_large(&self.protocol, &mut from, deferred)
+        });
+    }
+
     /// Opens an account with a cap of `capacity` credits, and returns its index.
     pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32) -> u32 {
         let (index, moved) = self.ledger().open_account(capacity);
@@ -350,7 +466,7 @@ impl Admission {
     /// Returns the number of records that it holds.
     pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
         let released = self.ledger().try_close_empty(index)?;
-        self.protocol.count_close();
+        self.protocol.count_event();
         self.after_close(released);
         Ok(())
     }
@@ -358,7 +474,7 @@ impl Admission {
     /// Closes an account, and rejects the requests that wait for its credits.
     pub(crate) fn close_account(&self, index: u32) {
         let released = self.ledger().close_account(index);
-        self.protocol.count_close();
+        self.protocol.count_event();
         self.after_close(released);
         self.reject_waiters(|queue, deferred| {
             queue.reject_account(&self.protocol, index, deferred)
@@ -381,7 +497,7 @@ impl Admission {
     /// Rejects the requests that wait for places of a closed stage, and wakes its workers.
     pub(crate) fn reject_stage(&self, stage: &dyn StageState) {
         let key = stage_key(stage);
-        self.protocol.count_close();
+        self.protocol.count_event();
         self.reject_waiters(|queue, deferred| queue.reject_stage(&self.protocol, key, deferred));
         stage.receivers().notify_all();
     }
@@ -391,9 +507,9 @@ impl Admission {
     /// later. Each of several callers performs every step, so that none returns before the accounts
     /// are closed.
     pub(crate) fn close(&self) {
-        if !self.protocol.closed.swap(true, SeqCst) {
+        if self.protocol.close() {
             self.protocol.drainers.fetch_add(1, SeqCst);
-            self.protocol.count_close();
+            self.protocol.count_event();
         }
         self.ledger().close();
         self.update_signal();
@@ -460,11 +576,14 @@ impl Admission {
         stages.iter().for_each(|stage| stage.receivers().notify_all());
     }
 
-    /// Registers a stage of the buffer.
-    pub(crate) fn add_stage(&self, number: u32, stage: Weak<dyn StageState>) {
+    /// Registers a stage of the buffer, to which no record has been pushed.
+    pub(crate) fn add_stage(&self, places: &Places, stage: Weak<dyn StageState>) {
+        let _limits = self.limits.lock();
+        // The global cap may have grown since the ring was made.
+        self.fit_ring(places, self.ledger().most());
         let mut stages = self.stages.lock();
         stages.retain(|_, stage| stage.strong_count() > 0);
-        stages.insert(number, stage);
+        stages.insert(places.number(), stage);
     }
 
     /// How often something was closed, and how many requests wait, as one number: see
@@ -476,7 +595,7 @@ impl Admission {
 
     /// [`events`](Self::events) as it is when no request waits.
     pub(crate) fn closings(&self) -> u64 {
-        self.events() & !(ONE_CLOSE - 1)
+        self.events() & !(ONE_EVENT - 1)
     }
 
     /// Whether requests wait.
@@ -506,7 +625,7 @@ impl Admission {
     }
 
     /// Rejects waiting requests in portions.
-    fn reject_waiters(&self, reject: impl Fn(&mut WaitQueue, &mut Deferred) -> bool) {
+    fn reject_waiters(&self, mut reject: impl FnMut(&mut WaitQueue, &mut Deferred) -> bool) {
         while self.with_queue(|queue, deferred| reject(queue, deferred)) {}
         self.serve();
     }

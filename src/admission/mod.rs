@@ -23,7 +23,7 @@ use crate::caps::Places;
 
 /// The part of a stage that admission uses.
 pub(crate) trait StageState: Send + Sync {
-    /// Returns the stage's cap.
+    /// Returns the stage's places.
     fn places(&self) -> &Places;
     /// Returns the workers that wait for its records.
     fn receivers(&self) -> &Receivers;

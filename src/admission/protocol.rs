@@ -2,24 +2,31 @@
 //! waiter, and reports what it has moved. See
 //! [`docs::internals`](crate::docs::internals#the-admission-protocol).
 
-use crate::caps::{Account, Denied, Ledger, Places, Sequence};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, SeqCst};
+use crate::caps::{Account, Denied, Leasing, Ledger, Places, Sequence};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, SeqCst};
 
 /// The ledger, and the flags that say which notifications a change of it needs.
 pub(crate) struct Protocol {
     pub(super) ledger: Ledger,
-    /// No further push is accepted. It is set before the accounts are closed.
-    pub(super) closed: AtomicBool,
+    /// The flags [`CLOSED`] and [`RECLAIMS`].
+    gate: AtomicU8,
     /// How many requests wait, in the lower half: while there are some, each release notifies them, and
-    /// accounts lease exactly. In the upper half, how often a source, a stage or the buffer was closed.
+    /// accounts lease exactly. In the upper half, how often a source, a stage or the buffer was closed,
+    /// or a cap was lowered.
     pub(super) events: AtomicU64,
     /// How many wait until all is settled; a closed buffer counts as one. While there are some, the
     /// release that empties the pool notifies them, and accounts lease exactly.
     pub(super) drainers: AtomicU32,
 }
 
-/// One close, where events are counted. The count wraps.
-pub(super) const ONE_CLOSE: u64 = 1 << 32;
+/// One event, where they are counted. The count wraps.
+pub(super) const ONE_EVENT: u64 = 1 << 32;
+
+/// No further push is accepted. It is set before the accounts are closed.
+const CLOSED: u8 = 1 << 0;
+/// The global cap was lowered, and more credits may be leased than it allows. Idle credits are among
+/// them, so no request may use one.
+const RECLAIMS: u8 = 1 << 1;
 
 /// What a push was given: records, the sequence of the first, and why they are not more.
 #[must_use]
@@ -102,7 +109,7 @@ impl Protocol {
     pub(super) fn new(ledger: Ledger) -> Self {
         Self {
             ledger,
-            closed: AtomicBool::new(false),
+            gate: AtomicU8::new(0),
             events: AtomicU64::new(0),
             drainers: AtomicU32::new(0),
         }
@@ -115,7 +122,30 @@ impl Protocol {
 
     #[inline]
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(SeqCst)
+        self.gate.load(SeqCst) & CLOSED != 0
+    }
+
+    /// Returns whether a request may use idle credits of its account without further checks.
+    #[inline]
+    pub(super) fn may_use_idle(&self) -> bool {
+        self.gate.load(SeqCst) == 0
+    }
+
+    /// Closes the buffer. Returns whether it was open.
+    pub(super) fn close(&self) -> bool {
+        self.gate.fetch_or(CLOSED, SeqCst) & CLOSED == 0
+    }
+
+    pub(super) fn set_reclaims(&self, reclaims: bool) {
+        if reclaims {
+            self.gate.fetch_or(RECLAIMS, SeqCst);
+        } else {
+            self.gate.fetch_and(!RECLAIMS, SeqCst);
+        }
+    }
+
+    pub(super) fn reclaims(&self) -> bool {
+        self.gate.load(SeqCst) & RECLAIMS != 0
     }
 
     #[inline]
@@ -131,9 +161,9 @@ impl Protocol {
         self.events.fetch_sub(1, SeqCst);
     }
 
-    /// Counts a close that was done, so that producers look at what was closed.
-    pub(super) fn count_close(&self) {
-        self.events.fetch_add(ONE_CLOSE, SeqCst);
+    /// Counts a close, or a cap that was lowered, so that producers look at it.
+    pub(super) fn count_event(&self) {
+        self.events.fetch_add(ONE_EVENT, SeqCst);
     }
 
     #[inline]
@@ -144,6 +174,16 @@ impl Protocol {
     /// Returns `false` while a request or a drainer waits.
     fn may_lease_ahead(&self) -> bool {
         !self.has_waiters() && !self.has_drainers()
+    }
+
+    fn leasing(&self) -> Leasing {
+        if self.reclaims() {
+            Leasing::Reclaim
+        } else if self.may_lease_ahead() {
+            Leasing::Ahead
+        } else {
+            Leasing::Exact
+        }
     }
 
     /// Checks whether a request could be granted now, and takes nothing. A request without an
@@ -202,7 +242,7 @@ impl Protocol {
         if self.is_closed() {
             return Admitted::none(Denied::Closed);
         }
-        let grant = self.ledger.acquire(account, least, wanted, own, self.may_lease_ahead());
+        let grant = self.ledger.acquire(account, least, wanted, own, self.leasing());
         moved.account = Some(account);
         moved.pool |= grant.pool_moved;
         moved.left_some |= grant.left_some;

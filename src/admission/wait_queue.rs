@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::protocol::{Acquired, Moved, Protocol};
 use super::{SharedStage, StageState};
-use crate::caps::{Denied, Limit};
+use crate::caps::{Account, Denied, Limit};
 use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
@@ -192,6 +192,21 @@ impl Request {
             (Limit::Source, Some(account)) => Cap::Source(account),
             (Limit::Global, _) => Cap::Global,
             (Limit::Stage | Limit::Source, _) => Cap::Stage(stage_key(&*self.stage)),
+        }
+    }
+
+    /// Checks that the request exceeds no cap.
+    fn check_size(&self, protocol: &Protocol) -> Result<(), Denied> {
+        let account = self.account.map(|account| protocol.account(account));
+        let caps = [
+            (Limit::Source, account.map(Account::capacity)),
+            (Limit::Global, account.map(|_| protocol.ledger.capacity())),
+            (Limit::Stage, Some(self.stage.places().capacity())),
+        ];
+        let records = self.records;
+        match caps.into_iter().find(|(_, capacity)| capacity.is_some_and(|cap| cap < records)) {
+            Some((limit, Some(capacity))) => Err(Denied::TooLarge { limit, records, capacity }),
+            _ => Ok(()),
         }
     }
 
@@ -606,7 +621,7 @@ impl WaitQueue {
         let own = if self.holds_reservation(ticket) { records } else { 0 };
         let places = stage.places();
         let look = || protocol.check(account, places, records, own);
-        let mut looked = look();
+        let mut looked = waiter.request.check_size(protocol).and_then(|()| look());
         if looked.is_err_and(|denied| denied.limit() == Some(Limit::Global))
             && protocol.ledger.sweep()
         {
@@ -663,12 +678,35 @@ impl WaitQueue {
         outcome: Result<Acquired, Denied>,
         deferred: &mut Deferred,
     ) {
-        self.forget(protocol, ticket, outcome.is_ok());
+        // A close rejects the whole line, so that no next one is to be tried.
+        let try_next = outcome != Err(Denied::Closed);
+        self.forget(protocol, ticket, try_next);
         if let Some(waiter) = self.waiters.get_mut(&ticket) {
             waiter.state = State::Decided(outcome);
             protocol.remove_waiter();
             deferred.wakers.extend(waiter.waker.take());
         }
+    }
+
+    /// Rejects requests that exceed a cap, from the ticket `from` on. Returns whether there may be
+    /// more.
+    pub(super) fn reject_too_large(
+        &mut self,
+        protocol: &Protocol,
+        from: &mut Ticket,
+        deferred: &mut Deferred,
+    ) -> bool {
+        let portion = self.waiters.range(*from..).take(PORTION);
+        let waiting: Vec<Ticket> = portion.map(|(&ticket, _)| ticket).collect();
+        for &ticket in &waiting {
+            let waiter = &self.waiters[&ticket];
+            if !matches!(waiter.state, State::Decided(_))
+                && let Err(denied) = waiter.request.check_size(protocol)
+            {
+                self.decide(protocol, ticket, Err(denied), deferred);
+            }
+        }
+        waiting.last().inspect(|&&last| *from = last + 1).is_some()
     }
 
     /// Rejects requests of a closed account. Returns whether there may be more.

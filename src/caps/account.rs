@@ -7,7 +7,7 @@ use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, SeqCst};
 /// The credits of one source, its cap, and the signal that follows its level.
 pub(crate) struct Account {
     word: Packed<Balance>,
-    capacity: AtomicSetting,
+    capacity: AtomicU32,
     /// Credits that are reserved for a request that waits. Written under the lock of the wait
     /// queue.
     reserved: AtomicSetting,
@@ -93,7 +93,7 @@ impl Account {
     pub(super) fn new() -> Self {
         Self {
             word: Packed::new(Balance { lease: Lease::Closed, used: 0 }),
-            capacity: AtomicSetting::new(0),
+            capacity: AtomicU32::new(0),
             reserved: AtomicSetting::new(0),
             parked: AtomicSetting::new(0),
             permitted: AtomicSetting::new(0),
@@ -123,10 +123,17 @@ impl Account {
 
     /// Opens the account for a new source, with no credit in use.
     pub(super) fn open(&self, marks: Marks) {
-        self.capacity.store(marks.capacity, SeqCst);
         self.reserved.store(0, SeqCst);
-        self.cell.reset(marks);
+        self.set_marks(marks);
+        self.cell.restart();
         self.word.store(Balance { lease: Lease::Exact, used: 0 });
+    }
+
+    /// Sets the cap and its watermarks. The caller then writes the word: see
+    /// [`docs::internals`](crate::docs::internals#changing-a-cap).
+    pub(super) fn set_marks(&self, marks: Marks) {
+        self.cell.set_marks(marks);
+        self.capacity.store(marks.capacity, SeqCst);
     }
 
     /// Takes credits out of use, and returns the balance before.
@@ -190,7 +197,7 @@ impl Account {
     /// Returns how many credits may be in use after a request for which `own` credits are reserved.
     #[inline]
     pub(super) fn limit(&self, own: u32) -> u32 {
-        self.capacity() - self.reserved.load(SeqCst).saturating_sub(own)
+        self.capacity().saturating_sub(self.reserved.load(SeqCst).saturating_sub(own))
     }
 
     /// Reserves credits for a request that waits; 0 ends the reservation.

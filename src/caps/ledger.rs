@@ -11,7 +11,7 @@
 use super::account::{Account, Balance, Lease, MAX_LEASE};
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
-use crate::backpressure::{Marks, Watermarks};
+use crate::backpressure::Watermarks;
 use crate::sync::{Arena, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex, SeqCst};
 
 /// The pool of credits and the accounts that draw on it.
@@ -22,10 +22,10 @@ pub(crate) struct Ledger {
     limit: AtomicI64,
     /// Credits of parked dead letters, which the pool's word does not count.
     parked: AtomicU32,
-    marks: Marks,
+    capacity: AtomicU32,
+    /// The largest capacity so far.
+    most: AtomicSetting,
     watermarks: Watermarks,
-    /// Credits that may be idle in all accounts together.
-    idle_budget: u32,
     /// Credits that an account leases ahead of need; 0 keeps all accounts exact.
     ahead: AtomicSetting,
     accounts: Arena<Account>,
@@ -37,6 +37,8 @@ pub(crate) struct Ledger {
 /// Which accounts are in use. Only opening and closing an account takes this lock.
 struct Register {
     open: u32,
+    /// Credits that may be idle in all accounts together.
+    idle_budget: u32,
     /// The number of accounts among which the idle budget is divided: a power of two, at least
     /// `open`.
     shares: u32,
@@ -108,6 +110,27 @@ impl Pool {
     }
 }
 
+/// How a request leases credits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leasing {
+    /// It may lease more than it needs.
+    Ahead,
+    /// It leases what it needs.
+    Exact,
+    /// The same, and the account's idle credits go back to the pool first: the pool may hold more
+    /// than a cap that was lowered.
+    Reclaim,
+}
+
+/// At most one part in this many of the global cap may lie idle in accounts.
+const IDLE_SHARE: u32 = 100;
+
+/// Returns how many credits may be idle in all accounts together. Idle credits count as leased.
+/// They must not keep an empty buffer above its low watermark.
+pub(crate) fn idle_budget_for(capacity: u32, watermarks: Watermarks) -> u32 {
+    (capacity / IDLE_SHARE).min(watermarks.of(capacity).low / 2)
+}
+
 /// What a call of [`Ledger::acquire`] has taken, and what it has moved on the way.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,22 +165,63 @@ impl Ledger {
             pool: CachePadded::new(Packed::new(Pool(0).with_swept())),
             limit: AtomicI64::new(i64::from(capacity)),
             parked: AtomicU32::new(0),
-            marks: watermarks.of(capacity),
+            capacity: AtomicU32::new(capacity),
+            most: AtomicSetting::new(capacity),
             watermarks,
-            idle_budget,
             ahead: AtomicSetting::new(idle_budget / 2),
             accounts: Arena::new(),
             first_ahead: AtomicU32::new(0),
-            register: Mutex::new(Register { open: 0, shares: 1, vacant: Vec::new() }),
+            register: Mutex::new(Register { open: 0, idle_budget, shares: 1, vacant: Vec::new() }),
         }
     }
 
     pub(crate) fn capacity(&self) -> u32 {
-        self.marks.capacity
+        self.capacity.load(SeqCst)
     }
 
-    pub(crate) fn marks(&self) -> Marks {
-        self.marks
+    /// Returns the largest capacity so far.
+    pub(crate) fn most(&self) -> u32 {
+        self.most.load(SeqCst)
+    }
+
+    /// Changes the capacity. No credit beyond it is leased from now on; those that are leased stay
+    /// so. Unless it grows, ends the lease of every account. The caller ensures that no other thread
+    /// changes it, and that requests lease with [`Leasing::Reclaim`] until
+    /// [`is_within_limit`](Self::is_within_limit). It then notifies waiters and drainers.
+    pub(crate) fn set_capacity(&self, capacity: u32, idle_budget: u32) {
+        let before = self.capacity();
+        self.most.store(self.most().max(capacity), SeqCst);
+        self.capacity.store(capacity, SeqCst);
+        self.limit.fetch_add(i64::from(capacity) - i64::from(before), SeqCst);
+        // A thread that read the old limit read the old word before: its swap fails. It is also the
+        // half of the handshake that pairs with the fence in `WaitQueue::enter`.
+        let _ = self.pool.update(|pool| Some(pool.with_next_epoch()));
+        let mut register = self.register.lock();
+        register.idle_budget = idle_budget;
+        self.share_idle_budget(&mut register);
+        drop(register);
+        if capacity < before {
+            // A sweep of another thread may still be on its way.
+            for (_, account) in self.accounts.iter() {
+                let _ = self.give_back(account.end_lease(Lease::Exact).unwrap_or(0));
+            }
+        }
+    }
+
+    /// Returns whether no more credits are leased than the capacity allows.
+    pub(crate) fn is_within_limit(&self) -> bool {
+        i64::from(self.pool.load().leased()) <= self.limit.load(SeqCst)
+    }
+
+    /// Changes the cap of an account. No credit beyond it is given from now on; those in use stay so.
+    /// The caller ensures that no other thread changes it, and then notifies waiters.
+    pub(crate) fn set_account_capacity(&self, account: &Account, capacity: u32) -> Released {
+        let lowered = capacity < account.capacity();
+        account.set_marks(self.watermarks.of(capacity));
+        let idle = if lowered { account.end_lease(Lease::Exact) } else { None };
+        // Whoever writes the word later sees the cap.
+        account.fence();
+        self.give_back(idle.unwrap_or(0))
     }
 
     /// Returns the account of an index that [`open_account`](Self::open_account) has returned.
@@ -239,7 +303,7 @@ impl Ledger {
     /// when at most a quarter of the shares are in use: so opening and closing one account again
     /// and again sweeps once at most. Returns whether the pool's level has changed.
     fn share_idle_budget(&self, register: &mut Register) -> bool {
-        let Register { open, shares, .. } = *register;
+        let Register { open, shares, idle_budget, .. } = *register;
         register.shares = if open > shares {
             open.next_power_of_two()
         } else if open <= shares / 4 {
@@ -247,7 +311,7 @@ impl Ledger {
         } else {
             shares
         };
-        let ahead = self.idle_budget / register.shares / 2;
+        let ahead = idle_budget / register.shares / 2;
         let shrinks = ahead < self.ahead.swap(ahead, SeqCst);
         // An account that had more than the smaller share leases ahead again when it needs to.
         shrinks && self.sweep()
@@ -265,8 +329,7 @@ impl Ledger {
     }
 
     /// Takes `wanted` credits of an account, or as many as the caps allow if they are at least
-    /// `least`. `own` of the reserved credits are for this request. May lease more than it needs if
-    /// `may_lease_ahead` is set.
+    /// `least`. `own` of the reserved credits are for this request.
     ///
     /// Each round of the loop leases what is missing, or sweeps, or makes one attempt to swap the
     /// account's word.
@@ -276,16 +339,23 @@ impl Ledger {
         least: u32,
         wanted: u32,
         own: u32,
-        may_lease_ahead: bool,
+        leasing: Leasing,
     ) -> Grant {
         let account = self.account(index);
         // Credits in transit: leased from the pool, and not in the account yet.
         let mut in_hand = 0_u32;
         let mut leased_ahead = false;
         let mut swept = false;
+        // Whether idle credits of this account went back to the pool.
+        let mut reclaimed = false;
         let mut exhausted = false;
         let mut balance = account.balance();
         loop {
+            if leasing == Leasing::Reclaim && balance.idle() > 0 {
+                reclaimed |= self.reclaim(account);
+                balance = account.balance();
+                continue;
+            }
             let capacity = account.capacity();
             // Saturating: a reservation may lower the limit below what is in use.
             let room = account.limit(own).saturating_sub(balance.used);
@@ -295,8 +365,10 @@ impl Ledger {
             let closed = balance.lease == Lease::Closed;
             if want > have && !exhausted && !closed {
                 let missing = want - have;
-                let ahead =
-                    if may_lease_ahead { self.ahead.load(SeqCst).min(room - want) } else { 0 };
+                let ahead = match leasing {
+                    Leasing::Ahead => self.ahead.load(SeqCst).min(room - want),
+                    Leasing::Exact | Leasing::Reclaim => 0,
+                };
                 let leased = self.lease(missing, ahead, own);
                 in_hand += leased;
                 leased_ahead |= leased > missing;
@@ -314,7 +386,7 @@ impl Ledger {
             }
             let credits = if closed || want.min(have) < least { 0 } else { want.min(have) };
             if credits == 0 && (closed || in_hand == 0 || least > 1) {
-                let moved = in_hand > 0 || swept;
+                let moved = in_hand > 0 || swept || reclaimed;
                 let _ = self.give_back(in_hand);
                 let denied = if closed {
                     Denied::Closed
@@ -352,19 +424,37 @@ impl Ledger {
                     }
                     let surplus = have - credits - keep;
                     let _ = self.give_back(surplus);
+                    let lowered = account.capacity();
+                    if lowered < capacity {
+                        // A cap that was lowered after it was read: see `docs::internals`.
+                        reclaimed |= self.reclaim(account);
+                        if used > lowered {
+                            let (_, unreturned) = self.release(account, credits);
+                            let _ = self.return_lease(account, unreturned);
+                            (reclaimed, exhausted, in_hand) = (true, false, 0);
+                            balance = account.balance();
+                            continue;
+                        }
+                    }
                     let denied = (credits < wanted)
                         .then(|| self.shortage(used, capacity, want - credits, 1));
                     return Grant {
                         taken: Taken { records: credits, denied },
                         used,
-                        pool_moved: in_hand > 0 || surplus > 0 || swept,
-                        left_some: leased_ahead && keep > 0 || surplus > 0 || swept,
+                        pool_moved: in_hand > 0 || surplus > 0 || swept || reclaimed,
+                        left_some: leased_ahead && keep > 0 || surplus > 0 || swept || reclaimed,
                         turned_ahead,
                     };
                 }
                 Err(actual) => balance = actual,
             }
         }
+    }
+
+    /// Gives the idle credits of an account back to the pool. Returns whether there were any.
+    fn reclaim(&self, account: &Account) -> bool {
+        let idle = account.end_lease(Lease::Exact).unwrap_or(0);
+        self.give_back(idle).pool_moved
     }
 
     /// Takes `wanted` idle credits of the account, and returns how many are in use then. This is
@@ -411,12 +501,12 @@ impl Ledger {
         }
         let capacity = self.capacity();
         let held = self.leased();
-        let reserved = i64::from(capacity - self.parked()) > self.limit.load(SeqCst);
-        if reserved && capacity - held >= least {
+        let reserved = i64::from(capacity) - i64::from(self.parked()) > self.limit.load(SeqCst);
+        if reserved && capacity.saturating_sub(held) >= least {
             Denied::Reserved { limit: Limit::Global }
         } else if least == 1 {
             // The lease failed, so it found every credit leased.
-            Denied::Full { limit: Limit::Global, held: capacity, capacity }
+            Denied::Full { limit: Limit::Global, held: held.max(capacity), capacity }
         } else {
             Denied::Full { limit: Limit::Global, held, capacity }
         }
@@ -444,7 +534,7 @@ impl Ledger {
         let unused = capacity.saturating_sub(balance.used);
         Err(if unused < wanted && i64::from(unused) <= free {
             Denied::Full { limit: Limit::Source, held: balance.used, capacity }
-        } else if self.capacity() - held < wanted {
+        } else if self.capacity().saturating_sub(held) < wanted {
             Denied::Full { limit: Limit::Global, held, capacity: self.capacity() }
         } else if free < i64::from(wanted) {
             Denied::Reserved { limit: Limit::Global }
@@ -632,7 +722,7 @@ impl Ledger {
 
     /// The minimum, because a letter that is being parked counts twice for a moment.
     fn with_parked(&self, pool: Pool) -> u32 {
-        pool.leased().saturating_add(self.parked.load(SeqCst)).min(self.capacity())
+        pool.leased().saturating_add(self.parked.load(SeqCst)).min(self.most())
     }
 
     /// Returns the credits in use. The number is exact if no other thread runs. If no account
@@ -682,7 +772,7 @@ impl Ledger {
         let reserved = i64::from(self.capacity())
             - i64::from(self.parked.load(SeqCst))
             - self.limit.load(SeqCst);
-        let free = i64::from(self.capacity() - self.used()) - reserved.max(0);
+        let free = i64::from(self.capacity()) - i64::from(self.used()) - reserved.max(0);
         u32::try_from(free).unwrap_or(0)
     }
 }

@@ -7,7 +7,7 @@ mod packed;
 mod places;
 
 pub(crate) use account::Account;
-pub(crate) use ledger::{Ledger, Released};
+pub(crate) use ledger::{Leasing, Ledger, Released, idle_budget_for};
 pub(crate) use places::{Places, Sequence};
 
 /// A cap.
@@ -25,16 +25,18 @@ pub(crate) enum Denied {
     Full { limit: Limit, held: u32, capacity: u32 },
     /// What the cap leaves is reserved for a request that waits.
     Reserved { limit: Limit },
+    /// The request waited, and the cap was lowered below what it asks for.
+    TooLarge { limit: Limit, records: u32, capacity: u32 },
     /// The source, the stage or the whole buffer was closed.
     Closed,
 }
 
 impl Denied {
-    /// The cap that stands in the way; none for what is closed.
+    /// The cap that stands in the way; none for what can never be granted.
     pub(crate) fn limit(self) -> Option<Limit> {
         match self {
             Self::Full { limit, .. } | Self::Reserved { limit } => Some(limit),
-            Self::Closed => None,
+            Self::TooLarge { .. } | Self::Closed => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
 use crate::backpressure::{Marks, SignalCell};
+use crate::settings::share;
 use crate::sync::{AtomicI64, AtomicSetting, AtomicU32, AtomicU64, SeqCst};
 
 /// The places of a stage. Each of its records holds one, whether it waits or is in an unsettled
@@ -21,7 +22,10 @@ pub(crate) struct Places {
     /// How many more records than blocks the stage's ring holds or is about to hold. It is here
     /// because a thread that changes it has this cache line already.
     pub(crate) surplus: AtomicU64,
-    capacity: u32,
+    capacity: AtomicSetting,
+    /// The largest capacity that the stage ever had.
+    most: u32,
+    slots: u32,
     /// The number of the stage among those of its buffer, at least 1.
     number: u32,
     cell: SignalCell,
@@ -75,6 +79,11 @@ impl Occupancy {
         let count = count << COUNT_SHIFT & !CLOSED;
         Self(self.0 & CLOSED | count | (u64::from(self.occupied()) + u64::from(records)))
     }
+
+    /// The word after a place was given and given back.
+    fn with_one_skipped(self) -> Self {
+        Self(self.with(1).0 - 1)
+    }
 }
 
 /// The position of a record in the order of its stage: see
@@ -118,7 +127,8 @@ impl Sequence {
 }
 
 impl Places {
-    pub(crate) fn new(marks: Marks, number: u32) -> Self {
+    /// Creates the places of a stage whose ring has so many slots.
+    pub(crate) fn new(marks: Marks, slots: u32, number: u32) -> Self {
         let capacity = marks.capacity;
         Self {
             word: Packed::new(Occupancy(0)),
@@ -126,7 +136,9 @@ impl Places {
             parked: AtomicU32::new(0),
             permitted: AtomicSetting::new(0),
             surplus: AtomicU64::new(0),
-            capacity,
+            capacity: AtomicSetting::new(capacity),
+            most: capacity,
+            slots,
             number,
             cell: SignalCell::with_marks(marks),
         }
@@ -173,7 +185,26 @@ impl Places {
     }
 
     pub(crate) fn capacity(&self) -> u32 {
-        self.capacity
+        self.capacity.load(SeqCst)
+    }
+
+    /// Returns how many slots the stage's ring has.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Changes the capacity, to at most the slots of the ring. No place beyond it is given from now
+    /// on; those that are taken stay so. The caller ensures that no other thread changes it, and
+    /// then updates the signal and notifies waiters.
+    pub(crate) fn set_capacity(&self, marks: Marks) {
+        let capacity = marks.capacity;
+        debug_assert!(capacity <= self.slots, "the ring has no slots for so many records");
+        self.cell.set_marks(marks);
+        let before = self.capacity.swap(capacity, SeqCst);
+        self.limit.fetch_add(i64::from(capacity) - i64::from(before), SeqCst);
+        // A thread that read the old limit read the old word before: its swap fails. It is also the
+        // half of the handshake that pairs with the fence in `WaitQueue::enter`.
+        let _ = self.word.update(|now| Some(now.with_one_skipped()));
     }
 
     /// Returns the places taken, without those of parked dead letters.
@@ -189,12 +220,12 @@ impl Places {
 
     fn held_with(&self, occupied: u32) -> u32 {
         // The minimum, because a letter that is being parked counts twice for a moment.
-        occupied.saturating_add(self.parked()).min(self.capacity)
+        occupied.saturating_add(self.parked()).min(self.most)
     }
 
     /// Returns the share of the places taken, including those of parked dead letters.
     pub(crate) fn utilization(&self) -> f64 {
-        f64::from(self.held()) / f64::from(self.capacity)
+        share(self.held(), self.capacity())
     }
 
     /// Returns the places of parked dead letters.
@@ -283,11 +314,11 @@ impl Places {
 
     /// Returns why a request did not get `least` places beside those `occupied`.
     fn shortage(&self, occupied: u32, least: u32) -> Denied {
-        let held = self.held_with(occupied);
-        if self.capacity - held >= least {
+        let (held, capacity) = (self.held_with(occupied), self.capacity());
+        if capacity.saturating_sub(held) >= least {
             Denied::Reserved { limit: Limit::Stage }
         } else {
-            Denied::Full { limit: Limit::Stage, held, capacity: self.capacity }
+            Denied::Full { limit: Limit::Stage, held, capacity }
         }
     }
 

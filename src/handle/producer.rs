@@ -208,6 +208,8 @@ impl<E: Envelope> Producer<E> {
                 self.flush();
                 return Err(RejectReason::Closed);
             }
+            // A cap may have been lowered: what is ahead may be more than it allows.
+            self.flush();
             self.events = events;
         }
         if self.ahead > 0 {

@@ -348,7 +348,7 @@ impl<E: Envelope> Gathering<E> {
     fn new(batch: Batch<E>, max: usize) -> Self {
         let (stage, contents) = batch.into_contents();
         // A batch larger than the stage would never fill.
-        let max = max.min(stage.slots()) as u32;
+        let max = u32::try_from(max).unwrap_or(u32::MAX).min(stage.most_records());
         Self { stage, contents, max }
     }
 

@@ -12,7 +12,7 @@ use crate::caps::{Account, Denied, Limit, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::event::{Event, Listener};
 use crate::record::Envelope;
-use crate::settings::MAX_CAP;
+use crate::settings::{MAX_CAP, SettingsError, cap, share};
 use crate::store::{StageCore, shrink_if_sparse, to_u32};
 use crate::sync::{AtomicU32, Mutex, SeqCst};
 
@@ -132,7 +132,7 @@ impl SourceCore {
 
     pub(crate) fn utilization(&self) -> f64 {
         let account = self.account();
-        f64::from(account.used()) / f64::from(account.capacity())
+        share(account.used(), account.capacity())
     }
 
     pub(crate) fn available_credits(&self) -> usize {
@@ -342,6 +342,13 @@ impl SourceCore {
             Denied::Reserved { limit } => {
                 return RejectReason::OthersFirst { limit: self.limit_name(stage, limit) };
             }
+            Denied::TooLarge { limit, records, capacity } => {
+                return RejectReason::TooLarge {
+                    records: records as usize,
+                    capacity: capacity as usize,
+                    limit: self.limit_name(stage, limit),
+                };
+            }
             Denied::Closed => return RejectReason::Closed,
         };
         let parked = match limit {
@@ -427,6 +434,10 @@ pub(super) fn stage_reason<E: Envelope>(stage: &StageCore<E>, denied: Denied) ->
     match denied {
         Denied::Closed => RejectReason::Closed,
         Denied::Reserved { .. } => RejectReason::OthersFirst { limit: limit() },
+        Denied::TooLarge { records, capacity, .. } => {
+            let (records, capacity) = (records as usize, capacity as usize);
+            RejectReason::TooLarge { records, capacity, limit: limit() }
+        }
         Denied::Full { held, capacity, .. } => {
             let (held, capacity) = (held as usize, capacity as usize);
             match stage.places().parked() as usize {
@@ -601,6 +612,43 @@ impl<E: Envelope> Source<E> {
     /// Returns the name of the source.
     pub fn id(&self) -> &str {
         &self.core.id
+    }
+
+    /// Changes the maximum number of records that the source may hold, to 1 to `u32::MAX`.
+    ///
+    /// Records beyond a lower capacity stay in the buffer: pushes are refused until enough of them
+    /// are settled. No push is accepted beyond the new capacity once the call has returned. A higher
+    /// capacity lets waiting requests in. Waiting requests for more records than the new capacity
+    /// are rejected as [`TooLarge`](RejectReason::TooLarge); to find them, a lower capacity costs
+    /// a look at every request that waits.
+    ///
+    /// The change belongs to this source: if it is removed, a new source of its name has the
+    /// capacity that the builder set.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SettingsError`] that names `source_capacity` if `records` is out of its range.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 3];
+    /// source.try_send_batch(&stage, lines.clone())?;
+    ///
+    /// source.set_capacity(2)?;
+    /// assert_eq!((stage.len(), source.available_credits()), (3, 0));
+    /// stage.try_recv_batch(2)?.ack();
+    /// assert_eq!(source.try_send_batch(&stage, lines).unwrap_err().accepted, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_capacity(&self, records: usize) -> Result<(), SettingsError> {
+        let capacity = cap("source_capacity", records)?;
+        self.core.admission.set_account_capacity(self.core.account, capacity);
+        Ok(())
     }
 
     /// Returns the maximum number of records that the source may hold.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::batch::Batch;
 use crate::error::TryRecvError;
 use crate::record::Envelope;
+use crate::settings::{SettingsError, cap};
 use crate::store::StageCore;
 use crate::sync::{AtomicSetting, SeqCst};
 
@@ -155,8 +156,8 @@ impl<E: Envelope> Stage<E> {
 
     /// Returns the number of queued records.
     ///
-    /// The value may be outdated on return if other threads use the stage, but it never exceeds
-    /// [`capacity`](Self::capacity).
+    /// The value may be outdated on return if other threads use the stage. It exceeds
+    /// [`capacity`](Self::capacity) only if the capacity was lowered below it.
     pub fn len(&self) -> usize {
         self.core.len() as usize
     }
@@ -212,8 +213,62 @@ impl<E: Envelope> Stage<E> {
         self.core.places().permitted() as usize
     }
 
+    /// Changes the maximum number of records that the stage may hold, to at least 1.
+    ///
+    /// Records beyond a lower capacity stay in the stage: pushes and forwards are refused until
+    /// enough of them are settled. None is accepted beyond the new capacity once the call has
+    /// returned. A higher capacity lets waiting requests in, and
+    /// [`Source::set_capacity`](crate::Source::set_capacity) says which are rejected.
+    ///
+    /// The capacity can grow to what the stage's ring was made for when the stage was created: its
+    /// [`stage_capacity`](crate::Builder::stage_capacity) or `max_per_stage`, or the global cap if
+    /// that was smaller.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SettingsError`] that names `stage_capacity` if `records` is 0 or more than the
+    /// ring has slots.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 3];
+    /// source.try_send_batch(&stage, lines.clone())?;
+    ///
+    /// stage.set_capacity(2)?;
+    /// let rejected = source.try_send_batch(&stage, lines).unwrap_err();
+    /// assert_eq!(
+    ///     rejected.reason.to_string(),
+    ///     "stage buffer full: filter holds 3 of 2 records",
+    /// );
+    ///
+    /// let error = stage.set_capacity(20_000).unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "stage_capacity must be at most 10000, for which the ring was made, got 20000",
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_capacity(&self, records: usize) -> Result<(), SettingsError> {
+        let field = "stage_capacity";
+        let capacity = cap(field, records)?;
+        let set = self.core.admission().set_stage_capacity(&*self.core, capacity);
+        set.map_err(|slots| SettingsError::BeyondRing {
+            field,
+            value: records,
+            slots: slots as usize,
+        })
+    }
+
     /// Returns the maximum number of records that the stage may hold, queued or in unsettled
     /// batches.
+    ///
+    /// If the global cap grows beyond what the stage's ring was made for, the capacity is at most
+    /// that number: see [`set_capacity`](Self::set_capacity).
     pub fn capacity(&self) -> usize {
         self.core.places().capacity() as usize
     }

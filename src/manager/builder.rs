@@ -11,6 +11,7 @@ use super::registry::{Limits, Registry, fits_in_memory};
 use crate::admission::Admission;
 use crate::age::{Clock, MAX_AGE};
 use crate::backpressure::{BackpressureController, Watermarks};
+use crate::caps::idle_budget_for;
 use crate::record::Envelope;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::{BufferSettings, SettingsError, cap};
@@ -22,8 +23,6 @@ const MAX_STAGES: usize = 1 << 10;
 const MAX_SOURCES: usize = 1 << 17;
 /// Default for [`Builder::dead_letter_capacity`].
 const DEAD_LETTER_CAPACITY: usize = 1 << 10;
-/// At most one part in this many of the global cap may lie idle in accounts.
-const IDLE_SHARE: u32 = 100;
 
 /// A builder that configures a [`BufferManager`].
 ///
@@ -316,8 +315,7 @@ impl<E: Envelope> Builder<E> {
             });
         }
         let controller = BackpressureController::from_watermarks(watermarks);
-        // Idle credits count as leased. They must not keep an empty buffer above its low watermark.
-        let idle_budget = (capacity / IDLE_SHARE).min(watermarks.of(capacity).low / 2);
+        let idle_budget = idle_budget_for(capacity, watermarks);
         let admission = Admission::new(capacity, idle_budget, controller);
         let dead_letters =
             Arc::new(DeadLetterQueue::new(dead_letter_capacity, Arc::clone(&admission)));

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::manager::BufferManager;
 use super::registry::Registry;
 use crate::admission::SharedStage;
-use crate::caps::Ledger;
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::handle::{Batch, SourceCore, Stage};
 use crate::record::Envelope;
+use crate::settings::share;
 use crate::store::{DeadLetter, DeadLetterReason, LetterMeta, StageCore};
 
 impl<E: Envelope> BufferManager<E> {
@@ -188,8 +188,8 @@ impl<E: Envelope> BufferManager<E> {
         };
         // The number of leased credits is an upper bound of those in use, and cheaper to read.
         let ledger = self.admission().ledger();
-        let pool_is_high = || share(ledger.leased(), ledger) > threshold;
-        pool_is_high() && share(ledger.used(), ledger) > threshold || source_is_high()
+        let pool_is_high = || share(ledger.leased(), ledger.capacity()) > threshold;
+        pool_is_high() && share(ledger.used(), ledger.capacity()) > threshold || source_is_high()
     }
 
     /// Returns how many more records the named source may push now.
@@ -224,7 +224,7 @@ impl<E: Envelope> BufferManager<E> {
     /// one account for every 200 records of the cap.
     pub async fn get_global_utilization(&self) -> f64 {
         let ledger = self.admission().ledger();
-        share(ledger.used(), ledger)
+        share(ledger.used(), ledger.capacity())
     }
 
     /// Returns the number of queued records in the named stage, or 0 if the stage does not exist.
@@ -267,10 +267,6 @@ impl<E: Envelope> BufferManager<E> {
     pub async fn get_stages_with_data(&self) -> Vec<String> {
         self.registry().stages_with_data()
     }
-}
-
-fn share(records: u32, ledger: &Ledger) -> f64 {
-    f64::from(records) / f64::from(ledger.capacity())
 }
 
 impl<E: Envelope> Registry<E> {

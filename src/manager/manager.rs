@@ -6,9 +6,11 @@ use std::sync::Arc;
 use super::registry::Registry;
 use crate::admission::{Admission, Pushers};
 use crate::backpressure::BackpressureController;
+use crate::caps::idle_budget_for;
 use crate::error::RegistryError;
 use crate::handle::{DeadLetters, Source, Stage};
 use crate::record::Envelope;
+use crate::settings::{SettingsError, cap};
 
 /// A bounded buffer between the stages of a pipeline.
 ///
@@ -198,6 +200,49 @@ impl<E: Envelope> BufferManager<E> {
     /// to about 0.01 too high.
     pub fn controller(&self) -> &BackpressureController {
         self.admission().controller()
+    }
+
+    /// Changes the maximum number of records in the whole buffer, to 1 to `u32::MAX`.
+    ///
+    /// Records beyond a lower cap stay in the buffer: pushes are refused until enough records are
+    /// settled. No push is accepted beyond the new cap once the call has returned, except with a
+    /// credit that was taken earlier, as by a [`Permit`](crate::Permit). Waiting requests for more
+    /// records than the new cap are rejected as [`TooLarge`](crate::RejectReason::TooLarge). A
+    /// higher cap lets waiting requests in.
+    ///
+    /// A stage that exists keeps its ring. If the ring was made for a smaller global cap, a higher
+    /// one leaves the stage with as many places as the ring has slots. To leave room for growth,
+    /// start with the larger cap and lower it.
+    ///
+    /// The watermarks stay what they are as shares of the cap. The call visits every stage, and to
+    /// lower the cap, every source and every request that waits.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`SettingsError`] that names `max_total_records` if `records` is out of its range.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager = BufferManager::new(BufferSettings::default());
+    /// let (stage, source) = (manager.stage("filter")?, manager.source("a")?);
+    /// let lines = vec![BufferedRecord::new("line", "a", "p", "filter"); 3];
+    /// source.try_send_batch(&stage, lines.clone())?;
+    ///
+    /// manager.set_max_total_records(2)?;
+    /// let rejected = source.try_send_batch(&stage, lines.clone()).unwrap_err();
+    /// assert_eq!(rejected.reason.to_string(), "global buffer full: it holds 3 of 2 records");
+    /// stage.try_recv_batch(2)?.ack();
+    /// assert_eq!(source.try_send_batch(&stage, lines).unwrap_err().accepted, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_max_total_records(&self, records: usize) -> Result<(), SettingsError> {
+        let capacity = cap("max_total_records", records)?;
+        let watermarks = self.controller().watermarks();
+        self.admission().set_capacity(capacity, idle_budget_for(capacity, watermarks));
+        Ok(())
     }
 
     /// Closes the buffer: pushes are refused as [`Closed`](crate::RejectReason::Closed) from now

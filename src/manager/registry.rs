@@ -250,7 +250,7 @@ impl<E: Envelope> Registry<E> {
         }
         self.check_stage(counts, id)?;
         let state: Weak<StageCore<E>> = Arc::downgrade(&stage);
-        self.admission.add_stage(stage.places().number(), state);
+        self.admission.add_stage(stage.places(), state);
         self.stages.pin().insert(Arc::clone(id), Arc::clone(&stage));
         counts.stages += 1;
         Ok(Some(stage))

@@ -52,10 +52,6 @@ impl<E> Lanes<E> {
     /// The bytes that each slot of the ring takes: a stamp of 8 bytes and a block.
     pub(crate) const SLOT: usize = size_of::<Block<E>>() + size_of::<u64>();
 
-    pub(crate) fn slots(&self) -> usize {
-        self.ring.capacity()
-    }
-
     /// Returns the number of records that wait to be taken. It may count a record too many while a
     /// push or a cut is under way. The order of the loads matters: see
     /// [`docs::internals`](crate::docs::internals#the-surplus-and-why-empty-is-honest).

@@ -73,11 +73,12 @@ impl<E: Envelope> StageCore<E> {
         admission: Arc<Admission>,
         dead_letters: Arc<DeadLetterQueue<E>>,
     ) -> Self {
+        let slots = Self::slots_for(capacity, &admission);
         Self {
             id,
-            places: CachePadded::new(admission.make_places(capacity)),
+            places: CachePadded::new(admission.make_places(capacity, slots)),
             receivers: Receivers::new(),
-            lanes: Lanes::new(Self::slots_for(capacity, &admission)),
+            lanes: Lanes::new(slots as usize),
             asked: AtomicSetting::new(u32::MAX),
             admission,
             retries,
@@ -89,19 +90,19 @@ impl<E: Envelope> StageCore<E> {
 
     /// Returns how many slots the ring needs. Each block holds at least one record, and each record
     /// holds a place and a credit. So a ring with that many slots is never full for a thread that
-    /// holds both.
-    fn slots_for(capacity: u32, admission: &Admission) -> usize {
-        capacity.min(admission.ledger().capacity()) as usize
+    /// holds both. If the global cap grows, admission lowers the stage's cap to the slots.
+    fn slots_for(capacity: u32, admission: &Admission) -> u32 {
+        capacity.min(admission.ledger().most())
     }
 
     /// Returns how many bytes the ring of such a stage takes, or `None` if the number overflows.
     pub(crate) fn footprint(capacity: u32, admission: &Admission) -> Option<usize> {
-        Self::slots_for(capacity, admission).checked_mul(Lanes::<E>::SLOT)
+        (Self::slots_for(capacity, admission) as usize).checked_mul(Lanes::<E>::SLOT)
     }
 
     /// Returns the most records that the stage can hold under its own cap and the global one.
-    pub(crate) fn slots(&self) -> usize {
-        self.lanes.slots()
+    pub(crate) fn most_records(&self) -> u32 {
+        self.places.capacity().min(self.admission.ledger().capacity())
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {

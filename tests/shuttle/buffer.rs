@@ -235,7 +235,7 @@ impl Buffer {
         } else {
             let total = self.caps.total;
             let account = self.admission.open_account(&Arc::from("checker"), total);
-            let places = self.admission.make_places(total);
+            let places = self.admission.make_places(total, total);
             let admitted = self.admission.try_acquire(account, &places, total);
             assert_eq!((admitted.records, admitted.denied), (total, None), "a credit is lost");
             self.admission.release_credits(account, total, None);

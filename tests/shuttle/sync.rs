@@ -84,10 +84,6 @@ impl<T> ArrayQueue<T> {
     pub(crate) fn len(&self) -> usize {
         self.point.around(|| self.queue.len())
     }
-
-    pub(crate) fn capacity(&self) -> usize {
-        self.queue.capacity()
-    }
 }
 
 /// The real map.

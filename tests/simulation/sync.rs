@@ -208,10 +208,6 @@ impl<T> ArrayQueue<T> {
         step();
         self.0.len()
     }
-
-    pub(crate) fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
 }
 
 /// The real arena. Each entry that an iteration comes by is a step.
