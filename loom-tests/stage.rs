@@ -453,7 +453,7 @@ fn a_source_that_is_removed_while_somebody_pushes_loses_nothing() {
 
 #[test]
 fn a_close_between_a_push_and_a_worker_strands_no_record() {
-    explore(|| {
+    explore_within(3, || {
         let manager = buffer(2, 2, 2);
         let stage = manager.stage("stage").unwrap();
         let source = manager.source("a").unwrap();

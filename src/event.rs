@@ -11,11 +11,16 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use crate::sync::{Mutex, isolate};
+use crate::sync::{AtomicBool, Mutex, SeqCst, isolate};
 
 /// An event for which tasks and threads wait. The list is allocated when the first of them listens.
 #[derive(Default)]
-pub(crate) struct Event(OnceLock<Arc<Listeners>>);
+pub(crate) struct Event {
+    listeners: OnceLock<Arc<Listeners>>,
+    /// Whether there is a list. The first listener and a thread that notifies both write it, so that
+    /// either the thread finds the list, or the listener sees what the thread did before.
+    has_list: AtomicBool,
+}
 
 #[derive(Default)]
 struct Listeners(Mutex<List>);
@@ -43,7 +48,10 @@ const PORTION: usize = 32;
 
 impl Event {
     pub(crate) fn listen(&self) -> Listener {
-        let listeners = Arc::clone(self.0.get_or_init(Arc::default));
+        let listeners = Arc::clone(self.listeners.get_or_init(Arc::default));
+        if !self.has_list.load(SeqCst) {
+            self.has_list.swap(true, SeqCst);
+        }
         let mut list = listeners.0.lock();
         let id = list.next;
         list.next += 1;
@@ -54,16 +62,20 @@ impl Event {
 
     /// Notifies the first of the listeners that were not notified yet.
     pub(crate) fn notify_one(&self) {
-        if let Some(listeners) = self.0.get() {
+        if let Some(listeners) = self.list() {
             listeners.notify_one();
         }
     }
 
     /// Notifies all listeners that are registered now.
     pub(crate) fn notify_all(&self) {
-        if let Some(listeners) = self.0.get() {
+        if let Some(listeners) = self.list() {
             listeners.notify_all();
         }
+    }
+
+    fn list(&self) -> Option<&Arc<Listeners>> {
+        self.has_list.fetch_or(false, SeqCst).then(|| self.listeners.get()).flatten()
     }
 }
 
