@@ -10,13 +10,14 @@ use crate::sync::{AtomicSetting, AtomicU8, SeqCst};
 /// Returns the default low watermark for a high one: three quarters of it.
 ///
 /// Computed in hundredths, so that 0.8 gives exactly 0.6.
-fn low_for(high: f64) -> f64 {
+pub(crate) fn low_for(high: f64) -> f64 {
     high * 75.0 / 100.0
 }
 
 /// What a source is asked to do.
 ///
-/// The variants are ordered by urgency: the stronger of two signals is their maximum.
+/// The variants are ordered by urgency: the stronger of two signals is their maximum. With the
+/// feature `serde`, they are `resume`, `slow_down` and `pause`.
 ///
 /// # Examples
 ///
@@ -28,6 +29,8 @@ fn low_for(high: f64) -> f64 {
 /// assert_eq!(SlowDown.to_string(), "slow down");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum BackpressureSignal {
     /// There is room: push at the normal rate.
     #[default]

@@ -184,6 +184,8 @@
 //!
 //! - `futures` adds `Stage::batches`, a `Stream` of batches, `Source::sink`, a `Sink` of records, and
 //!   `DeadLetters::stream`.
+//! - `serde` adds `Config`, a configuration of all that a [`Builder`] takes, from a TOML or JSON file,
+//!   and makes [`BufferSettings`] and [`BackpressureSignal`] readable and writable.
 //! - `loom` adds the model-checking test target of this package. It does not change the library.
 
 #![forbid(unsafe_code)]
@@ -218,6 +220,8 @@ pub use handle::{
 };
 #[cfg(feature = "futures")]
 pub use handle::{Batches, DeadLetterStream, RecordSink};
+#[cfg(feature = "serde")]
+pub use manager::{BackoffConfig, Config, SourceConfig, StageConfig};
 pub use manager::{BufferManager, Builder, Remaining};
 pub use record::{BufferedRecord, Envelope, Record};
 pub use retry::Backoff;

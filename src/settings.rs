@@ -12,6 +12,9 @@ pub(crate) const MAX_CAP: usize = u32::MAX as usize;
 
 /// The caps of a buffer, in records, and its backpressure threshold.
 ///
+/// With the feature `serde`, a field that is not given has its default. Unknown fields and values out of
+/// range are errors that name the field.
+///
 /// # Examples
 ///
 /// ```
@@ -24,6 +27,7 @@ pub(crate) const MAX_CAP: usize = u32::MAX as usize;
 /// assert!(settings.validate().is_ok());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct BufferSettings {
     /// The maximum number of records in the whole buffer, queued or in unsettled batches: 1 to
     /// `u32::MAX`.
@@ -64,12 +68,7 @@ impl BufferSettings {
         cap("max_total_records", self.max_total_records)?;
         cap("max_per_stage", self.max_per_stage)?;
         cap("max_per_source", self.max_per_source)?;
-        // NaN fails this comparison.
-        if self.backpressure_threshold > 0.0 && self.backpressure_threshold <= 1.0 {
-            Ok(())
-        } else {
-            Err(SettingsError::Threshold { value: self.backpressure_threshold })
-        }
+        check_threshold(self.backpressure_threshold)
     }
 
     /// Returns the nearest valid settings.
@@ -85,6 +84,12 @@ impl BufferSettings {
             backpressure_threshold: nearest_threshold(self.backpressure_threshold),
         }
     }
+}
+
+/// Checks a threshold.
+pub(crate) fn check_threshold(value: f64) -> Result<(), SettingsError> {
+    // NaN fails this comparison.
+    if value > 0.0 && value <= 1.0 { Ok(()) } else { Err(SettingsError::Threshold { value }) }
 }
 
 /// Returns the nearest valid threshold, or the default for NaN and values not above 0.0.

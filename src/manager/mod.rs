@@ -2,6 +2,8 @@
 
 mod builder;
 mod by_name;
+#[cfg(feature = "serde")]
+mod config;
 mod drain;
 #[allow(clippy::module_inception)] // The file is named after its type.
 mod manager;
@@ -9,5 +11,7 @@ pub(crate) mod registry;
 mod remaining;
 
 pub use builder::Builder;
+#[cfg(feature = "serde")]
+pub use config::{BackoffConfig, Config, SourceConfig, StageConfig};
 pub use manager::BufferManager;
 pub use remaining::Remaining;
