@@ -331,6 +331,8 @@ impl<E: Envelope> StageCore<E> {
     ) {
         let mut letters = contents.take_records().into_vec().into_iter().zip(meta);
         for run in contents.runs() {
+            // Given back together: each release counts for the requests that wait.
+            let mut gone = 0;
             for (record, meta) in letters.by_ref().take(run.len as usize) {
                 let mut letter = DeadLetter::new(record, meta, &self.id);
                 if letter.source_id.is_empty() {
@@ -338,12 +340,15 @@ impl<E: Envelope> StageCore<E> {
                     letter.source_id = name.map_or_else(String::new, |name| name.to_string());
                 }
                 match self.dead_letters.push(letter) {
-                    Ok(()) => self.release_some(run.account, 1),
+                    Ok(()) => gone += 1,
                     Err(letter) => {
                         let stage: Arc<dyn StageState> = Arc::<Self>::clone(self);
                         self.dead_letters.park(letter, stage, run.account);
                     }
                 }
+            }
+            if gone > 0 {
+                self.release_some(run.account, gone);
             }
         }
     }

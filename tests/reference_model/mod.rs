@@ -6,11 +6,13 @@ mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use conveyor_buffer::DeadLetterReason::{Rejected as RejectedAs, RetriesExhausted};
 use conveyor_buffer::{
-    BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetters, Envelope,
-    ForwardError, Outcome, RegistryError, RejectReason, Rejected, RejectedBatch, Source, Stage,
-    TryRecvError,
+    BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetterReason,
+    DeadLetters, Envelope, ForwardError, Outcome, RegistryError, RejectReason, Rejected,
+    RejectedBatch, Source, Stage, TryRecvError,
 };
 use pollster::block_on;
 
@@ -78,6 +80,10 @@ pub enum Operation {
     Return { batch: usize },
     Drop { batch: usize },
     IntoRecords { batch: usize },
+    Requeue { batch: usize },
+    Reject { batch: usize },
+    // So many are acknowledged one by one, and the others are left.
+    IntoSingles { batch: usize, settled: usize },
     Settle { batch: usize, outcomes: u32 },
     Forward { batch: usize, stage: usize },
     SplitOff { batch: usize, at: usize },
@@ -125,7 +131,7 @@ impl Operation {
         if kind == u8::MAX {
             return Self::Close;
         }
-        match kind % 41 {
+        match kind % 44 {
             0 | 1 => Self::Send { source, stage, of: name(z) },
             2..=4 => Self::SendBatch { source, stage, of: name(z), records },
             5 => Self::Push { stage, of: source },
@@ -165,6 +171,9 @@ impl Operation {
                 sent: usize::from(code[6]) % 24,
             },
             38 => Self::SendForNoTime { source, stage, of: name(z), records },
+            41 => Self::Requeue { batch },
+            42 => Self::Reject { batch },
+            43 => Self::IntoSingles { batch, settled: records },
             _ => match z % 8 {
                 0 => Self::CloseStage { stage },
                 1 => Self::CloseSource { source },
@@ -254,8 +263,8 @@ struct Model {
     stage_names: BTreeMap<usize, usize>,
     source_names: BTreeMap<usize, usize>,
     used: usize,
-    letters: VecDeque<(usize, Row)>,
-    parked: VecDeque<(usize, Entry)>,
+    letters: VecDeque<(usize, Row, DeadLetterReason)>,
+    parked: VecDeque<(usize, Entry, DeadLetterReason)>,
     next_place: u64,
     closed: bool,
 }
@@ -383,14 +392,15 @@ impl Model {
     fn with_parked(&self, reason: RejectReason, source: usize, stage: usize) -> RejectReason {
         let (limit, held, capacity, parked) = match &reason {
             RejectReason::SourceFull { source_id, held, capacity } => {
-                let parked = self.parked.iter().filter(|(_, entry)| entry.source == source).count();
+                let parked =
+                    self.parked.iter().filter(|(_, entry, _)| entry.source == source).count();
                 (format!("source {source_id}"), *held, *capacity, parked)
             }
             RejectReason::GlobalFull { held, capacity } => {
                 ("the buffer".to_owned(), *held, *capacity, self.parked.len())
             }
             RejectReason::StageFull { stage_id, held, capacity } => {
-                let parked = self.parked.iter().filter(|(at, _)| *at == stage).count();
+                let parked = self.parked.iter().filter(|(at, ..)| *at == stage).count();
                 (format!("stage {stage_id}"), *held, *capacity, parked)
             }
             _ => return reason,
@@ -465,7 +475,7 @@ impl Model {
                     let capacity = self.setup.letter_capacity;
                     return ((accepted, Some(RejectReason::DeadLettersFull { capacity })), taken);
                 }
-                self.letters.push_back((stage, row));
+                self.letters.push_back((stage, row, RetriesExhausted));
                 taken += 1;
             }
         }
@@ -490,25 +500,31 @@ impl Model {
         }
     }
 
-    fn bury(&mut self, stage: usize, entry: Entry) {
+    fn bury(&mut self, stage: usize, entry: Entry, reason: DeadLetterReason) {
         if self.letters.len() < self.setup.letter_capacity {
             self.ack(stage, std::slice::from_ref(&entry));
-            self.letters.push_back((self.stages[stage].name, entry.row));
+            self.letters.push_back((self.stages[stage].name, entry.row, reason));
         } else {
-            self.parked.push_back((stage, entry));
+            self.parked.push_back((stage, entry, reason));
         }
     }
 
     fn give_back(&mut self, stage: usize, entries: Vec<Entry>) {
         for mut entry in entries {
             if self.setup.retry_limit.is_some_and(|limit| entry.row.retries >= limit) {
-                self.bury(stage, entry);
+                self.bury(stage, entry, RetriesExhausted);
             } else {
                 entry.row.retries += 1;
-                let queue = &mut self.stages[stage].queue;
-                let index = queue.partition_point(|other| other.place < entry.place);
-                queue.insert(index, entry);
+                self.requeue(stage, vec![entry]);
             }
+        }
+    }
+
+    fn requeue(&mut self, stage: usize, entries: Vec<Entry>) {
+        for entry in entries {
+            let queue = &mut self.stages[stage].queue;
+            let index = queue.partition_point(|other| other.place < entry.place);
+            queue.insert(index, entry);
         }
     }
 
@@ -528,10 +544,10 @@ impl Model {
         true
     }
 
-    fn receive(&mut self) -> Option<(usize, Row)> {
+    fn receive(&mut self) -> Option<(usize, Row, DeadLetterReason)> {
         let letter = self.letters.pop_front()?;
-        if let Some((stage, entry)) = self.parked.pop_front() {
-            self.bury(stage, entry);
+        if let Some((stage, entry, reason)) = self.parked.pop_front() {
+            self.bury(stage, entry, reason);
         }
         Some(letter)
     }
@@ -569,7 +585,7 @@ impl Model {
     /// What a worker is told that finds nothing.
     fn nothing_to_take(&self, stage: usize) -> TryRecvError {
         let StageModel { shut, occupied, .. } = self.stages[stage];
-        let parked = self.parked.iter().filter(|(at, _)| *at == stage).count();
+        let parked = self.parked.iter().filter(|(at, ..)| *at == stage).count();
         if shut && occupied == parked || self.closed && self.used == self.parked.len() {
             TryRecvError::Closed
         } else {
@@ -719,6 +735,9 @@ impl Pair {
             | Operation::Return { batch }
             | Operation::Drop { batch }
             | Operation::IntoRecords { batch }
+            | Operation::Requeue { batch }
+            | Operation::Reject { batch }
+            | Operation::IntoSingles { batch, .. }
             | Operation::Settle { batch, .. }
             | Operation::Forward { batch, .. }
             | Operation::SplitOff { batch, .. }
@@ -730,14 +749,18 @@ impl Pair {
             }
             Operation::Receive => {
                 let letter = self.letters.try_recv().map(|letter| {
-                    let DeadLetter { record, stage_id, source_id, retry_count, .. } = letter;
+                    let DeadLetter { record, stage_id, source_id, retry_count, reason, .. } =
+                        letter;
                     // A record without a name has that of the source that pushed it.
                     assert!(source_id == NAMES[record.row.of] || NAMES[record.row.of].is_empty());
                     assert_eq!(retry_count, record.row.retries);
-                    (stage_id, record.row)
+                    (stage_id, record.row, reason)
                 });
                 let expected = self.model.receive();
-                assert_eq!(letter, expected.map(|(stage, row)| (NAMES[stage].to_owned(), row)));
+                assert_eq!(
+                    letter,
+                    expected.map(|(stage, row, reason)| (NAMES[stage].to_owned(), row, reason))
+                );
             }
             Operation::NewStageHandle { stage } => self.new_stage_handle(stage),
             Operation::NewSourceHandle { source } => self.new_source_handle(source),
@@ -899,6 +922,10 @@ impl Pair {
 
     fn settle(&mut self, open: Open, operation: Operation) {
         let Open { stage, mut batch, mut entries } = open;
+        if self.model.letters.len() + entries.len() > self.model.setup.letter_capacity {
+            // Each letter that is parked may bypass a request, which then reserves what it needs.
+            self.cancel();
+        }
         match operation {
             Operation::Return { .. } => {
                 batch.return_to_buffer();
@@ -907,6 +934,30 @@ impl Pair {
             Operation::Drop { .. } => {
                 drop(batch);
                 self.model.give_back(stage, entries);
+            }
+            Operation::Requeue { .. } => {
+                batch.requeue();
+                self.model.requeue(stage, entries);
+            }
+            Operation::Reject { .. } => {
+                let buried = batch.dead_letter("not a row").dead_lettered;
+                assert_eq!(buried, entries.len());
+                for entry in entries {
+                    self.model.bury(stage, entry, RejectedAs("not a row".into()));
+                }
+            }
+            Operation::IntoSingles { settled, .. } => {
+                let mut singles = batch.into_singles();
+                assert_eq!(singles.len(), entries.len());
+                let left = entries.split_off(settled.min(entries.len()));
+                for entry in entries {
+                    let single = singles.next().expect("as many as in the batch");
+                    assert_eq!(rows_of(single.iter()), [entry.row]);
+                    single.ack();
+                    self.model.ack(stage, &[entry]);
+                }
+                drop(singles);
+                self.model.requeue(stage, left);
             }
             Operation::IntoRecords { .. } => {
                 self.model.ack(stage, &entries);
@@ -920,15 +971,27 @@ impl Pair {
                     let mut entry = entries.next().expect("as many as in the batch");
                     entry.row.writes += 1;
                     assert_eq!(record.row, entry.row);
-                    bits = bits.rotate_right(2);
-                    match bits % 4 {
+                    bits = bits.rotate_right(3);
+                    match bits % 8 {
                         0 => {
                             self.model.give_back(stage, vec![entry]);
                             Outcome::Return
                         }
                         1 => {
-                            self.model.bury(stage, entry);
+                            self.model.bury(stage, entry, RejectedAs("".into()));
                             Outcome::DeadLetter
+                        }
+                        2 => {
+                            self.model.requeue(stage, vec![entry]);
+                            Outcome::Requeue
+                        }
+                        3 => {
+                            self.model.bury(stage, entry, RejectedAs("not a row".into()));
+                            Outcome::Reject("not a row")
+                        }
+                        4 => {
+                            self.model.give_back(stage, vec![entry]);
+                            Outcome::ReturnAfter(Duration::ZERO)
                         }
                         _ => {
                             self.model.ack(stage, &[entry]);
@@ -1004,13 +1067,12 @@ impl Pair {
             assert_eq!(block_on(manager.get_stage_buffer_size(id)), queued);
             assert_eq!(block_on(manager.get_stage_utilization(id)), utilization);
             with_data.extend((queued > 0).then_some(*id));
-            let parked = |of: &dyn Fn(&(usize, Entry)) -> bool| {
+            let parked = |of: &dyn Fn(&(usize, Entry, DeadLetterReason)) -> bool| {
                 model.parked.iter().filter(|letter| of(letter)).count()
             };
-            let unsettled = model
-                .stage_names
-                .get(&name)
-                .map_or(0, |&stage| model.stages[stage].occupied - parked(&|(at, _)| *at == stage));
+            let unsettled = model.stage_names.get(&name).map_or(0, |&stage| {
+                model.stages[stage].occupied - parked(&|(at, ..)| *at == stage)
+            });
             note(&mut held_by_stages, id, unsettled);
 
             let source = model.source_names.get(&name).copied();
@@ -1021,7 +1083,7 @@ impl Pair {
             };
             assert_eq!(block_on(manager.available_credits(id)), available, "source {id}");
             let unsettled = source.map_or(0, |source| {
-                model.sources[source].used - parked(&|(_, entry)| entry.source == source)
+                model.sources[source].used - parked(&|(_, entry, _)| entry.source == source)
             });
             note(&mut held_by_sources, id, unsettled);
             let own = source.map_or(0.0, |source| {

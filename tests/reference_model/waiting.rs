@@ -252,7 +252,7 @@ impl Pair {
             && let Call::Forward { forwarded, stage, entries } = call
         {
             drop(forwarded);
-            self.model.give_back(stage, entries);
+            self.model.requeue(stage, entries);
         }
     }
 
