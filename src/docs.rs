@@ -1,6 +1,15 @@
-//! Explanations that belong to no single type.
+//! The guide: what belongs to no single type.
 //!
-//! [`internals`] describes how the buffer works inside. A user of the crate does not need it.
+//! - [`patterns`]: programs for common tasks, from fan-in to a graceful shutdown.
+//! - [`performance`]: how to choose block sizes, batch sizes, lingers and caps, and what each costs.
+//! - [`limitations`]: what the buffer does not do, and what to do about it.
+//! - [`coming_from_a_channel`]: the calls of other crates' channels, and their counterparts here.
+//! - [`internals`]: how the buffer works inside. A user of the crate does not need it.
+
+pub mod coming_from_a_channel;
+pub mod limitations;
+pub mod patterns;
+pub mod performance;
 
 pub mod internals {
     //! How the buffer works inside, for readers of its source.

@@ -1,88 +1,189 @@
-//! A bounded buffer between the stages of a record pipeline, without locks on the data path.
+//! A bounded in-memory buffer between the stages of a record pipeline.
 //!
 //! Sources push records, stages buffer them, workers take batches, and records that fail go back.
 //! Three caps hold at every instant: on all records, on the records of each stage, and on the
-//! records of each source. Near a cap, the buffer signals its sources to slow down; at a cap, it
-//! refuses a push and hands the record back. No accepted record is lost, even if a worker panics
-//! while holding a batch.
+//! records of each source. Near a cap, the buffer signals its sources to slow down; at a cap, a push
+//! waits, or is refused with the record handed back. No accepted record is lost, even if a worker
+//! panics while holding a batch.
 //!
 //! | type | role |
 //! | --- | --- |
 //! | [`BufferManager`] | the whole buffer: creates, finds and removes stages and sources |
 //! | [`Source`] | pushes records, which are charged to its account |
+//! | [`Producer`] | gathers single records of one thread or task into blocks |
 //! | [`Stage`] | buffers records until workers take them |
 //! | [`Batch`] | records that a worker has taken and must settle |
 //! | [`Permit`] | credits and places reserved for records to come |
 //! | [`DeadLetters`] | records that failed for good |
 //! | [`BackpressureController`], [`SignalReceiver`] | flow control |
+//! | [`Record`], [`BufferedRecord`], [`Envelope`] | what a record is |
 //!
-//! # Handles
+//! # Getting started
 //!
-//! A [`Batch`] keeps the credits of its records until the work on them is done: acknowledged,
-//! returned, forwarded to the next stage, or moved to the dead letters.
+//! Create a buffer, get handles to its stages and sources, and keep them. A source pushes; a worker
+//! takes batches and *settles* each: it acknowledges, returns, forwards or dead-letters the records.
+//! They hold their share of the caps until then.
+//!
+//! All stages of a buffer hold records of one type, here `Record<&str>`. Name it if the compiler
+//! cannot infer it at the first use of a record.
 //!
 //! ```
-//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+//! use std::error::Error;
+//! use std::thread;
+//! use std::time::Duration;
 //!
-//! let manager = BufferManager::builder(BufferSettings::default()).max_retries(3).build()?;
-//! let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
-//! let source = manager.source("kafka-1")?;
+//! use conveyor_buffer::{Backoff, BufferManager, BufferSettings, Outcome, Record};
 //!
-//! for line in ["17", "NA", "4"] {
-//!     source.try_send(&parse, BufferedRecord::new(line, "kafka-1", "analytics", "parse"))?;
+//! fn main() -> Result<(), Box<dyn Error>> {
+//!     let backoff = Backoff::exponential(Duration::from_millis(1), Duration::from_secs(1));
+//!     let manager = BufferManager::<Record<&str>>::builder(BufferSettings::default())
+//!         .max_retries(3)
+//!         .retry_backoff(backoff)
+//!         .build()?;
+//!     let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
+//!     let source = manager.source("orders.csv")?;
+//!
+//!     // Forwards the lines that are numbers. The others fail again each time, and become dead
+//!     // letters after three retries.
+//!     let parser = thread::spawn({
+//!         let (parse, load) = (parse.clone(), load.clone());
+//!         move || {
+//!             while let Ok(batch) = parse.recv_batch_blocking(100) {
+//!                 let (good, bad) = batch.partition(|line| line.parse::<u32>().is_ok());
+//!                 bad.return_to_buffer(); // cannot fail
+//!                 good.forward_blocking(&load).expect("the stage is open");
+//!             }
+//!         }
+//!     });
+//!     // Decides record by record. The database is busy when it sees a line for the first time.
+//!     let loader = thread::spawn(move || {
+//!         let mut loaded = 0;
+//!         while let Ok(batch) = load.recv_batch_blocking(100) {
+//!             let settled = batch.settle(|line| match line.retries() {
+//!                 0 => Outcome::Return,
+//!                 _ => Outcome::Ack,
+//!             });
+//!             loaded += settled.acknowledged;
+//!         }
+//!         loaded
+//!     });
+//!
+//!     for line in ["17", "NA", "4"] {
+//!         source.send_blocking(&parse, Record::new(line))?; // waits while a cap is reached
+//!     }
+//!     manager.close(); // the workers end when every record is settled
+//!     parser.join().expect("no panic");
+//!     assert_eq!(loader.join().expect("no panic"), 2);
+//!
+//!     let letter = manager.dead_letters().try_recv().expect("one line was not a number");
+//!     assert_eq!((*letter.record, letter.retry_count), ("NA", 3));
+//!     Ok(())
 //! }
-//!
-//! let batch = parse.try_recv_batch(100)?;
-//! let (good, bad) = batch.partition(|record| record.record.parse::<u32>().is_ok());
-//! good.try_forward(&load)?;
-//! bad.return_to_buffer(); // cannot fail
-//!
-//! assert_eq!((parse.len(), load.len()), (1, 2));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Waiting
 //!
-//! Calls with the prefix `try_` return at once. Calls without it are async and run on any executor:
-//! a source waits for credits and places, a worker for records, a batch for places in the next
-//! stage. Calls that end in `_blocking` or `_timeout` park the thread instead; do not use them
-//! inside an async task. A future may be dropped at any time: no buffered record, no credit and no
-//! wake-up is lost.
+//! | calls | wait | use them |
+//! | --- | --- | --- |
+//! | [`send`](Source::send), [`recv_batch`](Stage::recv_batch), [`forward`](Batch::forward), .. | as futures, on any executor | in async code |
+//! | .. with the suffix `_blocking` or `_timeout` | park the thread | on threads, never inside an async task |
+//! | .. with the prefix `try_` | never: they return at once | anywhere |
+//!
+//! A source waits for credits and places, a worker for records, a batch for places in the next
+//! stage. A future may be dropped at any time: no buffered record, no credit and no wake-up is lost.
 //!
 //! ```
-//! use std::thread;
-//! use std::time::Duration;
+//! use conveyor_buffer::{BufferManager, BufferSettings, Record};
 //!
-//! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+//! # runtime.block_on(async {
+//! let caps = BufferSettings { max_per_source: 10, ..Default::default() };
+//! let manager = BufferManager::<Record<u64>>::new(caps);
+//! let (stage, source) = (manager.stage("load")?, manager.source("numbers")?);
 //!
-//! let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
-//! let manager = BufferManager::new(settings);
-//! let (stage, source) = (manager.stage("load")?, manager.source("kafka-1")?);
-//!
-//! let worker = thread::spawn({
-//!     let stage = stage.clone();
-//!     move || {
-//!         let mut sum = 0;
-//!         while let Ok(batch) = stage.recv_batch_linger_blocking(10, Duration::from_millis(5)) {
-//!             sum += batch.iter().map(|record: &BufferedRecord<u64>| record.record).sum::<u64>();
-//!             batch.ack();
-//!         }
-//!         sum
+//! let worker = tokio::spawn(async move {
+//!     let mut sum = 0;
+//!     while let Ok(batch) = stage.recv_batch(10).await {
+//!         sum += batch.iter().map(|number| **number).sum::<u64>();
+//!         batch.ack();
 //!     }
+//!     sum
 //! });
+//! let stage = manager.stage("load")?; // the same stage again
 //! for number in 1..=100 {
-//!     source.send_blocking(&stage, BufferedRecord::new(number, "kafka-1", "sums", "load"))?;
+//!     source.send(&stage, Record::new(number)).await?;
 //! }
 //! manager.close();
-//! manager.drain_timeout(Duration::from_secs(60))?;
-//! assert_eq!(worker.join().unwrap(), 5_050);
+//! manager.drain().await;
+//! assert_eq!(worker.await?, 5_050);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Flow control
+//!
+//! Above a threshold of 80 % of a cap by default, a source should slow down until the buffer has
+//! drained: its own cap, the global cap, or that of the stage that it pushed to last.
+//! [`Source::signal`] tells, with hysteresis; [`Source::signals`] waits for a change.
+//!
+//! ```
+//! use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, Record};
+//!
+//! let manager = BufferManager::new(BufferSettings { max_per_source: 10, ..Default::default() });
+//! let (stage, source) = (manager.stage("load")?, manager.source("numbers")?);
+//! source.try_send_batch(&stage, (1..=9).map(Record::new).collect())?;
+//! assert_eq!(source.signal(), BackpressureSignal::SlowDown);
+//!
+//! stage.try_recv_batch(9)?.ack();
+//! assert_eq!(source.signal(), BackpressureSignal::Resume);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Record types
+//!
+//! [`Record<T>`](Record) wraps any payload and counts its retries. [`BufferedRecord`] also names the
+//! record's source, which the calls by name need. A type of your own implements [`Envelope`]:
+//!
+//! ```
+//! use conveyor_buffer::{BufferManager, BufferSettings, Envelope};
+//!
+//! struct Order {
+//!     shop: String,
+//!     attempts: u32,
+//! }
+//!
+//! impl Envelope for Order {
+//!     fn source_id(&self) -> &str {
+//!         &self.shop
+//!     }
+//!     fn retry_count(&self) -> u32 {
+//!         self.attempts
+//!     }
+//!     fn increment_retry(&mut self) {
+//!         self.attempts += 1;
+//!     }
+//! }
+//!
+//! let manager = BufferManager::new(BufferSettings::default());
+//! let (stage, source) = (manager.stage("load")?, manager.source("north")?);
+//! source.try_send(&stage, Order { shop: "north".to_owned(), attempts: 0 })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Calls by name
 //!
-//! [`BufferManager`] also has calls that name the stage and the source each time. They are `async`,
-//! never wait, and run on any executor.
+//! [`BufferManager`] also has calls that name the stage and the source each time. They differ from
+//! the handles:
+//!
+//! - **They never wait**, although they are `async`: a push at a cap is refused, and
+//!   [`get_batch`](BufferManager::get_batch) returns an empty `Vec` if no record is queued. A worker
+//!   that calls it in a loop polls.
+//! - **`get_batch` acknowledges before the work.** It releases the credits of the records and hands
+//!   them out of the library: they no longer count against the caps, and a worker that panics loses
+//!   them.
+//! - **[`return_to_buffer`](BufferManager::return_to_buffer) is a push**, and may be refused.
+//!   [`Batch::return_to_buffer`] cannot.
+//! - **They look up two names each time**, and create what does not exist.
 //!
 //! ```
 //! use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
@@ -108,12 +209,9 @@
 //! # }).unwrap();
 //! ```
 //!
-//! # Flow control
-//!
-//! Above a threshold of 80 % of a cap by default, a source should slow down until the buffer has
-//! drained: its own cap, the global cap, or that of the stage that it pushed to last. Poll
-//! [`should_backpressure`](BufferManager::should_backpressure) as below, or follow
-//! [`Source::signal`], which has hysteresis.
+//! [`should_backpressure`](BufferManager::should_backpressure) and
+//! [`available_credits`](BufferManager::available_credits) read the level of a source by name, and a
+//! [`BackpressureController`] of your own passes a signal on:
 //!
 //! ```
 //! use conveyor_buffer::{
@@ -121,8 +219,7 @@
 //! };
 //!
 //! # pollster::block_on(async {
-//! let settings = BufferSettings { max_per_source: 10, ..BufferSettings::default() };
-//! let manager = BufferManager::new(settings);
+//! let manager = BufferManager::new(BufferSettings { max_per_source: 10, ..Default::default() });
 //! let record = BufferedRecord::new("line", "source-1", "analytics", "filter");
 //! manager.buffer_batch_for_stage("filter", vec![record; 9]).await?;
 //!
@@ -150,33 +247,11 @@
 //! - **Fairness.** A request that fits under its caps is granted eventually, whatever the pace of
 //!   the workers and the pushes of other sources: see [`Source::send_batch`].
 //!
-//! # Performance
+//! # Guide
 //!
-//! A push within its source's lease is three compare-and-swaps: on the source's account, on the
-//! stage's occupancy, and on the stage's ring. Far from the global cap, the pool that all sources
-//! share is written once for many records. Records pushed together travel as one block, so that a
-//! batch of 100 costs about as much as a single record. A worker thread reuses the memory of the
-//! last batch that it settled (at most 128 KiB), and gathers single records without allocating.
-//! Calls that wait share a lock; as long as there are none, pushing and settling each check one
-//! flag.
-//!
-//! # Limitations
-//!
-//! - **Memory.** A stage allocates its ring up front, one slot for each record that it may hold:
-//!   see [`BufferSettings::max_per_stage`]. Records are moved by value: see [`Envelope`].
-//! - **Real-time priorities.** The data path is not lock-free in the strict sense. A thread that is
-//!   preempted in the middle of a push delays the threads behind it until it runs again; under
-//!   real-time priorities, threads of a higher priority may then spin without letting it run. Give
-//!   all threads that use a buffer the same priority.
-//! - **`fork`.** A child process must not use a buffer of its parent: threads that were in the
-//!   middle of an operation do not exist in the child, and neither does the thread that runs the
-//!   timers.
-//! - **Lingering in `select!`.** A [`recv_batch_linger`](Stage::recv_batch_linger) future that is
-//!   created in each iteration of a `select!` loop starts over each time. Create it once, keep it,
-//!   and poll it by `&mut`.
-//! - **Order with several workers.** Concurrent workers of one stage may overtake each other.
-//! - **Deadlocks.** A worker can wait for credits or places that only it, or another waiting
-//!   worker, can release: see [`Source::send`] and [`Batch::forward`].
+//! The module [`docs`] has longer pages: [patterns](docs::patterns) with whole programs,
+//! [performance](docs::performance), [limitations](docs::limitations),
+//! [coming from a channel](docs::coming_from_a_channel), and [internals](docs::internals).
 //!
 //! # Feature flags
 //!

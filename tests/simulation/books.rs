@@ -135,7 +135,8 @@ impl Books {
     /// Adds what a record counts for, or takes it away.
     fn count(&mut self, id: Id, one: isize) {
         let Entry { source, stage, state, .. } = self.entries[id as usize];
-        let add = |number: &mut usize| *number = number.strict_add_signed(one);
+        let add =
+            |number: &mut usize| *number = number.checked_add_signed(one).expect("no overflow");
         let (source, stage) =
             (&mut self.sources[source as usize], &mut self.stages[stage as usize]);
         match state {
@@ -370,7 +371,7 @@ pub(crate) fn promise(source: usize, stage: usize, records: isize) {
     with(|books| {
         let tallies = [&mut books.all, &mut books.sources[source], &mut books.stages[stage]];
         for tally in tallies {
-            tally.promised = tally.promised.strict_add_signed(records);
+            tally.promised = tally.promised.checked_add_signed(records).expect("no overflow");
         }
     });
 }

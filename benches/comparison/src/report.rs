@@ -30,7 +30,7 @@ pub struct Report<'a> {
 /// The text between these is written by hand and kept.
 const NOTES: [&str; 2] = ["<!-- notes -->", "<!-- end of notes -->"];
 pub const NO_NOTES: &str = "\n\n";
-const CHART: &str = "benches/comparison/chart.svg";
+const CHART: &str = "benches/chart.svg";
 
 impl Report<'_> {
     /// Writes the report and the chart to a directory, and keeps the notes of an earlier report.
