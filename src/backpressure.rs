@@ -1,6 +1,7 @@
 //! Watermarks, backpressure signals, and the hysteresis between them.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::event::{Event, Listener};
@@ -526,6 +527,10 @@ impl BackpressureController {
         self.inner.watermarks.low
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl UnwindSafe for BackpressureController {}
+impl RefUnwindSafe for BackpressureController {}
 
 impl fmt::Debug for BackpressureController {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

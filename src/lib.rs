@@ -263,6 +263,7 @@
 //!   and makes [`BufferSettings`] and [`BackpressureSignal`] readable and writable.
 //! - `loom` adds the model-checking test target of this package. It does not change the library.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
 

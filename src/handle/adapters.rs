@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -169,6 +170,10 @@ impl<E: Envelope> FusedStream for Batches<E> {
     }
 }
 
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for Batches<E> {}
+impl<E: Envelope> RefUnwindSafe for Batches<E> {}
+
 impl<E: Envelope> fmt::Debug for Batches<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batches")
@@ -208,6 +213,10 @@ impl<E: Envelope> FusedStream for DeadLetterStream<E> {
         self.ended
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for DeadLetterStream<E> {}
+impl<E: Envelope> RefUnwindSafe for DeadLetterStream<E> {}
 
 impl<E: Envelope> fmt::Debug for DeadLetterStream<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -337,6 +346,10 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
         Poll::Ready(Ok(()))
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for RecordSink<E> {}
+impl<E: Envelope> RefUnwindSafe for RecordSink<E> {}
 
 impl<E: Envelope> fmt::Debug for RecordSink<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

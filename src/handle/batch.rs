@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -517,11 +518,19 @@ impl<E: Envelope> Iterator for Singles<E> {
 
 impl<E: Envelope> ExactSizeIterator for Singles<E> {}
 
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope + UnwindSafe> UnwindSafe for Singles<E> {}
+impl<E: Envelope + RefUnwindSafe> RefUnwindSafe for Singles<E> {}
+
 impl<E: Envelope> fmt::Debug for Singles<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Singles").field(&self.0.0).finish()
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope + UnwindSafe> UnwindSafe for Batch<E> {}
+impl<E: Envelope + RefUnwindSafe> RefUnwindSafe for Batch<E> {}
 
 impl<E: Envelope> fmt::Debug for Batch<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -220,6 +221,10 @@ impl<E: Envelope> Clone for DeadLetters<E> {
         Self::new(Arc::clone(&self.queue))
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for DeadLetters<E> {}
+impl<E: Envelope> RefUnwindSafe for DeadLetters<E> {}
 
 impl<E: Envelope> fmt::Debug for DeadLetters<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

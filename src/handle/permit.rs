@@ -1,6 +1,7 @@
 //! Permits: credits and places that are reserved before the records exist.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -419,6 +420,10 @@ impl<E: Envelope> Drop for Permit<E> {
         }
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for Permit<E> {}
+impl<E: Envelope> RefUnwindSafe for Permit<E> {}
 
 impl<E: Envelope> fmt::Debug for Permit<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! A handle that gathers single records into blocks.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use super::source::Source;
@@ -400,6 +401,10 @@ impl<E: Envelope> Drop for Producer<E> {
         self.flush();
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for Producer<E> {}
+impl<E: Envelope> RefUnwindSafe for Producer<E> {}
 
 impl<E: Envelope> fmt::Debug for Producer<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -317,6 +318,10 @@ fn poll_any(listeners: &mut [Option<Listener>], context: &mut Context<'_>) -> Po
         Poll::Pending
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl UnwindSafe for SignalReceiver {}
+impl RefUnwindSafe for SignalReceiver {}
 
 impl fmt::Debug for SignalReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

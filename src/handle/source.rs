@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 
 use super::stage::Stage;
@@ -662,6 +663,10 @@ impl<E: Envelope> Clone for Source<E> {
         Self::new(Arc::clone(&self.core), Arc::clone(&self.pushers))
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for Source<E> {}
+impl<E: Envelope> RefUnwindSafe for Source<E> {}
 
 impl<E: Envelope> fmt::Debug for Source<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

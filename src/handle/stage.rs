@@ -1,6 +1,7 @@
 //! The handle to a stage.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::batch::Batch;
@@ -292,6 +293,10 @@ impl<E: Envelope> Clone for Stage<E> {
         Self::from_core(Arc::clone(&self.core))
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for Stage<E> {}
+impl<E: Envelope> RefUnwindSafe for Stage<E> {}
 
 impl<E: Envelope> fmt::Debug for Stage<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! The manager: the handle to the whole buffer.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::registry::Registry;
@@ -293,6 +294,10 @@ impl<E: Envelope> Clone for BufferManager<E> {
         Self { pushers: Arc::clone(&self.pushers), registry: Arc::clone(&self.registry) }
     }
 }
+
+/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+impl<E: Envelope> UnwindSafe for BufferManager<E> {}
+impl<E: Envelope> RefUnwindSafe for BufferManager<E> {}
 
 impl<E: Envelope> fmt::Debug for BufferManager<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
