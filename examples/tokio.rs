@@ -3,15 +3,15 @@
 
 use std::{error::Error, iter, time::Duration};
 
-use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, BufferedRecord};
-use conveyor_buffer::{Outcome, Source, Stage};
+use conveyor_buffer::{BackpressureSignal, BufferManager, BufferSettings, Outcome, Record};
+use conveyor_buffer::{Source, Stage};
 use tokio::{task::JoinSet, time};
 
 /// Lines of each source. Every tenth fails each time, and is a dead letter after the last retry.
 const LINES: usize = 1_000;
 const RETRIES: u32 = 3;
 
-type Line = BufferedRecord<String>;
+type Line = Record<String>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -45,8 +45,7 @@ async fn read_lines(source: Source<Line>, parse: Stage<Line>) -> usize {
     let mut slowed = 0;
     for n in 0..LINES {
         let line = if n % 10 == 0 { "NA".to_owned() } else { n.to_string() };
-        let record = BufferedRecord::new(line, source.id(), "example", "parse");
-        source.send(&parse, record).await.expect("the buffer is open");
+        source.send(&parse, Record::new(line)).await.expect("the buffer is open");
         if source.signal() != BackpressureSignal::Resume {
             slowed += 1;
             time::sleep(Duration::from_micros(100)).await;
@@ -58,21 +57,21 @@ async fn read_lines(source: Source<Line>, parse: Stage<Line>) -> usize {
 /// A worker: forwards the numbers and returns the rest, which comes again before newer lines.
 async fn parse_lines(parse: Stage<Line>, load: Stage<Line>) {
     while let Ok(batch) = parse.recv_batch(10).await {
-        let (numbers, rest) = batch.partition(|line| line.record.parse::<usize>().is_ok());
+        let (numbers, rest) = batch.partition(|line| line.parse::<usize>().is_ok());
         rest.return_to_buffer();
         numbers.forward(&load).await.expect("the next stage is open");
     }
 }
 
-/// A slow worker. Its database is busy when a line that ends in 7 comes for the first time.
+/// A slow worker. It fails at a line that ends in 7 the first time.
 async fn load_lines(load: Stage<Line>) -> usize {
     let mut loaded = 0;
     while let Ok(batch) = load.recv_batch(10).await {
         time::sleep(Duration::from_micros(200)).await;
         batch.settle(|line| {
-            let busy = line.retry_count == 0 && line.record.ends_with('7');
-            loaded += usize::from(!busy);
-            if busy { Outcome::Return } else { Outcome::Ack }
+            let failed = line.retries() == 0 && line.ends_with('7');
+            loaded += usize::from(!failed);
+            if failed { Outcome::Return } else { Outcome::Ack }
         });
     }
     loaded

@@ -55,7 +55,7 @@
 //!             }
 //!         }
 //!     });
-//!     // Decides record by record. The database is busy when it sees a line for the first time.
+//!     // Decides record by record. The first attempt at each line fails.
 //!     let loader = thread::spawn(move || {
 //!         let mut loaded = 0;
 //!         while let Ok(batch) = load.recv_batch_blocking(100) {

@@ -9,6 +9,7 @@
 //! | several workers, several stages | [Fan out](#fan-out) |
 //! | order within a key, with several workers | [Order by key](#order-by-key) |
 //! | work that may fail | [Retry with backoff](#retry-with-backoff) |
+//! | rows of a database | [Write in transactions](#write-in-transactions) |
 //! | fetching from a broker or a socket | [Bridge with permits](#bridge-with-permits) |
 //! | stopping without loss | [on tokio](#graceful-shutdown-on-tokio), [on threads](#graceful-shutdown-on-threads) |
 //! | stages that need different payloads | [One record type for several stages](#one-record-type-for-several-stages) |
@@ -147,7 +148,13 @@
 //! Decide record by record with [`settle`](crate::Batch::settle): what is done, what may succeed
 //! later, what never will. Set a retry limit *and* a backoff: without a limit a record that always
 //! fails comes back for ever, and without a backoff the limit is used up within moments. A delayed
-//! record keeps its credit and place. Receive the dead letters, or they fill the caps in the end: see
+//! record keeps its credit and place.
+//!
+//! Count a retry only for work that was tried on that record. If the service as a whole is down or
+//! busy, [`requeue`](crate::Batch::requeue) the batch, which counts none, and pause before the next
+//! one; or an outage makes dead letters of good records.
+//!
+//! Receive the dead letters, or they fill the caps in the end: see
 //! [`DeadLetters`](crate::DeadLetters).
 //!
 //! ```
@@ -210,6 +217,82 @@
 //!
 //! The retries of a record add up across stages. [`Record::reset_retries`](crate::Record::reset_retries)
 //! before a forward begins anew.
+//!
+//! # Write in transactions
+//!
+//! [`settle`](crate::Batch::settle) settles the records before it returns. Where the work takes effect
+//! later, as rows do with the commit of their transaction, keep the batch until then:
+//! [`partition`](crate::Batch::partition) it while you insert, and acknowledge after the commit. Reasons
+//! that are made at run time go with [`dead_letter`](crate::Batch::dead_letter), record by record.
+//!
+//! ```
+//! use std::thread;
+//! use std::time::Duration;
+//!
+//! use conveyor_buffer::{BufferManager, BufferSettings, Record};
+//!
+//! /// A stand-in for a database whose rows are unique, and which is busy every other time.
+//! #[derive(Default)]
+//! struct Database {
+//!     rows: Vec<u32>,
+//!     attempts: u32,
+//! }
+//!
+//! struct Transaction<'a>(&'a mut Database, Vec<u32>);
+//!
+//! impl Database {
+//!     fn begin(&mut self) -> Result<Transaction<'_>, &'static str> {
+//!         self.attempts += 1;
+//!         if self.attempts % 2 == 1 { Err("busy") } else { Ok(Transaction(self, Vec::new())) }
+//!     }
+//! }
+//!
+//! impl Transaction<'_> {
+//!     fn insert(&mut self, row: u32) -> Result<(), String> {
+//!         if self.0.rows.contains(&row) || self.1.contains(&row) {
+//!             return Err(format!("there is a row {row}"));
+//!         }
+//!         self.1.push(row);
+//!         Ok(())
+//!     }
+//!     fn commit(mut self) -> Result<(), &'static str> {
+//!         self.0.rows.append(&mut self.1);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let manager = BufferManager::<Record<u32>>::builder(BufferSettings::default())
+//!     .max_retries(3)
+//!     .build()?;
+//! let (stage, source) = (manager.stage("insert")?, manager.source("rows")?);
+//! source.try_send_batch(&stage, [1, 2, 3, 2, 4].map(Record::new).into())?;
+//! manager.close();
+//!
+//! let mut database = Database::default();
+//! while let Ok(batch) = stage.recv_batch_blocking(3) {
+//!     let Ok(mut transaction) = database.begin() else {
+//!         batch.requeue(); // the rows were not tried: no retry is counted
+//!         thread::sleep(Duration::from_millis(1));
+//!         continue;
+//!     };
+//!     let mut reasons = Vec::new();
+//!     let (good, bad) = batch.partition(|row| {
+//!         transaction.insert(**row).map_err(|reason| reasons.push(reason)).is_ok()
+//!     });
+//!     if transaction.commit().is_ok() {
+//!         good.ack();
+//!     } else {
+//!         good.return_to_buffer();
+//!     }
+//!     for (row, reason) in bad.into_singles().zip(reasons) {
+//!         row.dead_letter(reason);
+//!     }
+//! }
+//! assert_eq!(database.rows, [1, 2, 3, 4]);
+//! let letter = manager.dead_letters().try_recv().unwrap();
+//! assert_eq!((*letter.record, &*letter.reason.to_string()), (2, "rejected: there is a row 2"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Bridge with permits
 //!

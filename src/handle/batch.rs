@@ -248,6 +248,10 @@ impl<E: Envelope> Batch<E> {
 
     /// Calls `decide` for each record in order, then settles each record by its outcome.
     ///
+    /// The records are settled when the call returns. Where the work takes effect later, as with the
+    /// commit of a transaction, use [`partition`](Self::partition), and acknowledge after the commit:
+    /// see [Write in transactions](crate::docs::patterns#write-in-transactions).
+    ///
     /// # Panics
     ///
     /// Panics if `decide` does. The records decided before are settled accordingly, and the others
@@ -335,7 +339,8 @@ impl<E: Envelope> Batch<E> {
 
     /// Splits the batch into batches of one record each, in order, at a constant cost for each.
     ///
-    /// A worker that fails at one record then settles that record alone. If the iterator is dropped
+    /// A worker that fails at one record then settles that record alone: `batch.iter().next()` is the
+    /// record. If the iterator is dropped
     /// early, the records that it has not handed out go back to the front of their stage, and no
     /// retry is counted.
     ///

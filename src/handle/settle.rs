@@ -55,8 +55,8 @@ pub enum Outcome {
     DeadLetter,
     /// The same, with a reason for whoever reads the dead letter.
     ///
-    /// [`Batch::dead_letter`](crate::Batch::dead_letter) takes a reason that is made up at run
-    /// time.
+    /// [`Batch::dead_letter`](crate::Batch::dead_letter) takes a reason that is made at run time:
+    /// [Write in transactions](crate::docs::patterns#write-in-transactions) shows how.
     Reject(&'static str),
 }
 

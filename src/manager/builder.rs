@@ -160,7 +160,8 @@ impl<E: Envelope> Builder<E> {
     ///
     /// The record counts its own retries ([`Envelope::retry_count`]), so they add up across stages. To
     /// begin anew at the next stage, set the count to 0 before the batch is forwarded. A
-    /// [`requeue`](crate::Batch::requeue) counts none.
+    /// [`requeue`](crate::Batch::requeue) counts none: use it for work that was not tried, such as
+    /// inserts into a database that is busy.
     ///
     /// Without a limit, a record that always fails comes back for ever, ahead of newer ones: set a
     /// limit, or settle such a record as [`Outcome::DeadLetter`](crate::Outcome::DeadLetter). A limit
