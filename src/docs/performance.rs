@@ -19,8 +19,8 @@
 //! | alone, one thread, 10,000 sources and 100 stages in turn | 118 |
 //! | alone, refused at the global cap | 25 |
 //!
-//! Almost all of it is paid for each *block*: three compare-and-swaps for a push, three for taking
-//! and settling. So let records travel together, and leave blocks as they are.
+//! Almost all of it is paid for each *block*: three compare-and-swaps for a push, five more atomic
+//! operations for taking and settling. So let records travel together, and leave blocks as they are.
 //!
 //! # How records go in
 //!
