@@ -19,6 +19,10 @@ use crate::store::{BatchContents, Block, DeadLetterReason, Records, Run, StageCo
 /// [`dead_letter`](Self::dead_letter), [`settle`](Self::settle),
 /// [`into_records`](Self::into_records) or [`forward`](Self::forward).
 ///
+/// Iterate over `&batch` or `&mut batch` to work on the records; `batch.iter().as_slice()` is a slice
+/// of them. To settle them one by one, use [`settle`](Self::settle) or
+/// [`into_singles`](Self::into_singles).
+///
 /// # Dropped batches
 ///
 /// A batch that is dropped is returned and counts one retry, as by
