@@ -129,11 +129,11 @@
 //!
 //! # Targets
 //!
-//! The crate needs the standard library, and atomics of 64 bits. 32-bit targets that have them, such
-//! as 32-bit x86 (`i686`) and Armv7, work. It does not build for targets without them, such as
+//! The crate is tested on 64-bit x86 Linux. It needs the standard library, and atomics of 64 bits,
+//! which 32-bit x86 (`i686`) and Armv7 have. It does not build for targets without them, such as
 //! 32-bit PowerPC and MIPS (`powerpc-unknown-linux-gnu`, `mipsel-unknown-linux-gnu`), Armv5
 //! (`armv5te-unknown-linux-gnueabi`), and RISC-V with 32 bits
 //! (`riscv32gc-unknown-linux-gnu`).
 //!
-//! On `wasm32-unknown-unknown` the crate compiles and is not tested. That target has no clock, which
-//! all that waits, is delayed or becomes a dead letter needs.
+//! `wasm32-unknown-unknown` has no clock, which all that waits, is delayed or becomes a dead letter
+//! needs.
