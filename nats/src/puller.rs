@@ -1,0 +1,421 @@
+//! From a consumer into the buffer.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Message;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use conveyor_buffer::{Permit, RejectReason, Source, Stage};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::buffer::{push, reserve_up_to};
+use crate::delivery::{Carries, Delivery, Origin, Undecodable};
+use crate::error::{PullError, StartError};
+use crate::keeper::{Group, Keeper};
+use crate::options::PullOptions;
+use crate::request::{End, Request};
+use crate::retry::Backoff;
+use crate::settler::Settler;
+use crate::start::{check, check_dead_letters};
+use crate::stats::{Counters, PullStats};
+
+type Decode<E> = Box<dyn FnMut(Delivery) -> Result<E, Undecodable> + Send>;
+type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Pulls messages of a JetStream consumer into the first stage of a buffer.
+///
+/// The puller asks the server for no more messages than it holds a [`Permit`] for. So the messages
+/// of this puller that are delivered and not settled never exceed the source's cap, and a stage
+/// that is full stops the pulling, not the process.
+///
+/// # Examples
+///
+/// ```no_run
+/// use async_nats::jetstream;
+/// use conveyor_buffer::{BufferManager, BufferSettings};
+/// use conveyor_buffer_nats::{Delivery, PullOptions, Puller};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let context = jetstream::new(async_nats::connect("localhost").await?);
+/// let consumer = context.get_stream("ORDERS").await?.get_consumer("load").await?;
+///
+/// let settings = BufferSettings { max_per_source: 500, ..BufferSettings::default() };
+/// let manager = BufferManager::<Delivery>::new(settings);
+/// let (stage, source) = (manager.stage("load")?, manager.source("orders")?);
+///
+/// let options = PullOptions::default();
+/// let puller = Puller::new(context, consumer, source, stage.clone(), Ok, options).await?;
+/// let settler = puller.settler();
+/// let pulling = tokio::spawn(puller.run(async {
+///     // Until the process is told to stop.
+/// #   std::future::pending().await
+/// }));
+///
+/// let worker = tokio::spawn({
+///     let settler = settler.clone();
+///     async move {
+///         while let Ok(batch) = stage.recv_batch(100).await {
+///             // Work on the batch. An error hands the batch back, and dropping it returns it.
+///             let _ = settler.ack(batch).await;
+///         }
+///     }
+/// });
+///
+/// pulling.await??;
+/// settler.shut_down(&manager, std::time::Duration::from_secs(10)).await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Puller<E: Carries> {
+    consumer: PullConsumer,
+    source: Source<E>,
+    stage: Stage<E>,
+    decode: Decode<E>,
+    settler: Settler,
+    origin: Arc<Origin>,
+    held: mpsc::UnboundedSender<Group>,
+    max_batch: usize,
+    idle_wait: Duration,
+}
+
+impl<E: Carries> Puller<E> {
+    /// Checks the consumer's settings and creates a puller.
+    ///
+    /// `decode` makes the record of each message; for [`Delivery`] itself, pass `Ok`. A message that
+    /// it refuses is settled as the [`DeadLetterRoute`](crate::DeadLetterRoute) of the options says.
+    ///
+    /// Call it on a tokio runtime: it spawns the task that sends *in progress*, which ends when the
+    /// puller is gone and no delivery is held any more.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`StartError`] that names the setting and what it should be, if the consumer cannot
+    /// work with the source's cap and the options.
+    pub async fn new(
+        context: Context,
+        consumer: PullConsumer,
+        source: Source<E>,
+        stage: Stage<E>,
+        decode: impl FnMut(Delivery) -> Result<E, Undecodable> + Send + 'static,
+        options: PullOptions,
+    ) -> Result<Self, StartError> {
+        // The settings may have been changed since the handle was made.
+        let info = consumer.get_info().await.map_err(|error| StartError::Nats(error.into()))?;
+        let timing = check(&info.name, &info.config, &options, source.capacity())?;
+        check_dead_letters(&context, &info.stream_name, &options).await?;
+        match source.reserve(&stage, 1).await {
+            Ok(permit) => drop(permit),
+            Err(reason) => return Err(StartError::Buffer(reason)),
+        }
+
+        let limit = |limit: i64| usize::try_from(limit).ok().filter(|&limit| limit > 0);
+        let max_batch = options.max_batch.min(limit(info.config.max_batch).unwrap_or(usize::MAX));
+        let idle_wait = match info.config.max_expires {
+            Duration::ZERO => options.idle_wait,
+            longest => options.idle_wait.min(longest),
+        };
+        let counters = Arc::new(Counters::default());
+        let held = Keeper::spawn(context.client(), Arc::clone(&counters), timing.progress_every);
+        let settler = Settler::new(context, options, timing.ack_wait, counters);
+        let origin = Arc::new(Origin {
+            source: source.id().to_owned(),
+            stream: info.stream_name,
+            consumer: info.name,
+        });
+        Ok(Self {
+            consumer,
+            source,
+            stage,
+            decode: Box::new(decode),
+            settler,
+            origin,
+            held,
+            max_batch,
+            idle_wait,
+        })
+    }
+
+    /// Returns a settler for the records of this puller.
+    pub fn settler(&self) -> Settler {
+        self.settler.clone()
+    }
+
+    /// Returns the counts of the puller and its settlers.
+    pub fn stats(&self) -> PullStats {
+        self.settler.stats()
+    }
+
+    /// Pulls until `stop` resolves or the buffer is closed, and returns the counts.
+    ///
+    /// Before it returns, it tells the server to deliver nothing more, and pushes the messages that
+    /// are on the wire. So after it has returned, no message of this puller is anywhere but in the
+    /// buffer.
+    ///
+    /// A server that restarts, a lost connection and a change of the leader only interrupt it. It
+    /// repeats its requests with pauses from 50 ms to 2 s.
+    ///
+    /// # Errors
+    ///
+    /// - [`PullError::ConsumerGone`] if the consumer or its stream was deleted.
+    /// - [`PullError::Refused`] if the server refuses the requests for a reason that does not pass.
+    /// - [`PullError::Nats`] if the client was closed.
+    /// - [`PullError::Buffer`] if the buffer refuses the records for a reason that does not pass.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, messages on the wire are delivered again after `ack_wait`. What is
+    /// in the buffer stays there.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<PullStats, PullError> {
+        let settler = self.settler.clone();
+        let mut rejections = FuturesUnordered::new();
+        let result = self.pull(stop, &mut rejections).await;
+        while rejections.next().await.is_some() {}
+        result.map(|()| settler.stats())
+    }
+
+    async fn pull(
+        mut self,
+        stop: impl Future<Output = ()>,
+        rejections: &mut FuturesUnordered<Task<()>>,
+    ) -> Result<(), PullError> {
+        let mut stop = pin!(stop);
+        let mut is_stopping = false;
+        let mut open: VecDeque<Open<E>> = VecDeque::new();
+        let mut preparing: Option<Task<Prepared<E>>> = None;
+        let mut pace = Pace::Idle;
+        let mut backoff = Backoff::default();
+        let mut is_missing = false;
+        while !(is_stopping && open.is_empty()) {
+            let may_open = !is_stopping
+                && open.len() < pace.requests(self.settler.options().requests)
+                && rejections.len() < self.max_batch;
+            if may_open && preparing.is_none() {
+                preparing = Some(self.prepare(pace, &mut backoff));
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop, if !is_stopping => {
+                    is_stopping = true;
+                    preparing = None;
+                    for request in &mut open {
+                        request.request.give_up().await;
+                    }
+                }
+                end = receive(open.front_mut()) => {
+                    self.decode_front(&mut open, rejections);
+                    let Some(end) = end else { continue };
+                    if let Some(ended) = open.pop_front() {
+                        self.finish(ended);
+                    }
+                    pace = match end {
+                        End::Full if pace == Pace::Idle => Pace::First,
+                        End::Full => Pace::Flowing,
+                        End::Dry => Pace::Idle,
+                        End::Lost => Pace::Lost,
+                        End::Refused(description) => {
+                            return Err(PullError::Refused { description });
+                        }
+                    };
+                    if pace != Pace::Lost {
+                        (backoff, is_missing) = (Backoff::default(), false);
+                    }
+                }
+                prepared = finished(preparing.as_mut()) => {
+                    preparing = None;
+                    match prepared {
+                        Prepared::Room(Ok(permit), kind) => {
+                            open.push_back(self.send(permit, kind).await?);
+                        }
+                        // Messages on the wire of open requests still have their permits.
+                        Prepared::Room(Err(RejectReason::Closed), _) => {
+                            is_stopping = true;
+                            for request in &mut open {
+                                request.request.give_up().await;
+                            }
+                        }
+                        Prepared::Room(Err(reason), _) => return Err(PullError::Buffer(reason)),
+                        Prepared::Consumer(Some(true)) => pace = Pace::Idle,
+                        // A server that has just started might not know it yet: ask twice.
+                        Prepared::Consumer(Some(false)) if is_missing => return Err(self.gone()),
+                        Prepared::Consumer(Some(false)) => is_missing = true,
+                        Prepared::Consumer(None) => {}
+                    }
+                }
+                Some(()) = rejections.next(), if !rejections.is_empty() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what comes before the next request: room for its messages, or, after a failure, a
+    /// pause and the question whether the consumer is still there.
+    fn prepare(&self, pace: Pace, backoff: &mut Backoff) -> Task<Prepared<E>> {
+        if pace == Pace::Lost {
+            let (consumer, pause) = (self.consumer.clone(), backoff.next());
+            return Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                Prepared::Consumer(exists(&consumer).await)
+            });
+        }
+        let (kind, max) = match pace {
+            Pace::Idle => (Kind::Next, 1),
+            _ => (Kind::There, self.max_batch),
+        };
+        let (source, stage) = (self.source.clone(), self.stage.clone());
+        Box::pin(async move { Prepared::Room(reserve_up_to(&source, &stage, max).await, kind) })
+    }
+
+    async fn send(&self, permit: Permit<E>, kind: Kind) -> Result<Open<E>, PullError> {
+        let (client, consumer) = (self.settler.client(), &self.consumer);
+        let request = match kind {
+            Kind::Next => Request::for_the_next(client, consumer, self.idle_wait).await,
+            Kind::There => Request::for_what_is_there(client, consumer, permit.len()).await,
+        };
+        self.settler.counters().requests.add(1);
+        let request = request.map_err(PullError::Nats)?;
+        Ok(Open { request, permit, kind, records: Vec::new(), messages: Vec::new() })
+    }
+
+    /// Decodes what the first request has received.
+    fn decode_front(
+        &mut self,
+        open: &mut VecDeque<Open<E>>,
+        rejections: &mut FuturesUnordered<Task<()>>,
+    ) {
+        let Some(front) = open.front_mut() else { return };
+        if front.messages.is_empty() {
+            return;
+        }
+        let counters = self.settler.counters();
+        counters.pulled.add(front.messages.len());
+        // A request for what is there was sent before its messages were delivered, so its time is
+        // on the safe side. A request for the next message may have waited for long.
+        let since = match front.kind {
+            Kind::There => front.request.sent(),
+            Kind::Next => Instant::now(),
+        };
+        let mut held = Vec::with_capacity(front.messages.len());
+        for message in front.messages.drain(..) {
+            let Some(delivery) = Delivery::new(message, &self.origin) else {
+                continue; // Not from a consumer: nothing to settle.
+            };
+            if delivery.delivered() > 1 {
+                counters.redelivered.add(1);
+            }
+            held.push(Arc::downgrade(delivery.held()));
+            match (self.decode)(delivery) {
+                Ok(record) => front.records.push(record),
+                Err(refused) => {
+                    let (settler, stage) = (self.settler.clone(), self.stage.clone());
+                    rejections.push(Box::pin(async move {
+                        settler.reject(&refused, stage.id()).await;
+                    }));
+                }
+            }
+        }
+        // If the keeper is gone, so is the runtime.
+        let _ = self.held.send(Group { since, messages: held });
+    }
+
+    /// Pushes the records of a request that has ended, and releases the rest of its permit.
+    fn finish(&self, ended: Open<E>) {
+        push(ended.permit, ended.records);
+    }
+
+    fn gone(&self) -> PullError {
+        PullError::ConsumerGone {
+            stream: self.origin.stream.clone(),
+            consumer: self.origin.consumer.clone(),
+        }
+    }
+}
+
+/// How fast messages come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// None is there: one request waits for the next.
+    Idle,
+    /// One came: ask for what else is there.
+    First,
+    /// Requests come back full.
+    Flowing,
+    /// A request was lost.
+    Lost,
+}
+
+impl Pace {
+    /// Returns how many requests may be open.
+    fn requests(self, most: usize) -> usize {
+        if self == Self::Flowing { most } else { 1 }
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Messages that are there.
+    There,
+    /// The next message, however long it takes.
+    Next,
+}
+
+/// A request that was sent, with the permit for its messages.
+struct Open<E: Carries> {
+    request: Request,
+    permit: Permit<E>,
+    kind: Kind,
+    messages: Vec<Message>,
+    records: Vec<E>,
+}
+
+/// What must be known before the next request.
+enum Prepared<E: Carries> {
+    Room(Result<Permit<E>, RejectReason>, Kind),
+    /// Whether the consumer exists, if the server can be asked.
+    Consumer(Option<bool>),
+}
+
+/// Receives what is there for the first request, and its end if it comes.
+async fn receive<E: Carries>(first: Option<&mut Open<E>>) -> Option<End> {
+    match first {
+        Some(open) => open.request.receive(&mut open.messages).await,
+        None => pending().await,
+    }
+}
+
+async fn finished<T>(task: Option<&mut Task<T>>) -> T {
+    match task {
+        Some(task) => task.await,
+        None => pending().await,
+    }
+}
+
+async fn exists(consumer: &PullConsumer) -> Option<bool> {
+    match consumer.get_info().await {
+        Ok(_) => Some(true),
+        Err(error) => match error.kind() {
+            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => Some(false),
+            _ => None,
+        },
+    }
+}
+
+impl<E: Carries> fmt::Debug for Puller<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Puller")
+            .field("stream", &self.origin.stream)
+            .field("consumer", &self.origin.consumer)
+            .field("source", &self.source.id())
+            .field("stage", &self.stage.id())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
