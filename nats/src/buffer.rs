@@ -1,5 +1,6 @@
 //! The calls of the buffer that a puller and a settler build on.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use conveyor_buffer::{BufferManager, DeadLetter, Envelope, Permit, RejectReason, Source, Stage};
@@ -19,10 +20,44 @@ pub(crate) async fn reserve_up_to<E: Envelope>(
     source.reserve(stage, room).await
 }
 
-/// Pushes records, not more than the permit is for.
-pub(crate) fn push<E: Envelope>(permit: Permit<E>, records: Vec<E>) {
-    let rest = permit.send_batch(records);
-    debug_assert!(rest.is_ok(), "no more is received than a permit is held for");
+/// The permits of all open requests, and the records that came for them.
+///
+/// There is always room for the messages that are owed and the records that came.
+pub(crate) struct Room<E: Envelope> {
+    permits: VecDeque<Permit<E>>,
+    records: Vec<E>,
+}
+
+impl<E: Envelope> Room<E> {
+    pub(crate) fn new() -> Self {
+        Self { permits: VecDeque::new(), records: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, permit: Permit<E>) {
+        self.permits.push_back(permit);
+    }
+
+    pub(crate) fn put(&mut self, record: E) {
+        self.records.push(record);
+    }
+
+    /// Pushes records, as blocks of the permits' sizes, and all of them if nothing more is owed.
+    /// Releases the room that is not needed any more.
+    pub(crate) fn push(&mut self, owed: usize) {
+        while let Some(permit) = self.permits.pop_front_if(|permit| {
+            let held = self.records.len();
+            held > 0 && (owed == 0 || permit.len() <= held)
+        }) {
+            let rest = self.records.split_off(self.records.len().min(permit.len()));
+            let pushed = permit.send_batch(std::mem::replace(&mut self.records, rest));
+            debug_assert!(pushed.is_ok(), "no more is pushed than the permit is for");
+        }
+        let mut spare = self.permits.iter().map(Permit::len).sum::<usize>();
+        spare = spare.saturating_sub(owed + self.records.len());
+        while let Some(permit) = self.permits.pop_back_if(|permit| permit.len() <= spare) {
+            spare -= permit.len();
+        }
+    }
 }
 
 /// Waits for a dead letter. Returns `None` after the buffer is closed and drained.

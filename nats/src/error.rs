@@ -193,6 +193,12 @@ pub struct PublishFailed {
     pub reason: async_nats::Error,
 }
 
+impl PublishFailed {
+    pub(crate) fn new(subject: &str, reason: impl Into<async_nats::Error>) -> Self {
+        Self { subject: subject.to_owned(), reason: reason.into() }
+    }
+}
+
 impl fmt::Display for PublishFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot publish to {}: {}", self.subject, self.reason)

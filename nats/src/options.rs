@@ -80,10 +80,9 @@ impl PullOptions {
 
     /// Sets how many pull requests are open at once while messages flow. Default: 2; 0 counts as 1.
     ///
-    /// With 2, the server fills one request while the messages of the other are decoded. With 1,
-    /// the puller waits a round trip for each request. More hold more permits.
-    ///
-    /// Requests are answered in their order, and their messages are pushed in that order.
+    /// With 2, the server fills one request while the messages of the other are on their way. With
+    /// 1, the puller waits a round trip for each request. More hold more permits. Messages are
+    /// pushed in the order of their delivery in any case.
     pub fn requests(mut self, requests: usize) -> Self {
         self.requests = requests.max(1);
         self

@@ -1,11 +1,13 @@
 //! From the last stage of a buffer into a stream.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use conveyor_buffer::{Batch, Outcome, Stage};
@@ -215,31 +217,75 @@ impl<E: Carries> Publisher<E> {
 
     /// Publishes what is unpublished. Returns the first failure that may pass.
     ///
-    /// Each publish waits for its own acknowledgement, so that none holds a permit of the context
-    /// that another one needs. They are sent in the order of the records.
+    /// The messages are sent in the order of the records. While one waits for the context's limit
+    /// of unacknowledged publishes, the acknowledgements of those before it are taken, so that
+    /// publishers that share a context cannot block each other.
     async fn attempt(&self, batch: &Batch<E>, states: &mut [State]) -> Option<PublishFailed> {
-        let mut running: FuturesUnordered<_> = (batch.iter().enumerate())
-            .filter(|(place, _)| states[*place] == State::Unpublished)
-            .map(|(place, record)| async move { (place, self.publish_one(record).await) })
-            .collect();
         let mut failed = None;
-        while let Some((place, result)) = running.next().await {
-            match result {
-                Ok(state) => states[place] = state,
-                Err(failure) => {
-                    self.counts.repeated.add(1);
-                    failed.get_or_insert(failure);
+        let mut stored = FuturesUnordered::new();
+        for (place, record) in batch.iter().enumerate() {
+            if states[place] != State::Unpublished {
+                continue;
+            }
+            let Some((subject, message)) = self.message(record) else {
+                states[place] = State::Impossible;
+                continue;
+            };
+            let mut sending = pin!(self.context.send_publish(subject.clone(), message));
+            let sent = loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => break sent,
+                    Some((place, result)) = stored.next() => {
+                        self.note(place, result, states, &mut failed);
+                    }
+                }
+            };
+            match sent {
+                Ok(acknowledgement) => stored.push(async move {
+                    let result = acknowledgement.await;
+                    (place, result.map_err(|error| PublishFailed::new(&subject, error)))
+                }),
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    states[place] = State::Impossible;
+                }
+                Err(error) => {
+                    let failure = PublishFailed::new(&subject, error);
+                    self.note(place, Err(failure), states, &mut failed);
+                    break;
                 }
             }
+        }
+        while let Some((place, result)) = stored.next().await {
+            self.note(place, result, states, &mut failed);
         }
         failed
     }
 
-    async fn publish_one(&self, record: &E) -> Result<State, PublishFailed> {
+    fn note(
+        &self,
+        place: usize,
+        result: Result<PublishAck, PublishFailed>,
+        states: &mut [State],
+        failed: &mut Option<PublishFailed>,
+    ) {
+        match result {
+            Ok(stored) => {
+                let counts = &self.counts;
+                if stored.duplicate { &counts.duplicates } else { &counts.published }.add(1);
+                states[place] = State::Published;
+            }
+            Err(failure) => {
+                self.counts.repeated.add(1);
+                failed.get_or_insert(failure);
+            }
+        }
+    }
+
+    /// Returns the message for a record, or `None` if its subject is not valid.
+    fn message(&self, record: &E) -> Option<(Subject, PublishMessage)> {
         let outgoing = (self.encode)(record);
-        let Ok(subject) = Subject::validated(&outgoing.subject) else {
-            return Ok(State::Impossible);
-        };
+        let subject = Subject::validated(&outgoing.subject).ok()?;
         let id = outgoing.message_id.unwrap_or_else(|| {
             let delivery = record.delivery();
             format!("{}:{}:{subject}", delivery.stream(), delivery.stream_sequence())
@@ -248,22 +294,7 @@ impl<E: Carries> Publisher<E> {
         if let Some(headers) = outgoing.headers {
             message = message.headers(headers);
         }
-        let message = message.message_id(id);
-        let stored =
-            async { self.context.send_publish(subject.clone(), message).await?.await }.await;
-        match stored {
-            Ok(stored) => {
-                let counts = &self.counts;
-                if stored.duplicate { &counts.duplicates } else { &counts.published }.add(1);
-                Ok(State::Published)
-            }
-            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Ok(State::Impossible)
-            }
-            Err(error) => {
-                Err(PublishFailed { subject: subject.into_string(), reason: error.into() })
-            }
-        }
+        Some((subject, message.message_id(id)))
     }
 
     async fn settle(&self, batch: Batch<E>, states: &[State]) {

@@ -1,6 +1,5 @@
 //! From a consumer into the buffer.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
@@ -16,12 +15,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::buffer::{push, reserve_up_to};
+use crate::buffer::{Room, reserve_up_to};
 use crate::delivery::{Carries, Delivery, Origin, Undecodable};
 use crate::error::{PullError, StartError};
 use crate::keeper::{Group, Keeper};
 use crate::options::PullOptions;
-use crate::request::{End, Request};
+use crate::request::{Answer, Requests};
 use crate::retry::Backoff;
 use crate::settler::Settler;
 use crate::start::{check, check_dead_letters};
@@ -188,16 +187,18 @@ impl<E: Carries> Puller<E> {
     ) -> Result<(), PullError> {
         let mut stop = pin!(stop);
         let mut is_stopping = false;
-        let mut open: VecDeque<Open<E>> = VecDeque::new();
+        let most = self.settler.options().requests;
+        let mut requests = Requests::new(self.settler.client().clone(), self.consumer.clone());
+        let mut room = Room::new();
+        let mut messages = Vec::new();
         let mut preparing: Option<Task<Prepared<E>>> = None;
         let mut pace = Pace::Idle;
         let mut backoff = Backoff::default();
         let mut is_missing = false;
-        while !(is_stopping && open.is_empty()) {
-            let may_open = !is_stopping
-                && open.len() < pace.requests(self.settler.options().requests)
-                && rejections.len() < self.max_batch;
-            if may_open && preparing.is_none() {
+        while !(is_stopping && requests.owed() == 0) {
+            let ahead = if pace == Pace::Flowing { (most - 1) * self.max_batch } else { 0 };
+            let may_ask = !is_stopping && requests.owed() <= ahead;
+            if may_ask && preparing.is_none() && rejections.len() < self.max_batch {
                 preparing = Some(self.prepare(pace, &mut backoff));
             }
             tokio::select! {
@@ -205,22 +206,18 @@ impl<E: Carries> Puller<E> {
                 () = &mut stop, if !is_stopping => {
                     is_stopping = true;
                     preparing = None;
-                    for request in &mut open {
-                        request.request.give_up().await;
-                    }
+                    requests.end().await;
                 }
-                end = receive(open.front_mut()) => {
-                    self.decode_front(&mut open, rejections);
-                    let Some(end) = end else { continue };
-                    if let Some(ended) = open.pop_front() {
-                        self.finish(ended);
-                    }
-                    pace = match end {
-                        End::Full if pace == Pace::Idle => Pace::First,
-                        End::Full => Pace::Flowing,
-                        End::Dry => Pace::Idle,
-                        End::Lost => Pace::Lost,
-                        End::Refused(description) => {
+                answer = requests.receive(&mut messages) => {
+                    self.decode(&mut messages, &mut room, rejections);
+                    room.push(requests.owed());
+                    pace = match answer {
+                        None if pace == Pace::Idle => Pace::One,
+                        None if requests.owed() == 0 => Pace::Flowing,
+                        None => pace,
+                        Some(Answer::Dry) => Pace::Idle,
+                        Some(Answer::Lost) => Pace::Lost,
+                        Some(Answer::Refused(description)) => {
                             return Err(PullError::Refused { description });
                         }
                     };
@@ -231,22 +228,32 @@ impl<E: Carries> Puller<E> {
                 prepared = finished(preparing.as_mut()) => {
                     preparing = None;
                     match prepared {
-                        Prepared::Room(Ok(permit), kind) => {
-                            open.push_back(self.send(permit, kind).await?);
+                        Prepared::Room(Ok(permit), pace) => {
+                            self.settler.counters().requests.add(1);
+                            let sent = match pace {
+                                Pace::Idle => requests.wait_for_one(self.idle_wait).await,
+                                _ => requests.ask(permit.len()).await,
+                            };
+                            sent.map_err(PullError::Nats)?;
+                            room.add(permit);
                         }
-                        // Messages on the wire of open requests still have their permits.
+                        // The requests that are open still have their permits.
                         Prepared::Room(Err(RejectReason::Closed), _) => {
                             is_stopping = true;
-                            for request in &mut open {
-                                request.request.give_up().await;
-                            }
+                            requests.end().await;
                         }
                         Prepared::Room(Err(reason), _) => return Err(PullError::Buffer(reason)),
                         Prepared::Consumer(Some(true)) => pace = Pace::Idle,
                         // A server that has just started might not know it yet: ask twice.
                         Prepared::Consumer(Some(false)) if is_missing => return Err(self.gone()),
                         Prepared::Consumer(Some(false)) => is_missing = true,
-                        Prepared::Consumer(None) => {}
+                        Prepared::Consumer(None) => {
+                            // A client that is closed refuses it; one that only has no connection
+                            // does not.
+                            let client = self.settler.client();
+                            let subscribed = client.subscribe(client.new_inbox()).await;
+                            subscribed.map_err(|error| PullError::Nats(error.into()))?;
+                        }
                     }
                 }
                 Some(()) = rejections.next(), if !rejections.is_empty() => {}
@@ -265,45 +272,26 @@ impl<E: Carries> Puller<E> {
                 Prepared::Consumer(exists(&consumer).await)
             });
         }
-        let (kind, max) = match pace {
-            Pace::Idle => (Kind::Next, 1),
-            _ => (Kind::There, self.max_batch),
-        };
+        let max = if pace == Pace::Idle { 1 } else { self.max_batch };
         let (source, stage) = (self.source.clone(), self.stage.clone());
-        Box::pin(async move { Prepared::Room(reserve_up_to(&source, &stage, max).await, kind) })
+        Box::pin(async move { Prepared::Room(reserve_up_to(&source, &stage, max).await, pace) })
     }
 
-    async fn send(&self, permit: Permit<E>, kind: Kind) -> Result<Open<E>, PullError> {
-        let (client, consumer) = (self.settler.client(), &self.consumer);
-        let request = match kind {
-            Kind::Next => Request::for_the_next(client, consumer, self.idle_wait).await,
-            Kind::There => Request::for_what_is_there(client, consumer, permit.len()).await,
-        };
-        self.settler.counters().requests.add(1);
-        let request = request.map_err(PullError::Nats)?;
-        Ok(Open { request, permit, kind, records: Vec::new(), messages: Vec::new() })
-    }
-
-    /// Decodes what the first request has received.
-    fn decode_front(
+    /// Makes the records of messages.
+    fn decode(
         &mut self,
-        open: &mut VecDeque<Open<E>>,
+        messages: &mut Vec<Message>,
+        room: &mut Room<E>,
         rejections: &mut FuturesUnordered<Task<()>>,
     ) {
-        let Some(front) = open.front_mut() else { return };
-        if front.messages.is_empty() {
+        if messages.is_empty() {
             return;
         }
+        let since = Instant::now();
         let counters = self.settler.counters();
-        counters.pulled.add(front.messages.len());
-        // A request for what is there was sent before its messages were delivered, so its time is
-        // on the safe side. A request for the next message may have waited for long.
-        let since = match front.kind {
-            Kind::There => front.request.sent(),
-            Kind::Next => Instant::now(),
-        };
-        let mut held = Vec::with_capacity(front.messages.len());
-        for message in front.messages.drain(..) {
+        counters.pulled.add(messages.len());
+        let mut held = Vec::with_capacity(messages.len());
+        for message in messages.drain(..) {
             let Some(delivery) = Delivery::new(message, &self.origin) else {
                 continue; // Not from a consumer: nothing to settle.
             };
@@ -312,7 +300,7 @@ impl<E: Carries> Puller<E> {
             }
             held.push(Arc::downgrade(delivery.held()));
             match (self.decode)(delivery) {
-                Ok(record) => front.records.push(record),
+                Ok(record) => room.put(record),
                 Err(refused) => {
                     let (settler, stage) = (self.settler.clone(), self.stage.clone());
                     rejections.push(Box::pin(async move {
@@ -325,11 +313,6 @@ impl<E: Carries> Puller<E> {
         let _ = self.held.send(Group { since, messages: held });
     }
 
-    /// Pushes the records of a request that has ended, and releases the rest of its permit.
-    fn finish(&self, ended: Open<E>) {
-        push(ended.permit, ended.records);
-    }
-
     fn gone(&self) -> PullError {
         PullError::ConsumerGone {
             stream: self.origin.stream.clone(),
@@ -338,57 +321,25 @@ impl<E: Carries> Puller<E> {
     }
 }
 
-/// How fast messages come.
+/// How messages come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
     /// None is there: one request waits for the next.
     Idle,
-    /// One came: ask for what else is there.
-    First,
-    /// Requests come back full.
+    /// One came: a request asks for what else is there.
+    One,
+    /// Requests come back full: several are open.
     Flowing,
-    /// A request was lost.
+    /// The requests were lost.
     Lost,
-}
-
-impl Pace {
-    /// Returns how many requests may be open.
-    fn requests(self, most: usize) -> usize {
-        if self == Self::Flowing { most } else { 1 }
-    }
-}
-
-/// What a request asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Messages that are there.
-    There,
-    /// The next message, however long it takes.
-    Next,
-}
-
-/// A request that was sent, with the permit for its messages.
-struct Open<E: Carries> {
-    request: Request,
-    permit: Permit<E>,
-    kind: Kind,
-    messages: Vec<Message>,
-    records: Vec<E>,
 }
 
 /// What must be known before the next request.
 enum Prepared<E: Carries> {
-    Room(Result<Permit<E>, RejectReason>, Kind),
+    /// Room for its messages, and the pace that it was reserved at.
+    Room(Result<Permit<E>, RejectReason>, Pace),
     /// Whether the consumer exists, if the server can be asked.
     Consumer(Option<bool>),
-}
-
-/// Receives what is there for the first request, and its end if it comes.
-async fn receive<E: Carries>(first: Option<&mut Open<E>>) -> Option<End> {
-    match first {
-        Some(open) => open.request.receive(&mut open.messages).await,
-        None => pending().await,
-    }
 }
 
 async fn finished<T>(task: Option<&mut Task<T>>) -> T {

@@ -1,6 +1,6 @@
-//! One pull request: what the server answers, and how it ends.
+//! The pull requests of one puller, and what the server answers.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -11,61 +11,80 @@ use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long a request for what is there may be silent before it counts as lost.
+/// How long a request for what is there waits at the server, if nothing is there or other
+/// processes hold all that may be delivered.
+const BRIEFLY: Duration = Duration::from_millis(100);
+
+/// How long the server may be silent before its requests count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long messages on the wire are waited for after a request was given up.
+/// How long messages on the wire are waited for after the subscription was ended.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// A pull request with a subscription of its own, so that each message is known to answer it.
-pub(crate) struct Request {
-    subscriber: Subscriber,
-    wanted: usize,
-    received: usize,
-    /// When it was sent: no message was delivered to it before.
-    sent: Instant,
+/// The status header that says how much of a request was not delivered.
+const PENDING: &str = "Nats-Pending-Messages";
+
+/// The open requests of one puller.
+///
+/// All of them are answered on one subscription. The server hands out messages to several requests
+/// in turn, so only that way they arrive in the order of their delivery. Therefore it is not known
+/// which request a message answers, but only how many messages are still owed to all of them.
+pub(crate) struct Requests {
+    client: Client,
+    consumer: PullConsumer,
+    inbox: Option<Inbox>,
+    /// Messages that were asked for and neither came nor were refused.
+    owed: usize,
     silence: Duration,
     alarm: Pin<Box<Sleep>>,
-    is_given_up: bool,
+    /// A request that waits for long is open.
+    is_waiting: bool,
 }
 
-/// What a request brings next.
-enum Answer {
-    Message(Message),
-    End(End),
+struct Inbox {
+    prefix: String,
+    subscriber: Subscriber,
+    is_ended: bool,
 }
 
-/// How a request ends.
+/// What the server says beside messages.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// All messages were received.
-    Full,
-    /// There are no more messages now, or the time is up.
+pub(crate) enum Answer {
+    /// There are no more messages now, or the time of a request is up.
     Dry,
     /// The server did not answer in time, has no responder, or says that something passing is in
-    /// the way. The consumer may be gone.
+    /// the way. All requests are lost, and the consumer may be gone.
     Lost,
-    /// The server refuses the request for a reason that does not pass.
+    /// The server refuses a request for a reason that does not pass.
     Refused(String),
 }
 
-impl Request {
-    /// Asks for up to `wanted` messages that are there.
-    pub(crate) async fn for_what_is_there(
-        client: &Client,
-        consumer: &PullConsumer,
-        wanted: usize,
-    ) -> Result<Self, async_nats::Error> {
-        let config = BatchConfig { batch: wanted, no_wait: true, ..BatchConfig::default() };
-        Self::send(client, consumer, config, SILENCE).await
+impl Requests {
+    pub(crate) fn new(client: Client, consumer: PullConsumer) -> Self {
+        let alarm = Box::pin(sleep_until(Instant::now()));
+        let inbox = None;
+        Self { client, consumer, inbox, owed: 0, silence: SILENCE, alarm, is_waiting: false }
+    }
+
+    /// Returns how many messages may still come.
+    pub(crate) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// Asks for up to `wanted` messages that are there, or come within 100 ms.
+    pub(crate) async fn ask(&mut self, wanted: usize) -> Result<(), async_nats::Error> {
+        // With `no_wait` alone the server would not answer while `max_ack_pending` is reached.
+        let config = BatchConfig {
+            batch: wanted,
+            no_wait: true,
+            expires: Some(BRIEFLY),
+            ..BatchConfig::default()
+        };
+        self.send(config, SILENCE).await
     }
 
     /// Asks for one message and waits for it.
-    pub(crate) async fn for_the_next(
-        client: &Client,
-        consumer: &PullConsumer,
-        wait: Duration,
-    ) -> Result<Self, async_nats::Error> {
+    pub(crate) async fn wait_for_one(&mut self, wait: Duration) -> Result<(), async_nats::Error> {
         // The server sends heartbeats, so that a lost request is noticed. It refuses heartbeats
         // that are not shorter than half of the wait.
         let heartbeat = (wait / 3).min(Duration::from_secs(5));
@@ -75,120 +94,169 @@ impl Request {
             idle_heartbeat: heartbeat,
             ..BatchConfig::default()
         };
-        let silence = heartbeat * 2 + Duration::from_secs(1);
-        Self::send(client, consumer, config, silence).await
+        self.is_waiting = true;
+        self.send(config, heartbeat * 2 + Duration::from_secs(1)).await
     }
 
     async fn send(
-        client: &Client,
-        consumer: &PullConsumer,
+        &mut self,
         config: BatchConfig,
         silence: Duration,
-    ) -> Result<Self, async_nats::Error> {
-        let inbox = client.new_inbox();
-        let subscriber = client.subscribe(inbox.clone()).await?;
+    ) -> Result<(), async_nats::Error> {
+        let inbox = match &mut self.inbox {
+            Some(inbox) => inbox,
+            none => {
+                let prefix = self.client.new_inbox();
+                let subscriber = self.client.subscribe(format!("{prefix}.*")).await?;
+                none.insert(Inbox { prefix, subscriber, is_ended: false })
+            }
+        };
+        // The size is in the subject of the answer: a status without a header leaves all of it.
+        let reply = format!("{}.{}", inbox.prefix, config.batch);
         let wanted = config.batch;
-        let sent = Instant::now();
-        consumer.request_batch(config, inbox.into()).await?;
-        let alarm = Box::pin(sleep_until(sent + silence));
-        Ok(Self { subscriber, wanted, received: 0, sent, silence, alarm, is_given_up: false })
+        self.consumer.request_batch(config, reply.into()).await?;
+        self.owed += wanted;
+        self.silence = silence;
+        self.alarm.as_mut().reset(Instant::now() + silence);
+        Ok(())
     }
 
-    pub(crate) fn sent(&self) -> Instant {
-        self.sent
+    /// Ends a request that waits for long. The others end soon by themselves, and only that way the
+    /// server does not count messages as delivered that it then drops.
+    pub(crate) async fn end(&mut self) {
+        if let (true, Some(inbox)) = (self.is_waiting, &mut self.inbox) {
+            inbox.is_ended = true;
+            self.alarm.as_mut().reset(Instant::now() + DRAIN);
+            // If the client is closed, the subscription ends by itself.
+            let _ = inbox.subscriber.drain().await;
+        }
     }
 
-    /// Tells the server to deliver nothing more to this request. What is on the wire still comes.
-    pub(crate) async fn give_up(&mut self) {
-        self.is_given_up = true;
-        self.alarm.as_mut().reset(Instant::now() + DRAIN);
-        // If the client is closed, the subscription ends by itself.
-        let _ = self.subscriber.drain().await;
-    }
-
-    /// Waits for messages and takes all that are there. Returns how the request ended, if it did.
+    /// Waits for messages and takes all that are there, until the server says something else.
     ///
-    /// After the end it must not be called again. The future may be dropped: what it has taken is
-    /// in `messages`.
-    pub(crate) async fn receive(&mut self, messages: &mut Vec<Message>) -> Option<End> {
+    /// The future may be dropped: what it has taken is in `messages`.
+    pub(crate) async fn receive(&mut self, messages: &mut Vec<Message>) -> Option<Answer> {
+        if self.owed == 0 {
+            return pending().await;
+        }
         poll_fn(|context| {
-            let before = messages.len();
             loop {
                 match self.poll_next(context) {
-                    Poll::Ready(Answer::Message(message)) => messages.push(message),
-                    Poll::Ready(Answer::End(end)) => return Poll::Ready(Some(end)),
-                    Poll::Pending if messages.len() > before => return Poll::Ready(None),
+                    Poll::Ready(Ok(message)) => messages.push(message),
+                    Poll::Ready(Err(answer)) => return Poll::Ready(Some(answer)),
+                    Poll::Pending if !messages.is_empty() => return Poll::Ready(None),
                     Poll::Pending => return Poll::Pending,
+                }
+                if self.owed == 0 {
+                    return Poll::Ready(None);
                 }
             }
         })
         .await
     }
 
-    fn poll_next(&mut self, context: &mut TaskContext<'_>) -> Poll<Answer> {
-        if self.received == self.wanted {
-            return Poll::Ready(Answer::End(End::Full));
-        }
-        while let Poll::Ready(next) = Pin::new(&mut self.subscriber).poll_next(context) {
+    fn poll_next(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<Message, Answer>> {
+        let Some(inbox) = &mut self.inbox else { return Poll::Ready(Err(self.lose())) };
+        while let Poll::Ready(next) = Pin::new(&mut inbox.subscriber).poll_next(context) {
             let Some(message) = next else {
-                let end = if self.is_given_up { End::Dry } else { End::Lost };
-                return Poll::Ready(Answer::End(end));
+                let answer = if inbox.is_ended { Answer::Dry } else { Answer::Lost };
+                self.lose();
+                return Poll::Ready(Err(answer));
             };
-            if !self.is_given_up {
+            if !inbox.is_ended {
                 self.alarm.as_mut().reset(Instant::now() + self.silence);
             }
-            if let Some(answer) = self.classify(message) {
-                return Poll::Ready(answer);
+            let answer = match message.status {
+                None | Some(StatusCode::OK) => {
+                    self.owed = self.owed.saturating_sub(1);
+                    self.is_waiting &= self.owed > 0;
+                    return Poll::Ready(Ok(message));
+                }
+                Some(StatusCode::IDLE_HEARTBEAT) => continue,
+                Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => Answer::Dry,
+                Some(StatusCode::REQUEST_TERMINATED) => {
+                    termination(message.description.as_deref().unwrap_or_default())
+                }
+                Some(_) => Answer::Lost,
+            };
+            if answer == Answer::Dry {
+                self.owed = self.owed.saturating_sub(undelivered(&message));
+                self.is_waiting &= self.owed > 0;
+            } else {
+                self.lose();
             }
+            return Poll::Ready(Err(answer));
         }
-        self.alarm.as_mut().poll(context).map(|()| Answer::End(End::Lost))
+        self.alarm.as_mut().poll(context).map(|()| Err(self.lose()))
     }
 
-    /// Returns what a message means, or `None` for a heartbeat.
-    fn classify(&mut self, message: Message) -> Option<Answer> {
-        let description = message.description.as_deref().unwrap_or_default();
-        let end = match message.status {
-            None | Some(StatusCode::OK) => {
-                self.received += 1;
-                return Some(Answer::Message(message));
-            }
-            Some(StatusCode::IDLE_HEARTBEAT) => return None,
-            Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => End::Dry,
-            Some(StatusCode::REQUEST_TERMINATED) => termination(description),
-            Some(_) => End::Lost,
-        };
-        Some(Answer::End(end))
+    /// Gives all open requests up. The next one gets a new subscription, so that a late answer to
+    /// these is not taken for one to those that follow.
+    fn lose(&mut self) -> Answer {
+        self.inbox = None;
+        self.owed = 0;
+        self.is_waiting = false;
+        Answer::Lost
+    }
+}
+
+/// Returns how many messages of a request that ended were not delivered.
+fn undelivered(status: &Message) -> usize {
+    let header = status.headers.as_ref().and_then(|headers| headers.get(PENDING));
+    match header.and_then(|value| value.as_str().parse().ok()) {
+        Some(pending) => pending,
+        None => status.subject.rsplit('.').next().and_then(|size| size.parse().ok()).unwrap_or(0),
     }
 }
 
 /// Interprets the description of status 409.
-fn termination(description: &str) -> End {
+fn termination(description: &str) -> Answer {
     let text = description.to_ascii_lowercase();
-    // Other processes hold what the consumer may hand out, or as many requests wait as may.
+    // Other processes hold what the consumer may hand out.
     if text.contains("maxackpending") {
-        return End::Dry;
+        return Answer::Dry;
     }
     // A limit of the consumer on single requests.
     let is_limit = ["maxrequest", "maxbytes", "push based", "priority", "pinned"]
         .iter()
         .any(|limit| text.contains(limit));
-    if is_limit { End::Refused(description.to_owned()) } else { End::Lost }
+    if is_limit { Answer::Refused(description.to_owned()) } else { Answer::Lost }
 }
 
 #[cfg(test)]
 mod tests {
+    use async_nats::HeaderMap;
+
     use super::*;
 
     #[test]
     fn only_lasting_reasons_refuse_a_request() {
-        assert_eq!(termination("Exceeded MaxAckPending"), End::Dry);
+        assert_eq!(termination("Exceeded MaxAckPending"), Answer::Dry);
         for passing in
             ["Exceeded MaxWaiting", "Consumer Deleted", "Leadership Change", "Server Shutdown", ""]
         {
-            assert_eq!(termination(passing), End::Lost, "{passing}");
+            assert_eq!(termination(passing), Answer::Lost, "{passing}");
         }
         for lasting in ["Exceeded MaxRequestBatch of 10", "Consumer is push based"] {
-            assert_eq!(termination(lasting), End::Refused(lasting.into()));
+            assert_eq!(termination(lasting), Answer::Refused(lasting.into()));
         }
+    }
+
+    #[test]
+    fn a_status_says_how_much_was_not_delivered() {
+        let mut status = Message {
+            subject: "_INBOX.abc.500".into(),
+            reply: None,
+            payload: "".into(),
+            headers: None,
+            status: Some(StatusCode::NOT_FOUND),
+            description: None,
+            length: 0,
+        };
+        assert_eq!(undelivered(&status), 500);
+        let mut headers = HeaderMap::new();
+        headers.insert(PENDING, "2");
+        status.headers = Some(headers);
+        assert_eq!(undelivered(&status), 2);
     }
 }

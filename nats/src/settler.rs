@@ -443,7 +443,7 @@ impl Settler {
             match published.await {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => {
-                    return Err(PublishFailed { subject: subject.into(), reason: error.into() });
+                    return Err(PublishFailed::new(subject, error));
                 }
                 Err(_) => backoff.wait().await,
             }
