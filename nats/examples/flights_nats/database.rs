@@ -41,9 +41,9 @@ pub struct Database {
 /// What a worker has done.
 pub struct Tally {
     pub worker: String,
-    pub loaded: usize,
-    pub redelivered: usize,
-    pub duplicates: usize,
+    pub loaded: i64,
+    pub redelivered: i64,
+    pub duplicates: i64,
 }
 
 impl Database {
@@ -94,7 +94,7 @@ impl Database {
         {
             let mut insert = transaction.prepare_cached(INSERT)?;
             for flight in flights {
-                let inserted = insert.execute(params![
+                let inserted = i64::try_from(insert.execute(params![
                     flight.delivery().stream_sequence() as i64,
                     flight.day,
                     flight.carrier,
@@ -104,10 +104,11 @@ impl Database {
                     flight.dep_delay,
                     String::from_utf8_lossy(flight.line()),
                     worker,
-                ])?;
+                ])?)
+                .unwrap_or(0);
                 loaded += inserted;
                 duplicates += 1 - inserted;
-                redelivered += usize::from(flight.delivery().delivered() > 1);
+                redelivered += i64::from(flight.delivery().delivered() > 1);
             }
         }
         transaction.execute(COUNT, params![worker, loaded, redelivered, duplicates])?;
@@ -115,7 +116,7 @@ impl Database {
     }
 
     /// Returns the number of flights.
-    pub fn count(&self) -> rusqlite::Result<usize> {
+    pub fn count(&self) -> rusqlite::Result<i64> {
         self.connection.query_row("SELECT count(*) FROM flights", [], |row| row.get(0))
     }
 

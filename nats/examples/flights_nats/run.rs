@@ -55,9 +55,16 @@ pub async fn run(options: &Run) -> Result<(), Failure> {
     let result = async {
         let consumer = prepare(&context, &stream, &lines, &console).await?;
         let started = Instant::now();
-        let deaths =
-            work(&consumer, &url, &stream, &options.output, lines.len(), &database, &console)
-                .await?;
+        let deaths = work(
+            &consumer,
+            &url,
+            &stream,
+            &options.output,
+            lines.len() as i64,
+            &database,
+            &console,
+        )
+        .await?;
         report(&lines, &database, &deaths, started.elapsed())
     };
     let result = result.await;
@@ -136,7 +143,7 @@ async fn work(
     url: &str,
     stream: &str,
     output: &Path,
-    flights: usize,
+    flights: i64,
     database: &Database,
     console: &Console,
 ) -> Result<Vec<Death>, Failure> {
@@ -153,7 +160,7 @@ async fn work(
     loop {
         let info = consumer.get_info().await?;
         let loaded = database.count()?;
-        let bar = "=".repeat(40 * loaded / flights.max(1));
+        let bar = "=".repeat(usize::try_from(40 * loaded / flights.max(1))?);
         console.show(&format!(
             "[{bar:<40}] {loaded} of {flights} loaded, {} in the workers' hands",
             info.num_ack_pending
@@ -195,7 +202,7 @@ async fn work(
 /// Runs this program as a worker. It is killed when the handle is dropped.
 fn spawn(
     name: &str,
-    stall_after: Option<usize>,
+    stall_after: Option<i64>,
     url: &str,
     stream: &str,
     output: &Path,

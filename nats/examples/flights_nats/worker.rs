@@ -41,7 +41,7 @@ pub struct Options {
     /// After this many flights, stop between the commit and its acknowledgement, and wait to be
     /// killed.
     #[arg(long)]
-    stall_after: Option<usize>,
+    stall_after: Option<i64>,
 }
 
 /// Works until stdin ends.
@@ -74,7 +74,7 @@ async fn load_all(
     settler: Settler,
     mut database: Database,
     name: String,
-    stall_after: Option<usize>,
+    stall_after: Option<i64>,
 ) -> Result<(), Failure> {
     let mut loaded = 0;
     while let Ok(batch) = load.recv_batch_linger(BATCH, LINGER).await {
@@ -91,7 +91,7 @@ async fn load_all(
             batch.return_to_buffer();
             continue;
         }
-        loaded += batch.len();
+        loaded += batch.len() as i64;
         if stall_after.is_some_and(|limit| loaded >= limit) {
             println!("{}", batch.len());
             pending::<()>().await;
