@@ -1,13 +1,9 @@
-//! The calls of the buffer that a puller and a settler build on.
+//! Permits and batches, as a puller and a publisher use them.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::thread;
 
-use conveyor_buffer::{BufferManager, DeadLetter, Envelope, Permit, RejectReason, Source, Stage};
-use futures_util::FutureExt;
-
-/// The interval at which dead letters are looked for.
-const LETTER_INTERVAL: Duration = Duration::from_millis(20);
+use conveyor_buffer::{Batch, Envelope, Permit, RejectReason, Source, Stage};
 
 /// Waits until there is room for a record, then reserves room for up to `max`.
 pub(crate) async fn reserve_up_to<E: Envelope>(
@@ -60,23 +56,31 @@ impl<E: Envelope> Room<E> {
     }
 }
 
-/// Waits for a dead letter. Returns `None` after the buffer is closed and drained.
-pub(crate) async fn next_letter<E: Envelope>(manager: &BufferManager<E>) -> Option<DeadLetter<E>> {
-    let letters = manager.dead_letters();
-    loop {
-        // Ask before the last look, so that no letter is missed.
-        let is_done = manager.is_closed() && manager.drain().now_or_never().is_some();
-        if let Some(letter) = letters.try_recv() {
-            return Some(letter);
-        }
-        if is_done {
-            return None;
-        }
-        tokio::time::sleep(LETTER_INTERVAL).await;
+/// A batch that goes back to its stage without a retry counted, if its task is cancelled.
+///
+/// During a panic it is dropped as any batch, so that its records come again one by one.
+pub(crate) struct InHand<E: Envelope>(Option<Batch<E>>);
+
+impl<E: Envelope> InHand<E> {
+    pub(crate) fn new(batch: Batch<E>) -> Self {
+        Self(Some(batch))
+    }
+
+    pub(crate) fn batch(&self) -> &Batch<E> {
+        self.0.as_ref().expect("it is taken out by value only")
+    }
+
+    pub(crate) fn into_batch(mut self) -> Batch<E> {
+        self.0.take().expect("it is taken out by value only")
     }
 }
 
-/// Names why a record became a dead letter.
-pub(crate) fn reason_of<E: Envelope>(letter: &DeadLetter<E>) -> String {
-    if letter.retry_count > 0 { "retries exhausted".into() } else { "rejected".into() }
+impl<E: Envelope> Drop for InHand<E> {
+    fn drop(&mut self) {
+        if let Some(batch) = self.0.take()
+            && !thread::panicking()
+        {
+            batch.requeue();
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! *In progress* for what is held: sent in time, and only then.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct Keeper {
     client: Client,
     counters: Arc<Counters>,
     every: Duration,
+    /// Set when nothing is to be sent any more.
+    is_over: Arc<AtomicBool>,
     groups: VecDeque<Group>,
     entries: usize,
     clear_at: usize,
@@ -36,15 +39,24 @@ pub(crate) struct Group {
 }
 
 impl Keeper {
-    /// Starts the task. It ends when the sender is dropped and no message is held any more.
+    /// Starts the task. It ends when the sender is dropped and no message is held any more, or at the
+    /// first time that it is due after `is_over` was set.
     pub(crate) fn spawn(
         client: Client,
         counters: Arc<Counters>,
         every: Duration,
+        is_over: Arc<AtomicBool>,
     ) -> mpsc::UnboundedSender<Group> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let keeper =
-            Self { client, counters, every, groups: VecDeque::new(), entries: 0, clear_at: SLACK };
+        let keeper = Self {
+            client,
+            counters,
+            every,
+            is_over,
+            groups: VecDeque::new(),
+            entries: 0,
+            clear_at: SLACK,
+        };
         tokio::spawn(keeper.run(receiver));
         sender
     }
@@ -59,6 +71,10 @@ impl Keeper {
                     None => is_open = false,
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    // It publishes nothing else, so Relaxed is enough.
+                    if self.is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
                     self.send_due().await;
                 }
                 else => return,

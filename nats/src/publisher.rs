@@ -10,10 +10,11 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use conveyor_buffer::{Batch, Outcome, Stage};
+use conveyor_buffer::{Batch, Stage};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
+use crate::buffer::InHand;
 use crate::delivery::Carries;
 use crate::error::PublishFailed;
 use crate::options::PublishOptions;
@@ -150,7 +151,8 @@ impl PublishStatsReader {
 enum State {
     Unpublished,
     Published,
-    Impossible,
+    /// It can never be published, for this reason.
+    Impossible(&'static str),
 }
 
 impl<E: Carries> Publisher<E> {
@@ -177,12 +179,12 @@ impl<E: Carries> Publisher<E> {
     ///
     /// Returns [`PublishFailed`] if a publish has failed for
     /// [`retry_for`](PublishOptions::retry_for), for example because no stream listens on the
-    /// subject. The batch is returned to the stage.
+    /// subject. The batch goes back to the stage, and no retry is counted.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the batches in hand return to the stage. What was published of
-    /// them is published again, and dropped as a duplicate.
+    /// If the future is dropped, the batches in hand go back to the stage, and no retry is counted.
+    /// What was published of them is published again, and dropped as a duplicate.
     pub async fn run(self) -> Result<PublishStats, PublishFailed> {
         let mut loops: FuturesUnordered<_> =
             (0..self.options.concurrency).map(|_| self.publish_batches()).collect();
@@ -194,8 +196,9 @@ impl<E: Carries> Publisher<E> {
 
     async fn publish_batches(&self) -> Result<(), PublishFailed> {
         while let Ok(batch) = self.stage.recv_batch(self.options.max_batch).await {
-            let states = self.publish(&batch).await?;
-            self.settle(batch, &states).await;
+            let batch = InHand::new(batch);
+            let states = self.publish(batch.batch()).await?;
+            self.settle(batch.into_batch(), &states).await;
         }
         Ok(())
     }
@@ -228,7 +231,7 @@ impl<E: Carries> Publisher<E> {
                 continue;
             }
             let Some((subject, message)) = self.message(record) else {
-                states[place] = State::Impossible;
+                states[place] = State::Impossible("its subject to publish to is not valid");
                 continue;
             };
             let mut sending = pin!(self.context.send_publish(subject.clone(), message));
@@ -247,7 +250,7 @@ impl<E: Carries> Publisher<E> {
                     (place, result.map_err(|error| PublishFailed::new(&subject, error)))
                 }),
                 Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    states[place] = State::Impossible;
+                    states[place] = State::Impossible("larger than the server's max_payload");
                 }
                 Err(error) => {
                     let failure = PublishFailed::new(&subject, error);
@@ -298,19 +301,25 @@ impl<E: Carries> Publisher<E> {
     }
 
     async fn settle(&self, batch: Batch<E>, states: &[State]) {
-        let mut place = 0;
-        let (published, impossible) = batch.partition(|_| {
-            place += 1;
-            states[place - 1] == State::Published
+        let mut states = states.iter();
+        let mut reasons = Vec::new();
+        let (published, impossible) = batch.partition(|_| match states.next() {
+            Some(State::Impossible(reason)) => {
+                reasons.push(*reason);
+                false
+            }
+            _ => true,
         });
+        self.counts.rejected.add(impossible.len());
+        for (record, reason) in impossible.into_singles().zip(reasons) {
+            record.dead_letter(reason);
+        }
         if !published.is_empty()
             && let Err(error) = self.settler.ack(published).await
         {
             // It is in the stream: publishing it again makes a duplicate, which is dropped.
-            error.batch.return_to_buffer();
+            error.batch.requeue();
         }
-        self.counts.rejected.add(impossible.len());
-        impossible.settle(|_| Outcome::DeadLetter);
     }
 }
 

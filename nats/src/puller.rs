@@ -13,7 +13,7 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use conveyor_buffer::{Permit, RejectReason, Source, Stage};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::buffer::{Room, reserve_up_to};
 use crate::delivery::{Carries, Delivery, Origin, Undecodable};
@@ -25,6 +25,10 @@ use crate::retry::Backoff;
 use crate::settler::Settler;
 use crate::start::{check, check_dead_letters};
 use crate::stats::{Counters, PullStats};
+
+/// How often the puller looks, while a request is open, whether the buffer was closed or the
+/// connection lost. Neither wakes it.
+const LOOK: Duration = Duration::from_millis(100);
 
 type Decode<E> = Box<dyn FnMut(Delivery) -> Result<E, Undecodable> + Send>;
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -122,8 +126,14 @@ impl<E: Carries> Puller<E> {
             longest => options.idle_wait.min(longest),
         };
         let counters = Arc::new(Counters::default());
-        let held = Keeper::spawn(context.client(), Arc::clone(&counters), timing.progress_every);
-        let settler = Settler::new(context, options, timing.ack_wait, counters);
+        let is_over = Arc::default();
+        let held = Keeper::spawn(
+            context.client(),
+            Arc::clone(&counters),
+            timing.progress_every,
+            Arc::clone(&is_over),
+        );
+        let settler = Settler::new(context, options, timing.ack_wait, counters, is_over);
         let origin = Arc::new(Origin {
             source: source.id().to_owned(),
             stream: info.stream_name,
@@ -195,6 +205,8 @@ impl<E: Carries> Puller<E> {
         let mut pace = Pace::Idle;
         let mut backoff = Backoff::default();
         let mut is_missing = false;
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !(is_stopping && requests.owed() == 0) {
             let ahead = if pace == Pace::Flowing { (most - 1) * self.max_batch } else { 0 };
             let may_ask = !is_stopping && requests.owed() <= ahead;
@@ -221,7 +233,10 @@ impl<E: Carries> Puller<E> {
                             return Err(PullError::Refused { description });
                         }
                     };
-                    if pace != Pace::Lost {
+                    if pace == Pace::Lost {
+                        // Another request would be lost too.
+                        preparing = None;
+                    } else {
                         (backoff, is_missing) = (Backoff::default(), false);
                     }
                 }
@@ -257,6 +272,17 @@ impl<E: Carries> Puller<E> {
                     }
                 }
                 Some(()) = rejections.next(), if !rejections.is_empty() => {}
+                _ = look.tick(), if requests.owed() > 0 => {
+                    if self.source.is_closed() && !is_stopping {
+                        is_stopping = true;
+                        preparing = None;
+                        requests.end().await;
+                    } else if requests.is_cut_off() {
+                        requests.lose();
+                        room.push(0);
+                        (preparing, pace) = (None, Pace::Lost);
+                    }
+                }
             }
         }
         Ok(())

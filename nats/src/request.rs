@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::{Client, Message, StatusCode, Subscriber};
@@ -17,6 +18,9 @@ const BRIEFLY: Duration = Duration::from_millis(100);
 
 /// How long the server may be silent before its requests count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// The longest interval of the server's heartbeats while nothing comes.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How long messages on the wire are waited for after the subscription was ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -87,7 +91,7 @@ impl Requests {
     pub(crate) async fn wait_for_one(&mut self, wait: Duration) -> Result<(), async_nats::Error> {
         // The server sends heartbeats, so that a lost request is noticed. It refuses heartbeats
         // that are not shorter than half of the wait.
-        let heartbeat = (wait / 3).min(Duration::from_secs(5));
+        let heartbeat = (wait / 3).min(HEARTBEAT);
         let config = BatchConfig {
             batch: 1,
             expires: Some(wait),
@@ -190,9 +194,14 @@ impl Requests {
         self.alarm.as_mut().poll(context).map(|()| Err(self.lose()))
     }
 
+    /// Returns whether the connection is down, so that no open request will be answered.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.client.connection_state() != State::Connected
+    }
+
     /// Gives all open requests up. The next one gets a new subscription, so that a late answer to
     /// these is not taken for one to those that follow.
-    fn lose(&mut self) -> Answer {
+    pub(crate) fn lose(&mut self) -> Answer {
         self.inbox = None;
         self.owed = 0;
         self.is_waiting = false;

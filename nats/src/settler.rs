@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
@@ -12,7 +13,6 @@ use conveyor_buffer::{Batch, BufferManager, DeadLetter, Envelope, Remaining};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout};
 
-use crate::buffer::{next_letter, reason_of};
 use crate::delivery::{Carries, Delivery, Held, Undecodable};
 use crate::error::{PublishFailed, SettleError};
 use crate::options::{DeadLetterRoute, PullOptions};
@@ -75,6 +75,8 @@ struct Shared {
     options: PullOptions,
     ack_wait: Duration,
     counters: Arc<Counters>,
+    /// Set when *in progress* is to be sent no more.
+    is_over: Arc<AtomicBool>,
 }
 
 impl Settler {
@@ -83,9 +85,11 @@ impl Settler {
         options: PullOptions,
         ack_wait: Duration,
         counters: Arc<Counters>,
+        is_over: Arc<AtomicBool>,
     ) -> Self {
         let client = context.client();
-        Self { shared: Arc::new(Shared { context, client, options, ack_wait, counters }) }
+        let shared = Shared { context, client, options, ack_wait, counters, is_over };
+        Self { shared: Arc::new(shared) }
     }
 
     pub(crate) fn options(&self) -> &PullOptions {
@@ -197,7 +201,7 @@ impl Settler {
     ///
     /// | header | value |
     /// | --- | --- |
-    /// | `Conveyor-Reason` | why it failed |
+    /// | `Conveyor-Reason` | why it failed, as [`DeadLetterReason`](conveyor_buffer::DeadLetterReason) shows it |
     /// | `Conveyor-Stage`, `Conveyor-Source` | where it failed, and where it came from |
     /// | `Conveyor-Retries` | how often it was returned in this process |
     /// | `Conveyor-Stream`, `Conveyor-Sequence`, `Conveyor-Subject` | the message |
@@ -220,8 +224,9 @@ impl Settler {
         &self,
         manager: &BufferManager<E>,
     ) -> Result<u64, PublishFailed> {
+        let letters = manager.dead_letters();
         let mut terminated = 0;
-        while let Some(letter) = next_letter(manager).await {
+        while let Ok(letter) = letters.recv().await {
             self.dead_letter(&Obituary::of(&letter), PUBLISH_LETTERS_FOR).await?;
             terminated += 1;
         }
@@ -249,12 +254,15 @@ impl Settler {
     /// their hands. What is still queued then, and dead letters that nothing has received, are
     /// handed back upstream, so that other processes have them at once and not after `ack_wait`.
     ///
-    /// Records in the hands of workers cannot be handed back. They are delivered again after
-    /// `ack_wait`, unless their worker settles them yet. To have them handed back, abort the
-    /// workers when `grace` is over: this returns their batches.
+    /// Records in the hands of workers, and delayed ones, cannot be handed back by the call. For
+    /// them *in progress* is sent no more, so that they are delivered again after `ack_wait`, unless
+    /// their worker settles them yet. To have what workers hold handed back at once, abort the
+    /// workers, which returns their batches, and call this again with a grace period of zero.
     ///
-    /// The call ends at latest [`ack_timeout`](PullOptions::ack_timeout) after `grace`, even if the
-    /// connection is down.
+    /// If several pullers push into the buffer, call it on a settler of each.
+    ///
+    /// The call takes at most `grace` and twice [`ack_timeout`](PullOptions::ack_timeout), even if
+    /// the connection is down.
     pub async fn shut_down<E: Carries>(
         &self,
         manager: &BufferManager<E>,
@@ -274,6 +282,7 @@ impl Settler {
         if timeout(grace, settled).await.is_err() {
             let limit = self.shared.options.ack_timeout;
             let _ = timeout(limit, self.hand_back(manager, &mut handed_back)).await;
+            self.shared.is_over.store(true, Ordering::Relaxed);
         }
         // The acknowledgements are with the client; without this they might die with the process.
         let _ = timeout(self.shared.options.ack_timeout, self.client().flush()).await;
@@ -411,14 +420,14 @@ impl Settler {
         retry_for: Duration,
     ) -> Result<(), PublishFailed> {
         let held = &**obituary.delivery.held();
-        if let DeadLetterRoute::Publish(subject) = &self.shared.options.dead_letters {
-            if let Err(failed) = self.publish_letter(obituary, subject, retry_for).await {
-                self.shared.counters.unpublished.add(1);
-                let delay = UNPUBLISHED_DELAY.min(self.shared.ack_wait);
-                // If this fails too, the message comes again after `ack_wait`.
-                let _ = self.send([held].into_iter(), AckKind::Nak(Some(delay))).await;
-                return Err(failed);
-            }
+        if let DeadLetterRoute::Publish(subject) = &self.shared.options.dead_letters
+            && let Err(failed) = self.publish_letter(obituary, subject, retry_for).await
+        {
+            self.shared.counters.unpublished.add(1);
+            let delay = UNPUBLISHED_DELAY.min(self.shared.ack_wait);
+            // If this fails too, the message comes again after `ack_wait`.
+            let _ = self.send([held].into_iter(), AckKind::Nak(Some(delay))).await;
+            return Err(failed);
         }
         self.send([held].into_iter(), AckKind::Term)
             .await
@@ -465,7 +474,7 @@ impl<'a> Obituary<'a> {
             delivery: letter.record.delivery(),
             stage: &letter.stage_id,
             retries: letter.retry_count,
-            reason: reason_of(letter),
+            reason: letter.reason.to_string(),
         }
     }
 
@@ -514,7 +523,7 @@ impl fmt::Debug for Settler {
 pub struct ShutDown {
     /// Records that were handed back upstream.
     pub handed_back: usize,
-    /// Records that are in the hands of workers. They are delivered again after `ack_wait` unless
-    /// their worker settles them yet.
+    /// Records that are in the hands of workers or delayed. They are delivered again after
+    /// `ack_wait`, unless their worker settles them yet.
     pub remaining: Remaining,
 }

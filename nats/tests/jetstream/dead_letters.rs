@@ -37,9 +37,10 @@ async fn work(pipeline: &Pipeline, left: impl AsyncFn() -> bool) {
         };
         while !batch.is_empty() {
             let rest = batch.split_off(1);
-            match batch.iter().any(|record| number(record) % 100 == 0) {
-                true => batch.return_to_buffer(),
-                false => pipeline.settler.ack(batch).await.unwrap(),
+            if batch.iter().any(|record| number(record).is_multiple_of(100)) {
+                batch.return_to_buffer();
+            } else {
+                pipeline.settler.ack(batch).await.unwrap();
             }
             batch = rest;
         }
@@ -88,6 +89,7 @@ async fn a_poison_message_is_published_with_its_reason_and_then_terminated() {
     let headers = of_poison.expect("the poison message");
     let value = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
     for (name, expected) in [
+        ("Conveyor-Reason", "retries exhausted"),
         ("Conveyor-Stage", "work"),
         ("Conveyor-Source", "in"),
         ("Conveyor-Retries", "2"),
@@ -100,7 +102,6 @@ async fn a_poison_message_is_published_with_its_reason_and_then_terminated() {
     ] {
         assert_eq!(value(name).as_deref(), Some(expected), "{name}");
     }
-    assert!(value("Conveyor-Reason").unwrap().contains("retries"), "{headers:?}");
     assert_eq!(value("Nats-Expected-Last-Sequence"), None);
 
     // The work queue is empty, and what was terminated was published before.

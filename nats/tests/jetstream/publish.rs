@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use conveyor_buffer::Envelope;
 use conveyor_buffer_nats::Publisher;
 use conveyor_buffer_nats::{DeadLetterRoute, Delivery, Outgoing, PublishOptions, PullOptions};
 use tokio::time::sleep;
@@ -89,7 +90,7 @@ async fn a_missing_stream_is_waited_for_and_no_retry_is_counted() {
     let publisher = publisher(&world, &pipeline, PublishOptions::default());
     let stats = publisher.stats();
     let publishing = tokio::spawn(publisher.run());
-    until("it has tried", async || stats.get().repeated >= 10).await;
+    until("it has tried", async || stats.get().repeated >= 4).await;
     assert_eq!(consumer.get_info().await.unwrap().num_ack_pending, 10, "none is acknowledged");
     assert_eq!(pipeline.held(), 10);
     world.add_stream("out").await;
@@ -111,6 +112,9 @@ async fn a_publisher_that_gives_up_returns_its_batch() {
     assert_eq!(error.subject, "out.x");
     assert_eq!(pipeline.stage.len(), 10);
     assert_eq!(pipeline.settler.stats().acked, 0);
+    let batch = pipeline.stage.try_recv_batch(10).unwrap();
+    assert!(batch.iter().all(|record| record.retry_count() == 0), "no retry is counted");
+    drop(batch);
     pipeline.stop().await.unwrap();
 }
 
@@ -147,6 +151,20 @@ async fn a_message_that_can_never_be_published_is_a_dead_letter() {
     assert_eq!(within(letters).await.unwrap().unwrap(), 2);
     let dead = world.payloads("dead").await;
     assert_eq!(dead.keys().collect::<Vec<_>>(), ["3", "5"]);
+    let stream = world.context.get_stream("dead").await.unwrap();
+    let mut reasons = Vec::new();
+    for sequence in [1, 2] {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        reasons.push(message.headers.get("Conveyor-Reason").unwrap().as_str().to_owned());
+    }
+    reasons.sort();
+    assert_eq!(
+        reasons,
+        [
+            "rejected: its subject to publish to is not valid",
+            "rejected: larger than the server's max_payload",
+        ]
+    );
     pipeline.stop().await.unwrap();
 }
 

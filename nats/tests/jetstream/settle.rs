@@ -87,8 +87,17 @@ async fn acknowledgements_that_are_not_confirmed_hand_the_batch_back() {
             Err(again) => batch = again.batch,
         }
     }
-    assert!(pipeline.held() <= 1, "at most the permit of a request");
-    world.all_settled(&consumer).await;
+    // A server that was killed may have forgotten what it had delivered, and deliver it again.
+    until("all are settled", async || {
+        if let Ok(batch) = pipeline.stage.try_recv_batch(10) {
+            let _ = pipeline.settler.ack(batch).await;
+        }
+        consumer
+            .get_info()
+            .await
+            .is_ok_and(|info| info.num_ack_pending + info.num_pending as usize == 0)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -109,11 +118,13 @@ async fn a_closed_client_hands_the_batch_back() {
     assert_eq!((error.batch.len(), pipeline.stage.in_flight()), (10, 10));
     error.batch.return_to_buffer();
     assert_eq!(pipeline.stage.len(), 10);
+    // With room for more it asks for more, and sees that it cannot.
+    drop(pipeline.stage.try_recv_batch(10).unwrap().into_records());
+    assert!(within(pipeline.ended()).await.is_err(), "a puller without a client ends");
     // Nothing was acknowledged: another process gets all of it.
     let next = Pipeline::start(&world, &consumer, 10).await;
     until("they come again", async || next.stage.len() == 10).await;
     next.stop().await.unwrap();
-    assert!(within(pipeline.ended()).await.is_err(), "a puller without a client ends");
 }
 
 #[tokio::test]
@@ -196,7 +207,8 @@ async fn some_records_of_a_batch_are_acknowledged_and_the_others_retried_here() 
     let pipeline = Pipeline::start(&world, &consumer, 10).await;
     until("all are there", async || pipeline.stage.len() == 10).await;
     let batch = within(pipeline.stage.recv_batch(10)).await.unwrap();
-    let acked = pipeline.settler.ack_records(&batch, |record| number(record) % 2 == 0).await;
+    let acked =
+        pipeline.settler.ack_records(&batch, |record| number(record).is_multiple_of(2)).await;
     assert_eq!(acked.unwrap(), 5);
     assert_eq!(batch.len(), 10);
     // A second call sends nothing for those that are settled.

@@ -121,3 +121,23 @@ async fn a_shutdown_without_a_connection_ends() {
     assert_eq!((report.handed_back, report.remaining.records()), (0, 100));
     assert!(started.elapsed() < SECOND * 8, "{:?}", started.elapsed());
 }
+
+#[tokio::test]
+async fn what_a_shutdown_leaves_in_hands_or_delayed_is_delivered_again_after_ack_wait() {
+    let world = World::new().await;
+    world.publish(20).await;
+    let consumer = world.consumer(SECOND).await;
+    let pipeline = Pipeline::start(&world, &consumer, 20).await;
+    until("all are there", async || pipeline.stage.len() == 20).await;
+    let in_hand = pipeline.stage.try_recv_batch(5).unwrap();
+    pipeline.stage.try_recv_batch(5).unwrap().return_after(MINUTE);
+    let (settler, manager) = (pipeline.settler.clone(), pipeline.manager.clone());
+    pipeline.stop().await.unwrap();
+    let report = within(settler.shut_down(&manager, Duration::from_millis(50))).await;
+    assert_eq!((report.handed_back, report.remaining.records()), (10, 10));
+    // The process goes on, and still holds them.
+    let other = Pipeline::start(&world, &consumer, 20).await;
+    until("the other has all", async || other.stage.len() == 20).await;
+    drop(in_hand);
+    other.stop().await.unwrap();
+}
