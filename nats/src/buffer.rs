@@ -3,54 +3,41 @@
 use std::collections::VecDeque;
 use std::thread;
 
-use conveyor_buffer::{Batch, Envelope, Permit, RejectReason, Source, Stage};
+use conveyor_buffer::{Batch, Envelope, Permit};
 
-/// Waits until there is room for a record, then reserves room for up to `max`.
-pub(crate) async fn reserve_up_to<E: Envelope>(
-    source: &Source<E>,
-    stage: &Stage<E>,
-    max: usize,
-) -> Result<Permit<E>, RejectReason> {
-    let places = stage.capacity().saturating_sub(stage.len() + stage.in_flight());
-    let room = max.min(source.available_credits()).min(places).max(1);
-    source.reserve(stage, room).await
-}
-
-/// The permits of all open requests, and the records that came for them.
+/// The permits of all open requests.
 ///
-/// There is always room for the messages that are owed and the records that came.
-pub(crate) struct Room<E: Envelope> {
-    permits: VecDeque<Permit<E>>,
-    records: Vec<E>,
-}
+/// They cover the messages that are owed, and those that are being settled upstream without having
+/// become a record.
+pub(crate) struct Room<E: Envelope>(VecDeque<Permit<E>>);
 
 impl<E: Envelope> Room<E> {
     pub(crate) fn new() -> Self {
-        Self { permits: VecDeque::new(), records: Vec::new() }
+        Self(VecDeque::new())
     }
 
     pub(crate) fn add(&mut self, permit: Permit<E>) {
-        self.permits.push_back(permit);
+        self.0.push_back(permit);
     }
 
-    pub(crate) fn put(&mut self, record: E) {
-        self.records.push(record);
-    }
-
-    /// Pushes records, as blocks of the permits' sizes, and all of them if nothing more is owed.
-    /// Releases the room that is not needed any more.
-    pub(crate) fn push(&mut self, owed: usize) {
-        while let Some(permit) = self.permits.pop_front_if(|permit| {
-            let held = self.records.len();
-            held > 0 && (owed == 0 || permit.len() <= held)
-        }) {
-            let rest = self.records.split_off(self.records.len().min(permit.len()));
-            let pushed = permit.send_batch(std::mem::replace(&mut self.records, rest));
-            debug_assert!(pushed.is_ok(), "no more is pushed than the permit is for");
+    /// Pushes a record that was owed.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no permit, so if more has come than was asked for.
+    pub(crate) fn push(&mut self, record: E) {
+        let permit = self.0.front_mut().expect("a permit for each message that is owed");
+        let pushed = permit.push(record);
+        debug_assert!(pushed.is_ok(), "permits that are used up are removed");
+        if permit.is_empty() {
+            self.0.pop_front();
         }
-        let mut spare = self.permits.iter().map(Permit::len).sum::<usize>();
-        spare = spare.saturating_sub(owed + self.records.len());
-        while let Some(permit) = self.permits.pop_back_if(|permit| permit.len() <= spare) {
+    }
+
+    /// Releases the permits that are not needed to cover this many messages.
+    pub(crate) fn shrink_to(&mut self, messages: usize) {
+        let mut spare = self.0.iter().map(Permit::len).sum::<usize>().saturating_sub(messages);
+        while let Some(permit) = self.0.pop_back_if(|permit| permit.len() <= spare) {
             spare -= permit.len();
         }
     }

@@ -15,7 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::buffer::{Room, reserve_up_to};
+use crate::buffer::Room;
 use crate::delivery::{Carries, Delivery, Origin, Undecodable};
 use crate::error::{PullError, StartError};
 use crate::keeper::{Group, Keeper};
@@ -46,7 +46,7 @@ type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// use conveyor_buffer::{BufferManager, BufferSettings};
 /// use conveyor_buffer_nats::{Delivery, PullOptions, Puller};
 ///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 /// let context = jetstream::new(async_nats::connect("localhost").await?);
 /// let consumer = context.get_stream("ORDERS").await?.get_consumer("load").await?;
 ///
@@ -184,22 +184,25 @@ impl<E: Carries> Puller<E> {
     /// in the buffer stays there.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<PullStats, PullError> {
         let settler = self.settler.clone();
+        let mut room = Room::new();
         let mut rejections = FuturesUnordered::new();
-        let result = self.pull(stop, &mut rejections).await;
-        while rejections.next().await.is_some() {}
+        let result = self.pull(stop, &mut room, &mut rejections).await;
+        while rejections.next().await.is_some() {
+            room.shrink_to(rejections.len());
+        }
         result.map(|()| settler.stats())
     }
 
     async fn pull(
         mut self,
         stop: impl Future<Output = ()>,
+        room: &mut Room<E>,
         rejections: &mut FuturesUnordered<Task<()>>,
     ) -> Result<(), PullError> {
         let mut stop = pin!(stop);
         let mut is_stopping = false;
         let most = self.settler.options().requests;
         let mut requests = Requests::new(self.settler.client().clone(), self.consumer.clone());
-        let mut room = Room::new();
         let mut messages = Vec::new();
         let mut preparing: Option<Task<Prepared<E>>> = None;
         let mut pace = Pace::Idle;
@@ -210,7 +213,7 @@ impl<E: Carries> Puller<E> {
         while !(is_stopping && requests.owed() == 0) {
             let ahead = if pace == Pace::Flowing { (most - 1) * self.max_batch } else { 0 };
             let may_ask = !is_stopping && requests.owed() <= ahead;
-            if may_ask && preparing.is_none() && rejections.len() < self.max_batch {
+            if may_ask && preparing.is_none() {
                 preparing = Some(self.prepare(pace, &mut backoff));
             }
             tokio::select! {
@@ -221,8 +224,8 @@ impl<E: Carries> Puller<E> {
                     requests.end().await;
                 }
                 answer = requests.receive(&mut messages) => {
-                    self.decode(&mut messages, &mut room, rejections);
-                    room.push(requests.owed());
+                    self.decode(&mut messages, room, rejections);
+                    room.shrink_to(requests.owed() + rejections.len());
                     pace = match answer {
                         None if pace == Pace::Idle => Pace::One,
                         None if requests.owed() == 0 => Pace::Flowing,
@@ -271,7 +274,9 @@ impl<E: Carries> Puller<E> {
                         }
                     }
                 }
-                Some(()) = rejections.next(), if !rejections.is_empty() => {}
+                Some(()) = rejections.next(), if !rejections.is_empty() => {
+                    room.shrink_to(requests.owed() + rejections.len());
+                }
                 _ = look.tick(), if requests.owed() > 0 => {
                     if self.source.is_closed() && !is_stopping {
                         is_stopping = true;
@@ -279,7 +284,7 @@ impl<E: Carries> Puller<E> {
                         requests.end().await;
                     } else if requests.is_cut_off() {
                         requests.lose();
-                        room.push(0);
+                        room.shrink_to(rejections.len());
                         (preparing, pace) = (None, Pace::Lost);
                     }
                 }
@@ -300,7 +305,7 @@ impl<E: Carries> Puller<E> {
         }
         let max = if pace == Pace::Idle { 1 } else { self.max_batch };
         let (source, stage) = (self.source.clone(), self.stage.clone());
-        Box::pin(async move { Prepared::Room(reserve_up_to(&source, &stage, max).await, pace) })
+        Box::pin(async move { Prepared::Room(source.reserve_up_to(&stage, max).await, pace) })
     }
 
     /// Makes the records of messages.
@@ -326,7 +331,7 @@ impl<E: Carries> Puller<E> {
             }
             held.push(Arc::downgrade(delivery.held()));
             match (self.decode)(delivery) {
-                Ok(record) => room.put(record),
+                Ok(record) => room.push(record),
                 Err(refused) => {
                     let (settler, stage) = (self.settler.clone(), self.stage.clone());
                     rejections.push(Box::pin(async move {

@@ -58,7 +58,7 @@ const SHUT_DOWN_INTERVAL: Duration = Duration::from_millis(10);
 ///         }
 ///         if let Err(error) = settler.ack(batch).await {
 ///             eprintln!("{error}");
-///             error.batch.return_to_buffer();
+///             error.batch.requeue();
 ///         }
 ///     }
 /// }
@@ -308,7 +308,7 @@ impl Settler {
                     match self.nak(batch, None).await {
                         Ok(()) => *handed_back += records,
                         // The client is closed: `ack_wait` does the rest.
-                        Err(_) => return,
+                        Err(error) => return error.batch.requeue(),
                     }
                 }
             }

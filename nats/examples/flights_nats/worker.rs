@@ -100,7 +100,7 @@ async fn load_all(
         // database drops them.
         if let Err(error) = settler.ack(batch).await {
             eprintln!("{name}: {error}");
-            error.batch.return_to_buffer();
+            error.batch.requeue();
         }
     }
     Ok(())

@@ -182,6 +182,41 @@ async fn what_cannot_be_decoded_is_a_dead_letter_too() {
 }
 
 #[tokio::test]
+async fn messages_that_are_being_rejected_count_against_the_cap() {
+    let world = World::new().await;
+    world.publish(100).await;
+    // It takes the publishes and does not answer, so that the rejections wait.
+    let _silent = world.client.subscribe("dead.in").await.unwrap();
+    world.client.flush().await.unwrap();
+    let consumer = world.consumer(SECONDS_30).await;
+    let manager = manager(10);
+    let (source, stage) = (manager.source("in").unwrap(), manager.stage("work").unwrap());
+    let decode = |delivery: Delivery| match number(&delivery) {
+        0..5 => Ok(delivery),
+        _ => Err(delivery.undecodable("not wanted")),
+    };
+    let (context, handle) = (world.context.clone(), consumer.clone());
+    let pulled = source.clone();
+    let puller =
+        Puller::new(context, handle, pulled, stage.clone(), decode, to_dead()).await.unwrap();
+    let settler = puller.settler();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let pulling = tokio::spawn(puller.run(async {
+        let _ = stopped.await;
+    }));
+    until("the cap is reached", async || settler.stats().pulled == 10).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!((settler.stats().pulled, settler.stats().undecodable), (10, 5));
+    assert_eq!(consumer.get_info().await.unwrap().num_ack_pending, 10);
+    assert_eq!((stage.len(), source.available_credits()), (5, 0));
+    // They are handed back when the publish has failed, and then the puller ends.
+    drop(stop);
+    let stats = within(pulling).await.unwrap().unwrap();
+    assert_eq!((stats.pulled, stats.nacked, stats.unpublished), (10, 5, 5));
+    assert_eq!((stage.len(), source.available_credits()), (5, 5));
+}
+
+#[tokio::test]
 async fn without_a_route_a_dead_letter_is_terminated_and_stays_in_its_stream() {
     let world = World::new().await;
     world.publish(3).await;
