@@ -1,7 +1,7 @@
 //! Messages a second through the buffer, beside plain loops on the same consumer settings.
 //!
-//! `cargo bench -p conveyor-buffer-nats` prints the tables of BENCHMARKS.md. `-- --test` runs
-//! everything once with few messages.
+//! `cargo bench -p conveyor-buffer-nats` prints the tables of BENCHMARKS.md in four minutes.
+//! `-- --test` runs everything once with few messages.
 
 #[path = "../examples/flights_nats/server.rs"]
 mod server;
@@ -13,24 +13,51 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::Config as StreamConfig;
 use async_nats::jetstream::{self, Context};
 use conveyor_buffer::{BufferManager, BufferSettings};
-use conveyor_buffer_nats::{Delivery, PullOptions, PullStats, Puller};
-use futures_util::StreamExt;
+use conveyor_buffer_nats::{Delivery, PullOptions, PullStats, Puller, SettleError};
+use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::server::Server;
 
-/// The size of a request, and of a worker's batch, everywhere.
+/// The size of a request, and of a worker's batch, where rates are measured.
 const BATCH: usize = 500;
 
+/// The work of a batch, where there is work.
+const WORK: Duration = Duration::from_millis(5);
+
+/// The messages, batches and time limit where the work of a batch takes about as long as that.
+const FEW: usize = 400;
+const FEW_BATCH: usize = 50;
+const ACK_WAIT: Duration = Duration::from_secs(1);
+
+/// The interval at which the server is asked whether all is done.
+const PAUSE: Duration = Duration::from_millis(2);
+
+const GRACE: Duration = Duration::from_secs(10);
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is measured: the rates of each round.
+struct Row {
+    name: &'static str,
+    kind: Kind,
+    rates: Vec<f64>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Loop(Plain),
+    Buffer { requests: usize, workers: usize },
+}
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Failure> {
     let quick = env::args().any(|argument| argument == "--test");
-    let messages = if quick { 5_000 } else { 200_000 };
-    let rounds = if quick { 1 } else { 5 };
+    let messages = if quick { 5_000 } else { 100_000 };
+    let rounds = if quick { 1 } else { 11 };
 
     let server = Server::start()?;
     let client = async_nats::connect(server.url()).await?;
@@ -38,40 +65,31 @@ async fn main() -> Result<(), Failure> {
     let config =
         StreamConfig { name: "in".into(), subjects: vec!["in".into()], ..StreamConfig::default() };
     context.create_stream(config).await?;
-    publish(&context, messages).await?;
+    publish(&context, "in", messages).await?;
     let bench = Bench { context, messages };
 
     println!(
-        "{messages} messages of 100 bytes, requests and batches of {BATCH}, one consumer each\n"
+        "{messages} messages of 100 bytes, {rounds} rounds, requests and batches of {BATCH}\n"
     );
-    println!("| no work | messages/s, median of {rounds} | least | most |");
-    println!("| --- | ---: | ---: | ---: |");
-    let mut rows: Vec<(&str, Vec<f64>)> = [
-        "plain loop of `fetch`",
-        "plain loop of `batch`",
-        "plain loop over `stream`",
-        "buffer, 1 request",
-        "buffer, 2 requests",
-    ]
-    .map(|name| (name, Vec::new()))
-    .into();
-    for _ in 0..rounds {
-        rows[0].1.push(bench.plain(Plain::Fetch, Duration::ZERO).await?);
-        rows[1].1.push(bench.plain(Plain::Batch, Duration::ZERO).await?);
-        rows[2].1.push(bench.plain(Plain::Stream, Duration::ZERO).await?);
-        rows[3].1.push(bench.buffered(1, 1, Duration::ZERO).await?.0);
-        rows[4].1.push(bench.buffered(2, 1, Duration::ZERO).await?.0);
-    }
-    print_rows(rows);
-    Ok(())
+    let loops = [
+        ("loop of `fetch`", Kind::Loop(Plain::Fetch)),
+        ("loop of `batch`", Kind::Loop(Plain::Batch)),
+        ("loop over `messages`", Kind::Loop(Plain::Stream)),
+    ];
+    let buffer = |requests, workers| Kind::Buffer { requests, workers };
+    let buffers = [("buffer, 1 request", buffer(1, 1)), ("buffer, 2 requests", buffer(2, 1))];
+    bench.compare("no work", Duration::ZERO, rounds, loops.into_iter().chain(buffers)).await?;
+    let buffers = [("buffer, 1 worker", buffer(2, 1)), ("buffer, 4 workers", buffer(2, 4))];
+    let rows = loops.into_iter().chain(buffers);
+    bench.compare("5 ms of work a batch", WORK, rounds.div_ceil(2), rows).await?;
+    let works: &[u64] = if quick { &[1_100] } else { &[500, 900, 1_100, 2_000] };
+    let works: Vec<_> = works.iter().copied().map(Duration::from_millis).collect();
+    bench.near_ack_wait(&works).await
 }
 
-fn print_rows(rows: Vec<(&str, Vec<f64>)>) {
-    for (name, mut rates) in rows {
-        rates.sort_by(f64::total_cmp);
-        let (least, most) = (rates[0], rates[rates.len() - 1]);
-        println!("| {name} | {:.0} | {least:.0} | {most:.0} |", rates[rates.len() / 2]);
-    }
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 struct Bench {
@@ -87,6 +105,75 @@ enum Plain {
 }
 
 impl Bench {
+    /// Measures all rows in turns, and prints them with their ratios to the loops.
+    async fn compare(
+        &self,
+        title: &str,
+        work: Duration,
+        rounds: usize,
+        rows: impl Iterator<Item = (&'static str, Kind)>,
+    ) -> Result<(), Failure> {
+        let mut rows: Vec<_> =
+            rows.map(|(name, kind)| Row { name, kind, rates: Vec::new() }).collect();
+        for _ in 0..rounds {
+            for row in &mut rows {
+                row.rates.push(match row.kind {
+                    Kind::Loop(kind) => self.plain(kind, work).await?,
+                    Kind::Buffer { requests, workers } => {
+                        self.buffered(requests, workers, work).await?
+                    }
+                });
+            }
+        }
+        println!("| {title} | messages/s | least | most | times `fetch` | `batch` | `messages` |");
+        println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+        for row in &rows {
+            let least = row.rates.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = row.rates.iter().copied().fold(0.0, f64::max);
+            print!("| {} | {:.0} | {least:.0} | {most:.0} |", row.name, median(row.rates.clone()));
+            for other in &rows[..3] {
+                let ratios = row.rates.iter().zip(&other.rates).map(|(rate, other)| rate / other);
+                print!(" {:.2} |", median(ratios.collect()));
+            }
+            println!();
+        }
+        println!();
+        Ok(())
+    }
+
+    /// Lets the work of a batch take about `ack_wait`, and prints what is delivered again.
+    async fn near_ack_wait(&self, works: &[Duration]) -> Result<(), Failure> {
+        let config = StreamConfig {
+            name: "few".into(),
+            subjects: vec!["few".into()],
+            ..StreamConfig::default()
+        };
+        self.context.create_stream(config).await?;
+        publish(&self.context, "few", FEW).await?;
+        println!("{FEW} messages, two workers, batches of {FEW_BATCH}, `ack_wait` {ACK_WAIT:?}\n");
+        println!("| work of a batch | redelivered to loops | to buffers | in progress sent |");
+        println!("| --- | ---: | ---: | ---: |");
+        for &work in works {
+            let consumer = self.few().await?;
+            let loops = [&consumer, &consumer].map(|consumer| slow_loop(consumer, work));
+            let redelivered: usize = try_join_all(loops).await?.iter().sum();
+            let consumer = self.few().await?;
+            let (stats, _) = self.through_buffer(&consumer, 2, 2, FEW_BATCH, FEW, work).await?;
+            let (to_buffer, in_progress) = (stats.redelivered, stats.in_progress);
+            println!("| {work:?} | {redelivered} | {to_buffer} | {in_progress} |");
+        }
+        Ok(())
+    }
+
+    async fn few(&self) -> Result<PullConsumer, Failure> {
+        let config = pull::Config {
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            ..pull::Config::default()
+        };
+        Ok(self.context.create_consumer_on_stream(config, "few").await?)
+    }
+
     async fn consumer(&self) -> Result<PullConsumer, Failure> {
         let config = pull::Config {
             ack_policy: AckPolicy::Explicit,
@@ -125,24 +212,39 @@ impl Bench {
                 left -= 1;
             }
         }
-        self.finish(&consumer, started).await
+        all_acknowledged(&consumer, self.messages).await?;
+        self.rate(&consumer, started.elapsed()).await
     }
 
-    /// Pulls into a buffer, from which workers take batches.
     async fn buffered(
         &self,
         requests: usize,
         workers: usize,
         work: Duration,
-    ) -> Result<(f64, PullStats), Failure> {
+    ) -> Result<f64, Failure> {
         let consumer = self.consumer().await?;
-        let settings = BufferSettings { max_per_source: 4_000, ..BufferSettings::default() };
+        let (_, elapsed) =
+            self.through_buffer(&consumer, requests, workers, BATCH, self.messages, work).await?;
+        self.rate(&consumer, elapsed).await
+    }
+
+    /// Pulls all messages into a buffer, from which workers take batches. Returns the counts, and
+    /// the time until the server had all acknowledgements.
+    async fn through_buffer(
+        &self,
+        consumer: &PullConsumer,
+        requests: usize,
+        workers: usize,
+        batch: usize,
+        messages: usize,
+        work: Duration,
+    ) -> Result<(PullStats, Duration), Failure> {
+        let settings = BufferSettings { max_per_source: 8 * batch, ..BufferSettings::default() };
         let manager = BufferManager::<Delivery>::new(settings);
         let (stage, source) = (manager.stage("work")?, manager.source("in")?);
-        let options = PullOptions::default().max_batch(BATCH).requests(requests);
-        let context = self.context.clone();
-        let puller =
-            Puller::new(context, consumer.clone(), source, stage.clone(), Ok, options).await?;
+        let options = PullOptions::default().max_batch(batch).requests(requests);
+        let (context, handle) = (self.context.clone(), consumer.clone());
+        let puller = Puller::new(context, handle, source, stage.clone(), Ok, options).await?;
         let settler = puller.settler();
         let (stop, stopped) = oneshot::channel::<()>();
         let started = Instant::now();
@@ -153,48 +255,51 @@ impl Bench {
         for _ in 0..workers {
             let (stage, settler) = (stage.clone(), settler.clone());
             tasks.push(tokio::spawn(async move {
-                while let Ok(batch) = stage.recv_batch(BATCH).await {
+                while let Ok(batch) = stage.recv_batch(batch).await {
                     pause(work).await;
                     settler.ack(batch).await?;
                 }
-                Ok::<(), conveyor_buffer_nats::SettleError<Delivery>>(())
+                Ok::<(), SettleError<Delivery>>(())
             }));
         }
-        let rate = self.finish(&consumer, started).await?;
+        all_acknowledged(consumer, messages).await?;
+        let elapsed = started.elapsed();
         drop(stop);
-        pulling.await??;
-        let stats = settler.stats();
-        settler.shut_down(&manager, Duration::from_secs(10)).await;
+        let stats = pulling.await??;
+        settler.shut_down(&manager, GRACE).await;
         for task in tasks {
             task.await??;
         }
-        Ok((rate, stats))
+        Ok((stats, elapsed))
     }
 
-    /// Waits until the server has all acknowledgements, and returns the rate.
-    async fn finish(&self, consumer: &PullConsumer, started: Instant) -> Result<f64, Failure> {
-        loop {
-            let info = consumer.get_info().await?;
-            if info.ack_floor.stream_sequence == self.messages as u64 {
-                break;
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
-        let rate = self.messages as f64 / started.elapsed().as_secs_f64();
-        if env::var_os("CPU").is_some() {
-            let stat = std::fs::read_to_string("/proc/self/stat")?;
-            let f: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-            let t: u64 = f[11].parse::<u64>()? + f[12].parse::<u64>()?;
-            static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-            let last = LAST.swap(t, std::sync::atomic::Ordering::Relaxed);
-            eprintln!(
-                "cpu us/msg {:.2}  rate {rate:.0}",
-                (t - last) as f64 * 10_000.0 / self.messages as f64
-            );
-        }
+    async fn rate(&self, consumer: &PullConsumer, elapsed: Duration) -> Result<f64, Failure> {
         self.context.delete_consumer_from_stream(&consumer.cached_info().name, "in").await?;
-        Ok(rate)
+        Ok(self.messages as f64 / elapsed.as_secs_f64())
     }
+}
+
+/// A plain loop whose batches take long. Returns how many messages were delivered to it again.
+async fn slow_loop(consumer: &PullConsumer, work: Duration) -> Result<usize, Failure> {
+    let mut redelivered = 0;
+    while consumer.get_info().await?.ack_floor.stream_sequence < FEW as u64 {
+        let messages = consumer.fetch().max_messages(FEW_BATCH).messages().await?;
+        let batch: Vec<_> = messages.try_collect().await?;
+        sleep(if batch.is_empty() { PAUSE } else { work }).await;
+        for message in batch {
+            redelivered += usize::from(message.info()?.delivered > 1);
+            message.ack().await?;
+        }
+    }
+    Ok(redelivered)
+}
+
+/// Waits until the server has the acknowledgements of all messages.
+async fn all_acknowledged(consumer: &PullConsumer, messages: usize) -> Result<(), Failure> {
+    while consumer.get_info().await?.ack_floor.stream_sequence < messages as u64 {
+        sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 async fn pause(work: Duration) {
@@ -203,10 +308,10 @@ async fn pause(work: Duration) {
     }
 }
 
-async fn publish(context: &Context, messages: usize) -> Result<(), Failure> {
+async fn publish(context: &Context, stream: &'static str, messages: usize) -> Result<(), Failure> {
     let mut waiting = FuturesUnordered::new();
     for _ in 0..messages {
-        waiting.push(context.publish("in", vec![b'x'; 100].into()).await?.into_future());
+        waiting.push(context.publish(stream, vec![b'x'; 100].into()).await?.into_future());
         if waiting.len() >= 1_000 {
             waiting.next().await.ok_or("one waits")??;
         }
