@@ -55,6 +55,11 @@ pub enum StartError {
         /// The consumer's `ack_wait`.
         ack_wait: Duration,
     },
+    /// `rate` is not above 0.
+    Rate {
+        /// The option.
+        found: f64,
+    },
     /// The stream deletes terminated messages, and dead letters are not published.
     DeadLettersDeleted {
         /// The stream.
@@ -97,6 +102,11 @@ impl fmt::Display for StartError {
                 f,
                 "progress_every is {found:?} and must be above 0 and shorter than ack_wait, \
                  {ack_wait:?}: half of it is the default"
+            ),
+            Self::Rate { found } => write!(
+                f,
+                "rate is {found} and must be above 0: the messages that this process settles in a \
+                 second"
             ),
             Self::DeadLettersDeleted { stream } => write!(
                 f,
@@ -152,14 +162,23 @@ impl Error for PullError {}
 
 /// The error of a [`Settler`](crate::Settler): the records that are not settled upstream.
 ///
+/// Dropping the error drops the batch, which thereby returns to its stage with a retry counted.
 /// `Debug` and `Display` show only the reason and require nothing of the record type.
+#[non_exhaustive]
 pub struct SettleError<E: Envelope> {
     /// The records that are not settled upstream, still charged to the buffer.
     ///
-    /// Settle them again or return them. Dropping the batch returns it.
+    /// Settle them again, or [requeue](Batch::requeue) them: what is done needs no retry.
     pub batch: Batch<E>,
     /// Why the first of them is not settled.
     pub reason: async_nats::Error,
+}
+
+impl<E: Envelope> SettleError<E> {
+    /// Returns the batch.
+    pub fn into_inner(self) -> Batch<E> {
+        self.batch
+    }
 }
 
 impl<E: Envelope> fmt::Debug for SettleError<E> {

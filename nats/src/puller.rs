@@ -114,9 +114,9 @@ impl<E: Carries> Puller<E> {
         let info = consumer.get_info().await.map_err(|error| StartError::Nats(error.into()))?;
         let timing = check(&info.name, &info.config, &options, source.capacity())?;
         check_dead_letters(&context, &info.stream_name, &options).await?;
-        match source.reserve(&stage, 1).await {
-            Ok(permit) => drop(permit),
-            Err(reason) => return Err(StartError::Buffer(reason)),
+        match source.try_reserve(&stage, 1) {
+            Err(reason) if !reason.is_full() => return Err(StartError::Buffer(reason)),
+            _ => {}
         }
 
         let limit = |limit: i64| usize::try_from(limit).ok().filter(|&limit| limit > 0);

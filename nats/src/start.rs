@@ -50,6 +50,9 @@ pub(crate) fn check(
     }
     let ack_wait = shortest_wait(config);
     let rate = options.rate.unwrap_or(MOST_PROGRESS);
+    if rate.is_nan() || rate <= 0.0 {
+        return Err(StartError::Rate { found: rate });
+    }
     let needed = Duration::try_from_secs_f64(2.0 * cap as f64 / rate)
         .unwrap_or(Duration::MAX)
         .max(SHORTEST_ACK_WAIT);
@@ -150,6 +153,10 @@ mod tests {
         assert!(text.contains("max_deliver of consumer work is 1"), "{text}");
         let text = error(&config(), &options.progress_every(Duration::from_secs(30)), 10);
         assert!(text.contains("progress_every is 30s") && text.contains("ack_wait, 30s"), "{text}");
+        for rate in [0.0, -1.0, f64::NAN] {
+            let text = error(&config(), &PullOptions::default().rate(rate), 10);
+            assert!(text.contains("rate is") && text.contains("must be above 0"), "{text}");
+        }
     }
 
     #[test]

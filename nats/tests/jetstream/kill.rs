@@ -10,6 +10,8 @@ use tokio::time::sleep;
 
 use crate::common::{Pipeline, World, manager, publish};
 
+/// Set to run another number of rounds than [`ROUNDS`].
+const ROUNDS_VARIABLE: &str = "CONVEYOR_NATS_ROUNDS";
 const ROUNDS: usize = 20;
 const MESSAGES: usize = 1_500;
 const ACK_WAIT: Duration = Duration::from_millis(700);
@@ -63,6 +65,7 @@ impl Drop for Worker {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_that_are_killed_at_random_moments_lose_and_repeat_nothing() {
+    let rounds = env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let world = World::new().await;
     let out = world.add_stream("out").await;
     let consumer = world.consumer(ACK_WAIT).await;
@@ -71,7 +74,7 @@ async fn workers_that_are_killed_at_random_moments_lose_and_repeat_nothing() {
     println!("seed {random}");
     let mut survivor = Worker::start(&world.server.url());
     let mut redelivered = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let (first, next) = (round * MESSAGES, (round + 1) * MESSAGES);
         let victim = Worker::start(&world.server.url());
         publish(&world.context, first..next).await;
@@ -85,10 +88,10 @@ async fn workers_that_are_killed_at_random_moments_lose_and_repeat_nothing() {
     }
     world.all_settled(&consumer).await;
     let found = world.payloads("out").await;
-    for n in 0..ROUNDS * MESSAGES {
+    for n in 0..rounds * MESSAGES {
         assert_eq!(found.get(&n.to_string()), Some(&1), "message {n}");
     }
-    assert_eq!(out.get_info().await.unwrap().state.messages as usize, ROUNDS * MESSAGES);
+    assert_eq!(out.get_info().await.unwrap().state.messages as usize, rounds * MESSAGES);
     println!("up to {redelivered} messages were in the hands of a worker that was killed");
     assert!(redelivered > 0, "no worker was killed in the middle: the moments are badly chosen");
 }
