@@ -45,6 +45,10 @@ struct Run {
     ))]
     flights: PathBuf,
 
+    /// Takes only this many flights from the beginning of the file.
+    #[arg(long, value_name = "NUMBER")]
+    first: Option<usize>,
+
     /// SQLite file to write. One of this program that exists is replaced.
     #[arg(long, short, value_name = "FILE", default_value = concat!(
         env!("CARGO_MANIFEST_DIR"), "/../target/flights-nats.db"

@@ -35,7 +35,8 @@ const FRAME: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run(options: &Run) -> Result<(), Failure> {
-    let lines = read(&options.flights)?;
+    let mut lines = read(&options.flights)?;
+    lines.truncate(options.first.unwrap_or(usize::MAX));
     let database = Database::create(&options.output)?;
     let console = Console { quiet: options.quiet, is_terminal: stderr().is_terminal() };
 
@@ -134,7 +135,7 @@ struct Death {
     worker: String,
     /// Committed, and not acknowledged.
     unacknowledged: usize,
-    /// All that the server had delivered to both workers at that moment.
+    /// What both workers had not acknowledged, as the server counts it.
     pending: usize,
 }
 
@@ -149,8 +150,12 @@ async fn work(
 ) -> Result<Vec<Death>, Failure> {
     // The first worker is killed at the worst moment: after a commit, before its acknowledgement.
     let stall_after = flights / 4;
-    let mut first = spawn("worker 1", Some(stall_after), url, stream, output)?;
-    let mut second = spawn("worker 2", None, url, stream, output)?;
+    let mut first = spawn("worker 1", Some(stall_after), url, stream, output, console)?;
+    // With a head start, so that it is killed before the other has loaded all.
+    while database.count()? == 0 && first.try_wait()?.is_none() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let mut second = spawn("worker 2", None, url, stream, output, console)?;
     console.say(&format!("started {} and {}", describe(&first), describe(&second)));
 
     let mut deaths = Vec::new();
@@ -179,12 +184,13 @@ async fn work(
         tokio::select! {
             line = stalled.next_line(), if is_first_alive => {
                 let unacknowledged = line?.ok_or("worker 1 ended early")?.parse()?;
-                let pending = consumer.get_info().await?.num_ack_pending;
                 let name = describe(&first);
                 first.kill().await?;
+                let pending = consumer.get_info().await?.num_ack_pending;
                 is_first_alive = false;
                 console.say(&format!(
-                    "killed {name} with {unacknowledged} flights committed and not acknowledged"
+                    "killed {name} after the commit of {unacknowledged} flights, before their \
+                     acknowledgement"
                 ));
                 deaths.push(Death { worker: "worker 1".into(), unacknowledged, pending });
             }
@@ -192,9 +198,10 @@ async fn work(
         }
     }
     console.show("");
-    for mut worker in [first, second] {
-        drop(worker.stdin.take());
-        worker.wait().await?;
+    drop(second.stdin.take());
+    let status = second.wait().await?;
+    if deaths.is_empty() || !status.success() {
+        return Err(format!("worker 1 was not killed, or worker 2 failed ({status})").into());
     }
     Ok(deaths)
 }
@@ -206,12 +213,16 @@ fn spawn(
     url: &str,
     stream: &str,
     output: &Path,
+    console: &Console,
 ) -> Result<Child, Failure> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["worker", "--url", url, "--stream", stream, "--consumer", CONSUMER]);
     command.args(["--name", name, "--database"]).arg(output);
     if let Some(flights) = stall_after {
         command.args(["--stall-after", &flights.to_string()]);
+    }
+    if console.quiet {
+        command.arg("--quiet");
     }
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     Ok(child)
@@ -252,8 +263,9 @@ fn report(
     println!("| both | {loaded} | {redelivered} | {duplicates} |\n");
     for Death { worker, unacknowledged, pending } in deaths {
         println!(
-            "{worker} was killed with {unacknowledged} flights committed and not acknowledged; \
-             {pending} flights were in the hands of both."
+            "{worker} was killed between the commit of {unacknowledged} flights and their \
+             acknowledgement. {pending} flights of both workers were unacknowledged then: \
+             acknowledgements on their way to the server are lost with the process."
         );
     }
     let found = database.lines()?;

@@ -42,6 +42,8 @@ pub struct Options {
     /// killed.
     #[arg(long)]
     stall_after: Option<i64>,
+    #[arg(long)]
+    quiet: bool,
 }
 
 /// Works until stdin ends.
@@ -65,7 +67,9 @@ pub async fn work(options: &Options) -> Result<(), Failure> {
     });
     puller.run(end_of_stdin()).await?;
     let left = settler.shut_down(&manager, GRACE).await;
-    eprintln!("{}: {}; handed back: {}", options.name, Stats(&settler), left.handed_back);
+    if !options.quiet {
+        eprintln!("{}: {}; handed back: {}", options.name, Stats(&settler), left.handed_back);
+    }
     loading.await?
 }
 
