@@ -28,9 +28,13 @@ const BATCH: usize = 500;
 /// The work of a batch, where there is work.
 const WORK: Duration = Duration::from_millis(5);
 
+/// How long a worker waits at most for its batch to be filled, if a batch is work.
+const LINGER: Duration = Duration::from_millis(5);
+
 /// The messages, batches and time limit where the work of a batch takes about as long as that.
 const FEW: usize = 400;
 const FEW_BATCH: usize = 50;
+const FEW_WORKERS: usize = 4;
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
 /// The interval at which the server is asked whether all is done.
@@ -82,7 +86,7 @@ async fn main() -> Result<(), Failure> {
     let buffers = [("buffer, 1 worker", buffer(2, 1)), ("buffer, 4 workers", buffer(2, 4))];
     let rows = loops.into_iter().chain(buffers);
     bench.compare("5 ms of work a batch", WORK, rounds.div_ceil(2), rows).await?;
-    let works: &[u64] = if quick { &[1_100] } else { &[500, 900, 1_100, 2_000] };
+    let works: &[u64] = if quick { &[1_500] } else { &[500, 900, 1_500, 3_000] };
     let works: Vec<_> = works.iter().copied().map(Duration::from_millis).collect();
     bench.near_ack_wait(&works).await
 }
@@ -150,15 +154,18 @@ impl Bench {
         };
         self.context.create_stream(config).await?;
         publish(&self.context, "few", FEW).await?;
-        println!("{FEW} messages, two workers, batches of {FEW_BATCH}, `ack_wait` {ACK_WAIT:?}\n");
+        println!(
+            "{FEW} messages, {FEW_WORKERS} workers, batches of {FEW_BATCH}, `ack_wait` {ACK_WAIT:?}\n"
+        );
         println!("| work of a batch | redelivered to loops | to buffers | in progress sent |");
         println!("| --- | ---: | ---: | ---: |");
         for &work in works {
             let consumer = self.few().await?;
-            let loops = [&consumer, &consumer].map(|consumer| slow_loop(consumer, work));
+            let loops = (0..FEW_WORKERS).map(|place| slow_loop(&consumer, work, place));
             let redelivered: usize = try_join_all(loops).await?.iter().sum();
             let consumer = self.few().await?;
-            let (stats, _) = self.through_buffer(&consumer, 2, 2, FEW_BATCH, FEW, work).await?;
+            let (stats, _) =
+                self.through_buffer(&consumer, 2, FEW_WORKERS, FEW_BATCH, FEW, work).await?;
             let (to_buffer, in_progress) = (stats.redelivered, stats.in_progress);
             println!("| {work:?} | {redelivered} | {to_buffer} | {in_progress} |");
         }
@@ -252,10 +259,11 @@ impl Bench {
             let _ = stopped.await;
         }));
         let mut tasks = Vec::new();
+        let linger = LINGER.min(work);
         for _ in 0..workers {
             let (stage, settler) = (stage.clone(), settler.clone());
             tasks.push(tokio::spawn(async move {
-                while let Ok(batch) = stage.recv_batch(batch).await {
+                while let Ok(batch) = stage.recv_batch_linger(batch, linger).await {
                     pause(work).await;
                     settler.ack(batch).await?;
                 }
@@ -280,8 +288,14 @@ impl Bench {
 }
 
 /// A plain loop whose batches take long. Returns how many messages were delivered to it again.
-async fn slow_loop(consumer: &PullConsumer, work: Duration) -> Result<usize, Failure> {
+async fn slow_loop(
+    consumer: &PullConsumer,
+    work: Duration,
+    place: usize,
+) -> Result<usize, Failure> {
     let mut redelivered = 0;
+    // Loops that go in step acknowledge together before they ask for more.
+    sleep(work * place as u32 / FEW_WORKERS as u32).await;
     while consumer.get_info().await?.ack_floor.stream_sequence < FEW as u64 {
         let messages = consumer.fetch().max_messages(FEW_BATCH).messages().await?;
         let batch: Vec<_> = messages.try_collect().await?;
