@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn run(options: &Run) -> Result<(), Failure> {
     let mut lines = read(&options.flights)?;
     lines.truncate(options.first.unwrap_or(usize::MAX));
+    if lines.is_empty() {
+        return Err("no flights to load".into());
+    }
     let database = Database::create(&options.output)?;
     let console = Console { quiet: options.quiet, is_terminal: stderr().is_terminal() };
 
