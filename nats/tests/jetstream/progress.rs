@@ -5,7 +5,7 @@ use std::time::Duration;
 use conveyor_buffer_nats::PullOptions;
 use tokio::time::{Instant, sleep};
 
-use crate::common::{Pipeline, World, manager, until, within};
+use crate::common::{Pipeline, World, manager, number, until, within};
 
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
@@ -56,6 +56,25 @@ async fn nothing_is_sent_for_what_is_settled_in_time() {
     world.all_settled(&consumer).await;
     let stats = pipeline.stop().await.unwrap();
     assert_eq!((stats.in_progress, stats.redelivered), (0, 0));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_for_what_is_settled_and_still_in_hand() {
+    let world = World::new().await;
+    world.publish(10).await;
+    let consumer = world.consumer(ACK_WAIT).await;
+    let options = PullOptions::default().progress_every(ACK_WAIT / 2);
+    let pipeline = Pipeline::with(&world.context, &consumer, manager(10), options).await;
+    until("all are there", async || pipeline.stage.len() == 10).await;
+    let batch = pipeline.stage.try_recv_batch(10).unwrap();
+    let acked = pipeline.settler.ack_records(&batch, |record| number(record) < 7).await;
+    assert_eq!(acked.unwrap(), 7);
+    until("some is sent", async || pipeline.settler.stats().in_progress > 0).await;
+    sleep(ACK_WAIT / 4).await;
+    assert_eq!(pipeline.settler.stats().in_progress, 3, "for the others alone");
+    pipeline.settler.ack(batch).await.unwrap();
+    world.all_settled(&consumer).await;
+    pipeline.stop().await.unwrap();
 }
 
 #[tokio::test]
