@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use conveyor_buffer::{
-    Batch, BufferManager, BufferSettings, Envelope, ForwardError, Outcome, RejectReason, Source, Stage,
+    Batch, BufferManager, BufferSettings, Envelope, ForwardError, Outcome, RejectReason, Source,
+    Stage,
 };
 use libfuzzer_sys::fuzz_target;
 use pollster::block_on;
