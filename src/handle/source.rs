@@ -530,6 +530,19 @@ impl<E: Envelope> Source<E> {
         self.core.push_batch(stage.core(), records)
     }
 
+    /// Returns the number of credits of the source in use: of records that are queued, delayed or in
+    /// unsettled batches, of [permits](crate::Permit), and of parked dead letters.
+    ///
+    /// The value may be outdated on return if other threads use the source.
+    pub fn len(&self) -> usize {
+        self.core.account().used() as usize
+    }
+
+    /// Returns `true` if no credit of the source is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Returns how many more records the source's own cap and the global cap allow.
     ///
     /// Idle credits that other sources have leased count as available, because a push reclaims

@@ -223,8 +223,7 @@ impl<E: Envelope> BufferManager<E> {
     /// While sources lease credits ahead of need, the call adds up the accounts that do: at most
     /// one account for every 200 records of the cap.
     pub async fn get_global_utilization(&self) -> f64 {
-        let ledger = self.admission().ledger();
-        share(ledger.used(), ledger.capacity())
+        self.utilization()
     }
 
     /// Returns the number of queued records in the named stage, or 0 if the stage does not exist.
@@ -239,7 +238,7 @@ impl<E: Envelope> BufferManager<E> {
     /// The value is exact if no other thread uses the buffer. The cost is that of
     /// [`get_global_utilization`](Self::get_global_utilization).
     pub async fn get_total_buffered(&self) -> usize {
-        self.admission().ledger().used() as usize
+        self.len()
     }
 
     /// Returns the names of the stages that have queued records, sorted.

@@ -9,9 +9,11 @@ mod drain;
 mod manager;
 pub(crate) mod registry;
 mod remaining;
+mod stats;
 
 pub use builder::Builder;
 #[cfg(feature = "serde")]
 pub use config::{BackoffConfig, Config, SourceConfig, StageConfig};
 pub use manager::BufferManager;
 pub use remaining::Remaining;
+pub use stats::{SourceStats, StageStats, Stats};

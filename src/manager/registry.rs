@@ -143,6 +143,16 @@ impl<E: Envelope> Registry<E> {
         names
     }
 
+    /// Applies a function to every stage.
+    pub(super) fn all_stages<T>(&self, f: impl Fn(&StageCore<E>) -> T) -> Vec<T> {
+        self.stages.pin().values().iter().map(|stage| f(stage)).collect()
+    }
+
+    /// Applies a function to every source.
+    pub(super) fn all_sources<T>(&self, f: impl Fn(&SourceCore) -> T) -> Vec<T> {
+        self.sources.pin().values().iter().map(|source| f(source)).collect()
+    }
+
     /// Returns the stages and sources that hold unsettled records, sorted by name.
     pub(super) fn remaining(&self) -> Remaining {
         let mut remaining = Remaining::default();

@@ -1049,6 +1049,15 @@ impl Pair {
         assert_eq!(block_on(manager.get_global_utilization()), model.used as f64 / total);
         assert_eq!(self.letters.len(), model.letters.len());
         assert_eq!(self.letters.parked(), model.parked.len());
+        let stats = manager.stats();
+        assert_eq!((stats.held, stats.capacity), (model.used, model.setup.total));
+        assert_eq!((stats.dead_letters, stats.parked), (self.letters.len(), model.parked.len()));
+        assert_eq!(stats.stages.len(), model.stage_names.len());
+        let of_sources: Vec<_> = stats.sources.iter().map(|source| source.held).collect();
+        let expected = NAMES.iter().enumerate().filter_map(|(name, _)| {
+            model.source_names.get(&name).map(|&source| model.sources[source].used)
+        });
+        assert_eq!(of_sources, expected.collect::<Vec<_>>());
         let alive = Arc::strong_count(&self.alive) - 1;
         let outside = self.handed_out.len() + self.waiting.outside();
         let expected = model.used + model.letters.len() + outside;
@@ -1065,6 +1074,11 @@ impl Pair {
             let utilization =
                 stage.map_or(0.0, |stage| stage.occupied as f64 / stage.capacity as f64);
             assert_eq!(block_on(manager.get_stage_buffer_size(id)), queued);
+            if let Some(stage) = stage {
+                let read = stats.stages.iter().find(|stage| stage.id == *id).expect("it exists");
+                assert_eq!((read.held(), read.queued), (stage.occupied, queued));
+                assert_eq!((read.capacity, read.delayed), (stage.capacity, 0));
+            }
             assert_eq!(block_on(manager.get_stage_utilization(id)), utilization);
             with_data.extend((queued > 0).then_some(*id));
             let parked = |of: &dyn Fn(&(usize, Entry, DeadLetterReason)) -> bool| {
