@@ -18,6 +18,22 @@ use conveyor_buffer::Envelope;
 ///
 /// As long as a delivery exists and is not settled, its puller sends *in progress* for it before
 /// `ack_wait` runs out: see [`PullOptions::progress_every`](crate::PullOptions::progress_every).
+///
+/// # Examples
+///
+/// Deliveries come from a [`Puller`](crate::Puller). A worker reads them:
+///
+/// ```
+/// use conveyor_buffer_nats::Delivery;
+///
+/// fn key(record: &Delivery) -> String {
+///     if record.delivered() > 1 {
+///         eprintln!("{} may have been worked on before", record.stream_sequence());
+///     }
+///     format!("{}/{}", record.stream(), record.stream_sequence())
+/// }
+/// # let _ = key;
+/// ```
 pub struct Delivery {
     held: Arc<Held>,
     retries: u32,

@@ -39,8 +39,8 @@ pub(crate) struct Group {
 }
 
 impl Keeper {
-    /// Starts the task. It ends when the sender is dropped and no message is held any more, or at the
-    /// first time that it is due after `is_over` was set.
+    /// Starts the task. It ends when the sender is dropped and no message is held any more, or at
+    /// the first time that it is due after `is_over` was set.
     pub(crate) fn spawn(
         client: Client,
         counters: Arc<Counters>,

@@ -63,18 +63,18 @@
 //! }
 //! ```
 //!
-//! `cargo run --release -p conveyor-buffer-nats --example flights_nats` shows two such processes, of
-//! which one is killed.
+//! `cargo run --release -p conveyor-buffer-nats --example flights_nats` shows two such processes,
+//! of which one is killed.
 //!
 //! # What is promised
 //!
 //! - **No message is lost.** A message is acknowledged only by a call of a [`Settler`] or
 //!   [`Publisher`], never by a drop, an error or a panic. If a process dies, other processes get
 //!   what it held after `ack_wait`.
-//! - **Upstream first.** A record is released from the buffer after it was settled upstream. If that
-//!   fails, the caller gets the batch back, and the buffer still counts it.
-//! - **The cap of the source bounds what is unacknowledged.** The puller asks the server only for as
-//!   many messages as it holds permits for. If a stage is full, the puller stops asking, and the
+//! - **Upstream first.** A record is released from the buffer after it was settled upstream. If
+//!   that fails, the caller gets the batch back, and the buffer still counts it.
+//! - **The cap of the source bounds what is unacknowledged.** The puller asks the server only for
+//!   as many messages as it holds permits for. If a stage is full, the puller stops asking, and the
 //!   messages stay in the stream, where other processes can have them. Only
 //!   [dead letters](conveyor_buffer::DeadLetters) that wait to be settled come on top, up to
 //!   `dead_letter_capacity`.
@@ -86,16 +86,16 @@
 //!
 //! # What is not promised
 //!
-//! - **Exactly-once work.** Delivery is at least once: a process that dies after its work and before
-//!   its acknowledgement leaves the work to be done again. Make it idempotent: an insert with
-//!   [`stream_sequence`](Delivery::stream_sequence) as the key, or the [`Publisher`].
+//! - **Exactly-once work.** Delivery is at least once: a process that dies after its work and
+//!   before its acknowledgement leaves the work to be done again. Make it idempotent: an insert
+//!   with [`stream_sequence`](Delivery::stream_sequence) as the key, or the [`Publisher`].
 //!   [`delivered`](Delivery::delivered) above 1 marks messages that may have been worked on before.
-//! - **An acknowledgement that is certain.** It counts when the client has taken it, and may be lost
-//!   with the connection; then the message comes again.
+//! - **An acknowledgement that is certain.** It counts when the client has taken it, and may be
+//!   lost with the connection; then the message comes again.
 //!   [`double_ack`](PullOptions::double_ack) waits for the server's confirmation.
-//! - **Order across failures.** Retries, redeliveries, several workers and several processes overtake
-//!   each other.
-//! - **Survival of the duplicate window.** A record that is published again after the window of the
+//! - **Order across failures.** Retries, redeliveries, several workers and several processes
+//!   overtake each other.
+//! - **One copy beyond the duplicate window.** A record that is published again after the window of the
 //!   target stream (`duplicate_window`, 2 minutes by default) is stored twice. The window must be
 //!   longer than `ack_wait` and the longest outage together.
 //!
@@ -114,29 +114,29 @@
 //! 1. **`ack_wait`**: as long as others may wait for what a dead process held, and longer than a
 //!    reconnect takes. 30 s, the server's default, is a good start. It need not be as long as the
 //!    work takes.
-//! 2. **cap ≤ rate × `ack_wait` / 2**, with the rate at which one process settles messages. A message
-//!    in a full buffer then waits for half of `ack_wait` at most, and none needs *in progress*. More
-//!    gains no throughput: the buffer must cover the round trip to the server and the pauses of the
-//!    work, which a second's worth of messages does. A cap beyond the rule works, and costs one small
-//!    message for each held message and each half of `ack_wait`. If
-//!    [`PullOptions::rate`] is set, [`Puller::new`] checks the rule; otherwise it allows what costs at
-//!    most 10,000 such messages a second.
-//! 3. **`max_ack_pending` ≥ processes × cap**, or -1. With less, one slow process with a full buffer
-//!    leaves nothing for the others. [`Puller::new`] checks it for
+//! 2. **cap ≤ rate × `ack_wait` / 2**, with the rate at which one process settles messages. A
+//!    message in a full buffer then waits for half of `ack_wait` at most, and none needs *in
+//!    progress*. More gains no throughput: the buffer must cover the round trip to the server and
+//!    the pauses of the work, which a second's worth of messages does. A cap beyond the rule works,
+//!    and costs one small message for each held message and each half of `ack_wait`. If
+//!    [`PullOptions::rate`] is set, [`Puller::new`] checks the rule; otherwise it allows what costs
+//!    at most 10,000 such messages a second.
+//! 3. **`max_ack_pending` ≥ processes × cap**, or -1. With less, one slow process with a full
+//!    buffer leaves nothing for the others. [`Puller::new`] checks it for
 //!    [`PullOptions::processes`].
-//! 4. **Retries are local.** A batch that is returned to the buffer comes again in the same process,
-//!    and upstream nothing happens; the delay of `retry_backoff` may be longer than `ack_wait`. When
-//!    `max_retries` is used up, the record is a dead letter, which
+//! 4. **Retries are local.** A batch that is returned to the buffer comes again in the same
+//!    process, and upstream nothing happens; the delay of `retry_backoff` may be longer than
+//!    `ack_wait`. When `max_retries` is used up, the record is a dead letter, which
 //!    [`Settler::publish_dead_letters`] settles upstream as the [`DeadLetterRoute`] says. Use
-//!    [`Settler::nak`] only where another process might succeed, or for delays that should not hold a
-//!    place in this buffer.
-//! 5. **`max_deliver`**: -1, or more than the restarts and hand-backs that a message may see. It is no
-//!    limit of retries: a message that has reached it is never delivered again, and no dead letter
-//!    tells of it.
+//!    [`Settler::nak`] only where another process might succeed, or for delays that should not hold
+//!    a place in this buffer.
+//! 5. **`max_deliver`**: -1, or more than the restarts and hand-backs that a message may see. It is
+//!    no limit of retries: a message that has reached it is never delivered again, and no dead
+//!    letter tells of it.
 //!
-//! For example: three processes that settle 2,000 messages a second each, and `ack_wait` of 30 s. The
-//! rule allows a cap of 30,000; 4,000 are two seconds' worth. `max_ack_pending` is then at least
-//! 12,000.
+//! For example: three processes that settle 2,000 messages a second each, and `ack_wait` of 30 s.
+//! The rule allows a cap of 30,000; 4,000 are two seconds' worth. `max_ack_pending` is then at
+//! least 12,000.
 //!
 //! ```
 //! use conveyor_buffer::BufferSettings;
@@ -152,8 +152,11 @@
 //!
 //! Tell the puller to stop, and call [`Settler::shut_down`] when it has ended: the workers have a
 //! grace period for what is in the buffer, and the rest is handed back, so that others have it at
-//! once. A process that is killed, or whose tasks are aborted, needs nothing of that: what it held is
-//! delivered to others after `ack_wait`.
+//! once.
+//!
+//! Nothing is lost without that. What a process held that is killed is delivered to others after
+//! `ack_wait`. If only its tasks are aborted, the same happens as soon as the handles of the buffer
+//! are dropped, and with them the deliveries; until then *in progress* is sent for them.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, rust_2018_idioms, unreachable_pub)]

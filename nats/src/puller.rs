@@ -92,16 +92,17 @@ pub struct Puller<E: Carries> {
 impl<E: Carries> Puller<E> {
     /// Checks the consumer's settings and creates a puller.
     ///
-    /// `decode` makes the record of each message; for [`Delivery`] itself, pass `Ok`. A message that
-    /// it refuses is settled as the [`DeadLetterRoute`](crate::DeadLetterRoute) of the options says.
+    /// `decode` makes the record of each message; for [`Delivery`] itself, pass `Ok`. A message
+    /// that it refuses is settled as the [`DeadLetterRoute`](crate::DeadLetterRoute) of the options
+    /// says.
     ///
     /// Call it on a tokio runtime: it spawns the task that sends *in progress*, which ends when the
     /// puller is gone and no delivery is held any more.
     ///
     /// # Errors
     ///
-    /// Returns a [`StartError`] that names the setting and what it should be, if the consumer cannot
-    /// work with the source's cap and the options.
+    /// Returns a [`StartError`] that names the setting and what it should be, if the consumer
+    /// cannot work with the source's cap and the options.
     pub async fn new(
         context: Context,
         consumer: PullConsumer,

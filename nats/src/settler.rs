@@ -39,8 +39,8 @@ const SHUT_DOWN_INTERVAL: Duration = Duration::from_millis(10);
 /// Clones are cheap. All settlers of a [`Puller`](crate::Puller) share its options and counts. They
 /// settle any record that carries a [`Delivery`], in any stage.
 ///
-/// Nothing is ever acknowledged by being dropped: a batch that is dropped goes back to its stage, as
-/// always, and stays unacknowledged upstream.
+/// Nothing is ever acknowledged by being dropped: a batch that is dropped goes back to its stage,
+/// as always, and stays unacknowledged upstream.
 ///
 /// # Examples
 ///
@@ -255,9 +255,9 @@ impl Settler {
     /// handed back upstream, so that other processes have them at once and not after `ack_wait`.
     ///
     /// Records in the hands of workers, and delayed ones, cannot be handed back by the call. For
-    /// them *in progress* is sent no more, so that they are delivered again after `ack_wait`, unless
-    /// their worker settles them yet. To have what workers hold handed back at once, abort the
-    /// workers, which returns their batches, and call this again with a grace period of zero.
+    /// them *in progress* is sent no more, so that they are delivered again after `ack_wait`,
+    /// unless their worker settles them yet. To have what workers hold handed back at once, abort
+    /// the workers, which returns their batches, and call this again with a grace period of zero.
     ///
     /// If several pullers push into the buffer, call it on a settler of each.
     ///

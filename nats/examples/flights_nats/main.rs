@@ -1,7 +1,8 @@
-//! The departures of New York's airports in January 2013, through NATS JetStream into SQLite, by two
-//! worker processes of which one is killed in the middle.
+//! The departures of New York's airports in January 2013, through NATS JetStream into SQLite, by
+//! two worker processes of which one is killed in the middle.
 //!
-//! `cargo run --release -p conveyor-buffer-nats --example flights_nats -- --help` lists the options.
+//! `cargo run --release -p conveyor-buffer-nats --example flights_nats -- --help` lists the
+//! options.
 //!
 //! `worker` is what one would write for a real program. `run` is the stage for it: it starts a
 //! server, publishes the flights, starts and kills workers, and counts.
