@@ -43,6 +43,9 @@ mod settings;
 #[path = "../src/store/mod.rs"]
 mod store;
 #[allow(dead_code, unused_imports)]
+#[path = "../src/trace.rs"]
+mod trace;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/unwind.rs"]
 mod unwind;
 

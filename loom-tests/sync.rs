@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Deref;
 /// Not loom's: see the library's own.
+#[cfg(feature = "tracing")]
+pub(crate) use std::sync::Mutex as PlainMutex;
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 use std::sync::{Arc, OnceLock, TryLockError};
 use std::task::{Context, Poll};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::event::{Event, Listener};
 use crate::settings::{SettingsError, nearest_threshold};
 use crate::sync::{AtomicSetting, AtomicU8, SeqCst};
+use crate::trace::Owner;
 
 /// Returns the default low watermark for a high one: three quarters of it.
 ///
@@ -195,6 +196,7 @@ pub(crate) struct SignalCell {
     most: [AtomicSetting; 4],
     /// Notified when the signal changes.
     changes: Event,
+    owner: Owner,
 }
 
 /// The word of a [`SignalCell`].
@@ -258,6 +260,7 @@ impl SignalCell {
             least: std::array::from_fn(|_| AtomicSetting::new(0)),
             most: std::array::from_fn(|_| AtomicSetting::new(u32::MAX)),
             changes: Event::default(),
+            owner: Owner::default(),
         }
     }
 
@@ -304,8 +307,14 @@ impl SignalCell {
             .map_err(State::from_bits)?;
         if current.signal() != new.signal() {
             self.changes.notify_all();
+            self.owner.signal_changed(&new.signal());
         }
         Ok(())
+    }
+
+    /// Names what the signal belongs to.
+    pub(crate) fn set_owner(&self, kind: &'static str, id: &Arc<str>) {
+        self.owner.set(kind, id);
     }
 
     /// Returns a listener for the next change. Callers create it before they read the signal.

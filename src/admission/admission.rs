@@ -12,6 +12,7 @@ use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
 use crate::event::{Event, Listener};
 use crate::sync::{AtomicSetting, Instant, Mutex, SeqCst, Sleep, sleep_until, unlock_fair};
+use crate::trace::event;
 
 /// The credits of a buffer, the requests that wait for them, and the tasks that wait until it is
 /// drained.
@@ -51,6 +52,7 @@ impl Admission {
     ) -> Arc<Self> {
         let ledger = Ledger::new(capacity, idle_budget, controller.watermarks());
         controller.cell().set_marks(controller.watermarks().of(capacity));
+        controller.cell().set_owner("buffer", &Arc::from(""));
         Arc::new_cyclic(|this| Self {
             protocol: Protocol::new(ledger),
             controller,
@@ -446,6 +448,7 @@ impl Admission {
     /// Opens an account with a cap of `capacity` credits, and returns its index.
     pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32) -> u32 {
         let (index, moved) = self.ledger().open_account(capacity);
+        self.account(index).cell().set_owner("source", name);
         self.names.lock().insert(index, Arc::clone(name));
         if moved {
             self.follow_pool();
@@ -510,6 +513,7 @@ impl Admission {
         if self.protocol.close() {
             self.protocol.drainers.fetch_add(1, SeqCst);
             self.protocol.count_event();
+            event!(info, "buffer closed");
         }
         self.ledger().close();
         self.update_signal();
@@ -541,6 +545,7 @@ impl Admission {
         }
         // The thread that settled the last record may not have updated the signal yet.
         self.update_signal();
+        event!(info, "buffer drained");
     }
 
     /// Registers a drainer. Returns `None` if every record is settled now.

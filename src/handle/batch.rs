@@ -10,6 +10,7 @@ use super::settle::{Outcome, Settled, Settling, acknowledge};
 use crate::caps::Sequence;
 use crate::record::Envelope;
 use crate::store::{BatchContents, Block, DeadLetterReason, Records, Run, StageCore, to_u32};
+use crate::trace::event;
 
 /// Records that a worker has taken from a stage and not yet settled.
 ///
@@ -476,6 +477,7 @@ impl<E: Envelope> Batch<E> {
     /// Returns records that were not settled.
     #[cold]
     fn return_undecided(&mut self) {
+        event!(warn, stage = &**self.stage.id(), records = self.len(), "batch dropped unsettled");
         drop(Settling::new(&self.stage, &mut self.contents, &mut Settled::default()));
     }
 }

@@ -16,6 +16,7 @@ use crate::record::Envelope;
 use crate::settings::{MAX_CAP, SettingsError, cap, share};
 use crate::store::{StageCore, shrink_if_sparse, to_u32};
 use crate::sync::{AtomicU32, Mutex, SeqCst};
+use crate::trace::event;
 
 /// A handle to one source: it pushes records, which are charged to the source's account.
 ///
@@ -614,6 +615,7 @@ impl<E: Envelope> Source<E> {
     /// ```
     pub fn close(&self) {
         self.core.admission.close_account(self.core.account);
+        event!(info, source = &*self.core.id, "source closed");
     }
 
     /// Returns `true` if the source accepts no more records.

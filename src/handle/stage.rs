@@ -10,6 +10,7 @@ use crate::record::Envelope;
 use crate::settings::{SettingsError, cap};
 use crate::store::StageCore;
 use crate::sync::{AtomicSetting, SeqCst};
+use crate::trace::event;
 
 /// A handle to one stage: workers take batches from it.
 ///
@@ -148,6 +149,7 @@ impl<E: Envelope> Stage<E> {
     /// ```
     pub fn close(&self) {
         self.core.close();
+        event!(info, stage = &**self.core.id(), "stage closed");
     }
 
     /// Returns `true` if the stage was closed or removed.

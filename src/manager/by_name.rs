@@ -11,6 +11,7 @@ use crate::handle::{Batch, SourceCore, Stage};
 use crate::record::Envelope;
 use crate::settings::share;
 use crate::store::{DeadLetter, DeadLetterReason, LetterMeta, StageCore};
+use crate::trace::event;
 
 impl<E: Envelope> BufferManager<E> {
     /// Pushes one record to the named stage, charged to the source that the record names.
@@ -352,12 +353,15 @@ impl<E: Envelope> Registry<E> {
         while let Some(record) = records.next() {
             let meta = LetterMeta::new(&record, DeadLetterReason::RetriesExhausted);
             let letter = DeadLetter::new(record, meta, stage_id);
+            let (source, retries) = (letter.source_id.clone(), letter.retry_count);
             if let Err(letter) = self.dead_letters().push(letter) {
                 let reason =
                     RejectReason::DeadLettersFull { capacity: self.dead_letters().capacity() };
                 let records = std::iter::once(letter.record).chain(records).collect();
                 return Err(RejectedBatch { accepted: 0, records, reason });
             }
+            let reason = DeadLetterReason::RetriesExhausted;
+            event!(warn, stage = stage_id, source, %reason, retries, "dead letter");
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::record::Envelope;
 use crate::retry::RetryPolicy;
 use crate::store::{DeadLetterQueue, StageCore};
 use crate::sync::{Map, Mutex, Pinned};
+use crate::trace::event;
 
 /// All stages and sources of a buffer, by name.
 ///
@@ -313,6 +314,7 @@ impl<E: Envelope> Registry<E> {
         counts.stages -= 1;
         drop(counts);
         stage.reject_waiters();
+        event!(info, stage = id, "stage removed");
         Ok(())
     }
 
@@ -330,6 +332,7 @@ impl<E: Envelope> Registry<E> {
         counts.sources -= 1;
         drop(counts);
         source.reject_waiters();
+        event!(info, source = id, "source removed");
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
 use crate::sync::{AtomicSetting, CachePadded, Instant, Mutex, SeqCst, Sleep, now, sleep_until};
+use crate::trace::event;
 use crate::unwind::Panics;
 
 /// The state that all handles to a stage share.
@@ -74,9 +75,11 @@ impl<E: Envelope> StageCore<E> {
         dead_letters: Arc<DeadLetterQueue<E>>,
     ) -> Self {
         let slots = Self::slots_for(capacity, &admission);
+        let places = admission.make_places(capacity, slots);
+        places.cell().set_owner("stage", &id);
         Self {
             id,
-            places: CachePadded::new(admission.make_places(capacity, slots)),
+            places: CachePadded::new(places),
             receivers: Receivers::new(),
             lanes: Lanes::new(slots as usize),
             asked: AtomicSetting::new(u32::MAX),
@@ -339,6 +342,14 @@ impl<E: Envelope> StageCore<E> {
                     let name = self.admission.source_name(run.account);
                     letter.source_id = name.map_or_else(String::new, |name| name.to_string());
                 }
+                event!(
+                    warn,
+                    stage = &*self.id,
+                    source = letter.source_id,
+                    reason = %letter.reason,
+                    retries = letter.retry_count,
+                    "dead letter"
+                );
                 match self.dead_letters.push(letter) {
                     Ok(()) => gone += 1,
                     Err(letter) => {

@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 use std::future::Future;
+#[cfg(feature = "tracing")]
+pub(crate) use std::sync::Mutex as PlainMutex;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 pub(crate) use std::time::Instant;

@@ -8,6 +8,8 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+#[cfg(feature = "tracing")]
+pub(crate) use std::sync::Mutex as PlainMutex;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, TryLockError, atomic};
 use std::task::{Context, Poll, Waker};
