@@ -6,9 +6,9 @@ use loom::thread;
 use pollster::block_on;
 
 use crate::error::{RejectReason, TryRecvError};
-use crate::handle::{Outcome, Stage};
+use crate::handle::{Outcome, Source, Stage};
 use crate::harness::{
-    buffer, dead_letter, drain, explore, explore_both, explore_within, ids, item, items,
+    Item, buffer, dead_letter, drain, explore, explore_both, explore_within, ids, item, items,
     nothing_is_left, take,
 };
 
@@ -564,5 +564,30 @@ fn a_batch_by_name_whose_stage_is_removed_meanwhile_counts_all_that_was_accepted
         let left = manager.stage("stage").map_or(0, |stage| drain(&stage).len());
         assert_eq!(1 + accepted, taken + left);
         nothing_is_left(&manager, 8);
+    });
+}
+
+#[test]
+fn two_forced_pushes_at_a_full_stage_lose_no_record_and_no_credit() {
+    explore_within(2, || {
+        let manager = buffer(4, 1, 4);
+        let stage = manager.stage("stage").unwrap();
+        let source = manager.source("a").unwrap();
+        source.try_send(&stage, item("a", 0)).unwrap();
+        let force = |stage: &Stage<Item>, source: &Source<Item>, id| {
+            let mut evicted = 0;
+            let accepted = source.force_send(stage, item("a", id), |_| evicted += 1).is_ok();
+            (usize::from(accepted), evicted)
+        };
+        let other = thread::spawn({
+            let (stage, source) = (stage.clone(), source.clone());
+            move || force(&stage, &source, 1)
+        });
+        let (accepted, evicted) = force(&stage, &source, 2);
+        let (others, evicted_by_it) = other.join().unwrap();
+        // A record that is on its way into the stage cannot be evicted.
+        assert!(accepted + others >= 1, "both are refused");
+        assert_eq!(1 + accepted + others, evicted + evicted_by_it + drain(&stage).len());
+        assert_eq!(source.core().account().used(), 0);
     });
 }

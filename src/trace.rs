@@ -47,3 +47,12 @@ impl Owner {
     #[cfg(not(feature = "tracing"))]
     pub(crate) fn signal_changed(&self, _: &dyn Display) {}
 }
+
+/// Sends an event for a record that was given up.
+#[cfg(feature = "tracing")]
+pub(crate) fn dead_letter(stage: &str, source: &str, reason: &dyn Display, retries: u32) {
+    event!(warn, stage, source, %reason, retries, "dead letter");
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn dead_letter(_: &str, _: &str, _: &dyn Display, _: u32) {}

@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
-use conveyor_buffer::{BackpressureSignal, BufferManager};
+use conveyor_buffer::{BackpressureSignal, BufferManager, RejectReason, Source};
 
 use common::*;
 
@@ -194,4 +194,85 @@ fn a_long_batch_to_a_full_stage_takes_no_credits_from_others() {
         assert_eq!(refused, 0, "at most 11 of 1,000 records are ever held");
         assert_eq!(manager.controller().current(), BackpressureSignal::Resume);
     });
+}
+
+#[test]
+fn a_forced_push_evicts_the_oldest_record_of_a_full_stage_and_only_then() {
+    let (manager, stage, source) = one_of_each(10, 3, 10);
+    let other = manager.source("b").unwrap();
+    let mut evicted = Vec::new();
+    let mut force = |source: &Source<Row>, id, tag| {
+        source.force_send(&stage, row(tag, id), |old| evicted.push(old.id)).unwrap();
+        evicted.clone()
+    };
+    assert_eq!(force(&source, 0, "a"), []);
+    assert_eq!(force(&other, 1, "b"), []);
+    assert_eq!(force(&source, 2, "a"), []);
+    // A record that came back is older than those that wait.
+    assert_eq!(force(&other, 3, "b"), [0]);
+    assert_eq!((source.len(), other.len(), manager.len()), (1, 2, 3));
+    take(&stage, 1).return_to_buffer();
+    assert_eq!(force(&source, 4, "a"), [0, 1]);
+    assert_eq!(force(&source, 5, "a"), [0, 1, 2]);
+    assert_eq!(drain(&stage), [3, 4, 5]);
+    assert_nothing_is_held(&manager, &[stage], &[source, other]);
+}
+
+#[test]
+fn a_forced_push_is_refused_where_no_eviction_helps() {
+    let (manager, stage, source) = one_of_each(10, 2, 3);
+    source.try_send_batch(&stage, rows("a", 0..2)).unwrap();
+    let batch = take(&stage, 2);
+    let never = |old: Row| panic!("{} is evicted", old.id);
+    // Both records are in flight.
+    let rejected = source.force_send(&stage, row("a", 2), never).unwrap_err();
+    assert_eq!((rejected.reason, rejected.record.id), (stage_full("stage", 2, 2), 2));
+    batch.ack();
+    // The cap of the source, and a stage that is closed.
+    let wide = manager.stage("wide").unwrap();
+    source.try_send(&wide, row("a", 3)).unwrap();
+    source.try_send_batch(&stage, rows("a", 4..6)).unwrap();
+    let next = manager.stage("next").unwrap();
+    let rejected = source.force_send(&next, row("a", 6), never).unwrap_err();
+    assert!(matches!(rejected.reason, RejectReason::SourceFull { .. }), "{}", rejected.reason);
+    stage.close();
+    let rejected = manager.source("b").unwrap().force_send(&stage, row("b", 7), never).unwrap_err();
+    assert_eq!(rejected.reason, RejectReason::Closed);
+    drain(&stage);
+    drain(&wide);
+    assert_nothing_is_held(&manager, &[stage, wide], &[source]);
+}
+
+#[test]
+fn a_panic_of_the_one_who_is_handed_an_evicted_record_holds_nothing() {
+    let (manager, stage, source) = one_of_each(10, 1, 10);
+    source.try_send(&stage, row("a", 0)).unwrap();
+    let forced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        source.force_send(&stage, row("a", 1), |_| panic!("on purpose"))
+    }));
+    assert!(forced.is_err());
+    assert_nothing_is_held(&manager, &[stage], &[source]);
+}
+
+#[test]
+fn forced_pushes_of_many_threads_lose_and_double_nothing() {
+    let (manager, stage, source) = one_of_each(100, 4, 100);
+    let evicted = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (source, stage, evicted) = (source.clone(), &stage, &evicted);
+            scope.spawn(move || {
+                for id in 0..1_000 {
+                    let keep = |old: Row| evicted.lock().unwrap().push(old.id);
+                    source.force_send(stage, row("a", thread * 1_000 + id), keep).unwrap();
+                }
+            });
+        }
+    });
+    let mut seen = evicted.into_inner().unwrap();
+    assert_eq!(stage.len(), 4);
+    seen.extend(drain(&stage));
+    seen.sort_unstable();
+    assert!(seen.iter().copied().eq(0..4_000), "{} records", seen.len());
+    assert_nothing_is_held(&manager, &[stage], &[source]);
 }

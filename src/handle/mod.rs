@@ -4,6 +4,7 @@
 mod adapters;
 mod batch;
 mod dead_letters;
+mod force;
 mod forward;
 mod permit;
 mod producer;

@@ -166,11 +166,16 @@ impl SourceCore {
         &self,
         stage: &StageCore<E>,
     ) -> Result<Sequence, RejectReason> {
+        self.try_acquire_one(stage)?.map_err(|denied| self.reason(stage, denied))
+    }
+
+    /// Takes a credit and a place for one record, or returns what denies them.
+    pub(super) fn try_acquire_one<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+    ) -> Result<Result<Sequence, Denied>, RejectReason> {
         let admitted = self.acquire(stage, 1)?;
-        match admitted.denied {
-            None => Ok(admitted.first),
-            Some(denied) => Err(self.reason(stage, denied)),
-        }
+        Ok(admitted.denied.map_or(Ok(admitted.first), Err))
     }
 
     /// Takes credits and places for `wanted` records if the account already leases the credits and

@@ -11,7 +11,7 @@ use crate::handle::{Batch, SourceCore, Stage};
 use crate::record::Envelope;
 use crate::settings::share;
 use crate::store::{DeadLetter, DeadLetterReason, LetterMeta, StageCore};
-use crate::trace::event;
+use crate::trace;
 
 impl<E: Envelope> BufferManager<E> {
     /// Pushes one record to the named stage, charged to the source that the record names.
@@ -361,7 +361,7 @@ impl<E: Envelope> Registry<E> {
                 return Err(RejectedBatch { accepted: 0, records, reason });
             }
             let reason = DeadLetterReason::RetriesExhausted;
-            event!(warn, stage = stage_id, source, %reason, retries, "dead letter");
+            trace::dead_letter(stage_id, &source, &reason, retries);
         }
         Ok(())
     }

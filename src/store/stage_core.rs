@@ -14,7 +14,7 @@ use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
 use crate::sync::{AtomicSetting, CachePadded, Instant, Mutex, SeqCst, Sleep, now, sleep_until};
-use crate::trace::event;
+use crate::trace;
 use crate::unwind::Panics;
 
 /// The state that all handles to a stage share.
@@ -301,6 +301,17 @@ impl<E: Envelope> StageCore<E> {
         contents.into_vec()
     }
 
+    /// Takes the oldest record that waits out of the buffer, and gives back its place and credit.
+    pub(crate) fn evict(&self) -> Option<E> {
+        let mut contents = BatchContents::default();
+        self.add_to(&mut contents, 1);
+        if contents.is_empty() {
+            return None;
+        }
+        self.release(contents.runs());
+        contents.into_vec().pop()
+    }
+
     /// Registers a worker that is about to wait for a record. The worker must look once more: a
     /// record that was pushed before the registration produced no notification.
     pub(crate) fn wait_for_any(self: &Arc<Self>) -> Receiver<WaitingAt<E>> {
@@ -342,14 +353,8 @@ impl<E: Envelope> StageCore<E> {
                     let name = self.admission.source_name(run.account);
                     letter.source_id = name.map_or_else(String::new, |name| name.to_string());
                 }
-                event!(
-                    warn,
-                    stage = &*self.id,
-                    source = letter.source_id,
-                    reason = %letter.reason,
-                    retries = letter.retry_count,
-                    "dead letter"
-                );
+                let (source, retries) = (&letter.source_id, letter.retry_count);
+                trace::dead_letter(&self.id, source, &letter.reason, retries);
                 match self.dead_letters.push(letter) {
                     Ok(()) => gone += 1,
                     Err(letter) => {

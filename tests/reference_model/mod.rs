@@ -71,6 +71,7 @@ impl Setup {
 pub enum Operation {
     Send { source: usize, stage: usize, of: usize },
     SendBatch { source: usize, stage: usize, of: usize, records: usize },
+    ForceSend { source: usize, stage: usize, of: usize },
     Push { stage: usize, of: usize },
     PushBatch { stage: usize, of: [usize; 3], records: usize },
     Take { stage: usize, max: usize },
@@ -131,7 +132,7 @@ impl Operation {
         if kind == u8::MAX {
             return Self::Close;
         }
-        match kind % 44 {
+        match kind % 45 {
             0 | 1 => Self::Send { source, stage, of: name(z) },
             2..=4 => Self::SendBatch { source, stage, of: name(z), records },
             5 => Self::Push { stage, of: source },
@@ -172,6 +173,7 @@ impl Operation {
             },
             38 => Self::SendForNoTime { source, stage, of: name(z), records },
             41 => Self::Requeue { batch },
+            44 => Self::ForceSend { source, stage, of: name(z) },
             42 => Self::Reject { batch },
             43 => Self::IntoSingles { batch, settled: records },
             _ => match z % 8 {
@@ -687,7 +689,11 @@ impl Pair {
         // Each record that a batch loses may be given back on its own.
         let many = matches!(
             operation,
-            Operation::Settle { .. } | Operation::Return { .. } | Operation::Drop { .. }
+            Operation::Settle { .. }
+                | Operation::Return { .. }
+                | Operation::Drop { .. }
+                | Operation::Reject { .. }
+                | Operation::IntoSingles { .. }
         );
         self.apply(operation);
         self.follow(many);
@@ -697,6 +703,7 @@ impl Pair {
     fn apply(&mut self, operation: Operation) {
         match operation {
             Operation::Send { source, stage, of } => self.send(source, stage, of),
+            Operation::ForceSend { source, stage, of } => self.force_send(source, stage, of),
             Operation::SendBatch { source, stage, of, records } => {
                 self.send_batch(source, stage, of, records);
             }
@@ -860,6 +867,32 @@ impl Pair {
         let row = record.row;
         let expected = self.model.push(to, from, &[row]);
         assert_eq!(answer_of_one(source.try_send(&stage, record), row), expected);
+    }
+
+    fn force_send(&mut self, source: usize, stage: usize, of: usize) {
+        let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
+        let record = self.records(1, |_| of).remove(0);
+        let row = record.row;
+        let mut expected = self.model.push(to, from, &[row]);
+        let mut evicted = Vec::new();
+        let is_of_stage = |reason: &RejectReason| match reason {
+            RejectReason::StageFull { .. } => true,
+            RejectReason::ParkedLetters { limit, .. } => limit.starts_with("stage"),
+            _ => false,
+        };
+        while expected.1.as_ref().is_some_and(is_of_stage) {
+            let oldest = self.model.take(to, 1);
+            if oldest.is_empty() {
+                break;
+            }
+            self.model.ack(to, &oldest);
+            evicted.extend(oldest.iter().map(|entry| entry.row));
+            expected = self.model.push(to, from, &[row]);
+        }
+        let mut seen = Vec::new();
+        let sent = source.force_send(&stage, record, |old| seen.push(old.row));
+        assert_eq!(answer_of_one(sent, row), expected);
+        assert_eq!(seen, evicted);
     }
 
     fn send_batch(&mut self, source: usize, stage: usize, of: usize, records: usize) {
