@@ -74,7 +74,7 @@ const TIMES: usize = 16;
 /// A cost that grows by no more than this is constant, or logarithmic. Chance decides whether one that is cancelled
 /// was granted: it gives back what it had, and the next is granted.
 const FACTOR: u64 = 2;
-const ADDEND: u64 = 120;
+const ADDEND: u64 = 160;
 /// What a lock may be held for, where a call has to do with all.
 const HOLD: u64 = 4_000;
 
