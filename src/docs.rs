@@ -372,7 +372,9 @@ pub mod internals {
     //! `event-listener` crate. It is used as an *eventcount*: a waiter registers, looks once more, and
     //! only then waits. `notify_one` marks the waiter that registered first; `notify_all` marks those
     //! that are registered at that moment, 32 for each hold of the lock. A waiter that is dropped after
-    //! it was marked and before it looked passes the mark on.
+    //! it was marked and before it looked passes the mark on. The first waiter makes the list. It then
+    //! writes a flag, which every thread that notifies writes, too: either that thread finds the list, or
+    //! the waiter sees what the thread did before.
     //!
     //! ## The handshake
     //!
