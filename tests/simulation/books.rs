@@ -321,6 +321,11 @@ pub(crate) fn returning(ids: &[Id]) {
     });
 }
 
+/// Records are about to be put back as they are.
+pub(crate) fn requeueing(ids: &[Id]) {
+    with(|books| ids.iter().for_each(|&id| books.change(id, State::Returning, None)));
+}
+
 /// Records are about to be given up.
 pub(crate) fn dying(ids: &[Id]) {
     with(|books| ids.iter().for_each(|&id| books.change(id, State::Dying, None)));

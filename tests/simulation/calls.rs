@@ -265,6 +265,10 @@ pub(crate) fn settle(buffer: &Buffer, random: &mut Random, how: Settle, taken: T
             books::returning(&ids);
             let _ = call("settle", ids.len(), || taken.batch.return_to_buffer());
         }
+        Settle::Requeue => {
+            books::requeueing(&ids);
+            let _ = call("settle", ids.len(), || taken.batch.requeue());
+        }
         Settle::WorkerPanics => {
             books::returning(&ids);
             let _ = call("settle", ids.len(), || {
@@ -315,13 +319,23 @@ pub(crate) fn settle(buffer: &Buffer, random: &mut Random, how: Settle, taken: T
 
 /// Each record as chance has it; and now and then the worker panics in between.
 fn settle_mixed(random: &mut Random, ids: &[Id], taken: Taken) {
-    let outcomes = [Outcome::Ack, Outcome::Ack, Outcome::Return, Outcome::DeadLetter];
+    let outcomes = [
+        Outcome::Ack,
+        Outcome::Ack,
+        Outcome::Return,
+        Outcome::Requeue,
+        Outcome::DeadLetter,
+        Outcome::Reject("wrong"),
+    ];
     let outcomes: Vec<Outcome> = ids.iter().map(|_| random.pick(&outcomes)).collect();
     let panics_at = (!clock::is_threaded() && random.one_in(8)).then(|| random.below(ids.len()));
     for (&id, outcome) in ids.iter().zip(&outcomes) {
         match outcome {
             Outcome::Ack if panics_at.is_some() => books::returning(&[id]),
             Outcome::Ack => {}
+            // A panic leaves it undecided, which counts a retry.
+            Outcome::Requeue if panics_at.is_some() => books::returning(&[id]),
+            Outcome::Requeue => books::requeueing(&[id]),
             Outcome::Return => books::returning(&[id]),
             _ => books::dying(&[id]),
         }

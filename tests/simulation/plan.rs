@@ -86,6 +86,7 @@ pub(crate) enum Take {
 pub(crate) enum Settle {
     Ack,
     Return,
+    Requeue,
     IntoRecords,
     ByNameReturn,
     Mixed,

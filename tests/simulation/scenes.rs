@@ -44,11 +44,12 @@ const ANY_TAKE: [Take; 7] = [
     Take::Blocking,
     Take::BlockingLinger,
 ];
-const ANY_SETTLE: [Settle; 13] = [
+const ANY_SETTLE: [Settle; 14] = [
     Settle::Ack,
     Settle::Ack,
     Settle::Ack,
     Settle::Return,
+    Settle::Requeue,
     Settle::IntoRecords,
     Settle::ByNameReturn,
     Settle::Mixed,
