@@ -14,10 +14,10 @@ impl<E: Envelope> Source<E> {
     /// For feeds in which the newest record counts, as with crossbeam's `ArrayQueue::force_push`.
     /// An evicted record is out of the buffer: its place and its credits are free.
     ///
-    /// Usually one record is evicted. Another thread may take the place that it had held, and then
-    /// the call evicts the next. Only the cap of the stage makes room in this way, because an
-    /// eviction at another cap could take records of other stages or sources. Records in unsettled
-    /// batches are never evicted.
+    /// Usually one record is evicted. A request that waits for a place in the stage, or another
+    /// thread, may take the place that it had held, and then the call evicts the next. Only the cap
+    /// of the stage makes room in this way, because an eviction at another cap could take records
+    /// of other stages or sources. Records in unsettled batches are never evicted.
     ///
     /// # Errors
     ///

@@ -427,6 +427,14 @@ impl Model {
         answer
     }
 
+    /// The push of a request that waited. The source may have pushed to another stage since.
+    fn push_granted(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
+        let latest = self.sources[source].latest;
+        let answer = self.push(stage, source, rows);
+        self.sources[source].latest = latest;
+        answer
+    }
+
     /// Takes back what was handed out and has retries left.
     fn readmit(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
         let answer = self.admit(stage, source, rows.len());
@@ -686,7 +694,7 @@ impl Pair {
     ///
     /// If they do not agree.
     pub fn step(&mut self, operation: Operation) {
-        // Each record that a batch loses may be given back on its own.
+        // The records of each source are given back on their own, and some even one by one.
         let many = matches!(
             operation,
             Operation::Settle { .. }
@@ -694,6 +702,10 @@ impl Pair {
                 | Operation::Drop { .. }
                 | Operation::Reject { .. }
                 | Operation::IntoSingles { .. }
+                | Operation::Ack { .. }
+                | Operation::IntoRecords { .. }
+                | Operation::GetBatch { .. }
+                | Operation::ReturnByName { .. }
         );
         self.apply(operation);
         self.follow(many);
@@ -870,6 +882,8 @@ impl Pair {
     }
 
     fn force_send(&mut self, source: usize, stage: usize, of: usize) {
+        // A request that waits takes what an eviction frees.
+        self.cancel();
         let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
         let record = self.records(1, |_| of).remove(0);
         let row = record.row;

@@ -308,7 +308,7 @@ impl Pair {
                     None => assert_eq!(standing, Standing::Waits),
                     Some(Ok(())) => {
                         assert!(rows.is_empty() || standing == Standing::Fits);
-                        let answer = self.model.push(to, *from, rows);
+                        let answer = self.model.push_granted(to, *from, rows);
                         assert_eq!(answer, (rows.len(), None));
                         return;
                     }
@@ -330,7 +330,8 @@ impl Pair {
                         let sent = rows.len().min(*len);
                         let rest = permit.send_batch(records).err().unwrap_or_default();
                         assert_eq!(rows_of(&rest), rows[sent..]);
-                        assert_eq!(self.model.push(to, *from, &rows[..sent]), (sent, None));
+                        let answer = self.model.push_granted(to, *from, &rows[..sent]);
+                        assert_eq!(answer, (sent, None));
                         return;
                     }
                     Some(Err(reason)) => {
