@@ -1,13 +1,13 @@
 //! The library's `sync` module once more, on loom: its atomics and locks, and stand-ins with the same
 //! face for the queues, the arena and the map, whose own interleavings are not modelled here.
 
+/// Not loom's: see the library's own.
+#[cfg(feature = "tracing")]
+pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Deref;
-/// Not loom's: see the library's own.
-#[cfg(feature = "tracing")]
-pub(crate) use std::sync::Mutex as PlainMutex;
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
 use std::sync::{Arc, OnceLock, TryLockError};
 use std::task::{Context, Poll};

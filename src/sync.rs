@@ -9,13 +9,13 @@
 //! acquire and release only. [`docs::internals`](crate::docs::internals#memory-orders) lists the
 //! few steps that need the total order of `SeqCst`.
 
+/// A lock of state that no protocol depends on. The models do not explore it.
+#[cfg(feature = "tracing")]
+pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-/// A lock of state that no protocol depends on. The models do not explore it.
-#[cfg(feature = "tracing")]
-pub(crate) use std::sync::Mutex as PlainMutex;
 /// A number that is written under a lock before it matters, or of which any value is right. The
 /// models do not explore the order of its accesses.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;

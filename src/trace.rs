@@ -28,8 +28,7 @@ pub(crate) struct Owner {
 impl Owner {
     #[cfg(feature = "tracing")]
     pub(crate) fn set(&self, kind: &'static str, id: &Arc<str>) {
-        *self.name.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
-            Some((kind, Arc::clone(id)));
+        *self.name.lock() = Some((kind, Arc::clone(id)));
     }
 
     #[cfg(not(feature = "tracing"))]
@@ -38,7 +37,7 @@ impl Owner {
     /// Sends an event for a signal that has changed. A signal without an owner sends none.
     #[cfg(feature = "tracing")]
     pub(crate) fn signal_changed(&self, signal: &dyn Display) {
-        let name = self.name.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let name = self.name.lock().clone();
         if let Some((kind, id)) = name {
             event!(info, of = kind, id = &*id, %signal, "signal changed");
         }

@@ -19,8 +19,8 @@ pub(crate) enum Wanted {
     UpTo(usize),
 }
 
-/// A request in the queue. Resolves when it has credits and places for its records. If it is dropped earlier, it leaves the queue, and gives back
-/// what it was granted.
+/// A request in the queue. Resolves when it has credits and places for its records. If it is
+/// dropped earlier, it leaves the queue, and gives back what it was granted.
 pub(crate) struct Acquire {
     admission: Arc<Admission>,
     ticket: Option<Ticket>,

@@ -203,7 +203,7 @@ impl Ledger {
         if capacity < before {
             // A sweep of another thread may still be on its way.
             for (_, account) in self.accounts.iter() {
-                let _ = self.give_back(account.end_lease(Lease::Exact).unwrap_or(0));
+                self.reclaim(account);
             }
         }
     }

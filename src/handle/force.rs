@@ -76,12 +76,10 @@ impl SourceCore {
                 Ok(first) => return Ok(first),
                 Err(denied) => denied,
             };
-            match denied {
-                Denied::Full { limit: Limit::Stage, .. } => match stage.evict() {
-                    Some(oldest) => evicted(oldest),
-                    None => return Err(self.reason(stage, denied)),
-                },
-                _ => return Err(self.reason(stage, denied)),
+            let is_full = matches!(denied, Denied::Full { limit: Limit::Stage, .. });
+            match is_full.then(|| stage.evict()).flatten() {
+                Some(oldest) => evicted(oldest),
+                None => return Err(self.reason(stage, denied)),
             }
         }
     }

@@ -252,7 +252,10 @@ fn optional_number<'de, A: MapAccess<'de>>(
     field: &'static str,
 ) -> Result<Option<usize>, A::Error> {
     let number: Option<usize> = value(map, field)?;
-    number.map_or(Ok(0), |number| cap(field, number)).map(|_| number).map_err(A::Error::custom)
+    if let Some(number) = number {
+        cap(field, number).map_err(A::Error::custom)?;
+    }
+    Ok(number)
 }
 
 fn threshold<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<f64, A::Error> {

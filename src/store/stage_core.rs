@@ -294,8 +294,12 @@ impl<E: Envelope> StageCore<E> {
 
     /// Takes up to `max` records out of the buffer, and gives back their places and credits.
     pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
-        let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
         self.note_asked(max);
+        self.remove(max)
+    }
+
+    fn remove(&self, max: usize) -> Vec<E> {
+        let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
         self.add_to(&mut contents, max);
         self.release(contents.runs());
         contents.into_vec()
@@ -303,13 +307,7 @@ impl<E: Envelope> StageCore<E> {
 
     /// Takes the oldest record that waits out of the buffer, and gives back its place and credit.
     pub(crate) fn evict(&self) -> Option<E> {
-        let mut contents = BatchContents::default();
-        self.add_to(&mut contents, 1);
-        if contents.is_empty() {
-            return None;
-        }
-        self.release(contents.runs());
-        contents.into_vec().pop()
+        self.remove(1).pop()
     }
 
     /// Registers a worker that is about to wait for a record. The worker must look once more: a

@@ -3,10 +3,10 @@
 //! ones. They never wait for a thread that is not running, so that a call of theirs is one step here;
 //! a point before and one after it let others come in between.
 
+#[cfg(feature = "tracing")]
+pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::Cell;
 use std::future::Future;
-#[cfg(feature = "tracing")]
-pub(crate) use std::sync::Mutex as PlainMutex;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 pub(crate) use std::time::Instant;

@@ -3,13 +3,13 @@
 //!
 //! This file and the list of modules in `main.rs` are all that knows the inside of the library.
 
+#[cfg(feature = "tracing")]
+pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::Cell;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-#[cfg(feature = "tracing")]
-pub(crate) use std::sync::Mutex as PlainMutex;
 pub(crate) use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, TryLockError, atomic};
 use std::task::{Context, Poll, Waker};
