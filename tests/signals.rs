@@ -2,6 +2,11 @@
 
 mod common;
 
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -255,5 +260,35 @@ fn waiting_for_a_signal_considers_the_present_one() {
         let waiter = scope.spawn(|| signals.wait_for_blocking(|signal| signal == Pause));
         source.try_send_batch(&stage, rows("a", 0..10)).unwrap();
         assert_eq!(waiter.join().unwrap(), Pause);
+    });
+}
+
+/// A waker that makes a source of the buffer, as user code may do.
+struct MakesSource(Manager, AtomicUsize);
+
+impl Wake for MakesSource {
+    fn wake(self: Arc<Self>) {
+        self.0.source("of a waker").unwrap();
+        self.1.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn a_waker_may_make_a_source_while_another_source_is_made() {
+    or_abort("a source that is made", || {
+        let builder = Manager::builder(caps(1_000, 1_000, 1_000)).watermarks(0.5, 0.01);
+        let manager = builder.build().unwrap();
+        let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+        source.try_send_batch(&stage, rows("a", 0..501)).unwrap();
+        // Eight, and two idle credits, of which a second source lets the first keep one.
+        take(&stage, 493).ack();
+        let mut signals = manager.controller().subscribe();
+        let mut change = pin!(signals.changed());
+        let maker = Arc::new(MakesSource(manager.clone(), AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&maker));
+        assert!(change.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        manager.source("b").unwrap();
+        assert_eq!(manager.controller().current(), Resume);
+        assert_eq!(maker.1.load(SeqCst), 1, "the waker was not called");
     });
 }

@@ -256,7 +256,7 @@ impl Admission {
     /// Does what follows from credits that are in the pool now, and were in hand or idle in an account
     /// before, where others may have missed them: also those who wait until all is settled.
     #[cold]
-    fn follow_pool(&self) {
+    pub(crate) fn follow_pool(&self) {
         self.update_signal();
         self.notify(Freed::pool());
         self.notify_if_drained();
@@ -445,14 +445,12 @@ impl Admission {
         });
     }
 
-    /// Opens an account with a cap of `capacity` credits, and returns its index.
+    /// Opens an account with a cap of `capacity` credits, and returns its index. The caller then
+    /// calls [`follow_pool`](Self::follow_pool), outside every lock.
     pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32) -> u32 {
-        let (index, moved) = self.ledger().open_account(capacity);
+        let (index, _) = self.ledger().open_account(capacity);
         self.account(index).cell().set_owner("source", name);
         self.names.lock().insert(index, Arc::clone(name));
-        if moved {
-            self.follow_pool();
-        }
         index
     }
 
@@ -462,36 +460,28 @@ impl Admission {
     }
 
     /// Closes an account that holds no record. The caller then calls
-    /// [`reject_account`](Self::reject_account).
+    /// [`reject_account`](Self::reject_account), outside every lock.
     ///
     /// # Errors
     ///
     /// Returns the number of records that it holds.
     pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
-        let released = self.ledger().try_close_empty(index)?;
+        let _ = self.ledger().try_close_empty(index)?;
         self.protocol.count_event();
-        self.after_close(released);
         Ok(())
     }
 
     /// Closes an account, and rejects the requests that wait for its credits.
     pub(crate) fn close_account(&self, index: u32) {
-        let released = self.ledger().close_account(index);
+        let _ = self.ledger().close_account(index);
         self.protocol.count_event();
-        self.after_close(released);
-        self.reject_waiters(|queue, deferred| {
-            queue.reject_account(&self.protocol, index, deferred)
-        });
+        self.reject_account(index);
     }
 
-    fn after_close(&self, released: Released) {
-        if released.pool_moved {
-            self.follow_pool();
-        }
-    }
-
-    /// Rejects the requests that wait for credits of a closed account.
+    /// Rejects the requests that wait for credits of a closed account, after others were offered the
+    /// idle credits that it gave back.
     pub(crate) fn reject_account(&self, index: u32) {
+        self.follow_pool();
         self.reject_waiters(|queue, deferred| {
             queue.reject_account(&self.protocol, index, deferred)
         });

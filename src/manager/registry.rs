@@ -131,7 +131,11 @@ impl<E: Envelope> Registry<E> {
     pub(super) fn source(&self, id: &str) -> Result<Arc<SourceCore>, RegistryError> {
         match self.find_source(id) {
             Some(source) => Ok(source),
-            None => self.register_source(&mut self.counts.lock(), id),
+            None => {
+                let made = self.register_source(&mut self.counts.lock(), id);
+                self.admission.follow_pool();
+                made
+            }
         }
     }
 
@@ -221,6 +225,8 @@ impl<E: Envelope> Registry<E> {
             self.register_stage(&mut counts, stage)?;
         }
         self.register_source(&mut counts, source_id)?;
+        drop(counts);
+        self.admission.follow_pool();
         Ok(())
     }
 
@@ -283,6 +289,8 @@ impl<E: Envelope> Registry<E> {
         Ok(None)
     }
 
+    /// Returns the named source, and creates it if it does not exist. The caller then calls
+    /// [`Admission::follow_pool`], when it has released the lock.
     fn register_source(
         &self,
         counts: &mut Counts,
