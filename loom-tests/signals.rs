@@ -28,8 +28,11 @@ fn door(capacity: u32, idle_budget: u32, controller: BackpressureController) -> 
 }
 
 impl Door {
+    /// Opens an account, as the registry does.
     fn open(&self, capacity: u32) -> u32 {
-        self.admission.open_account(&Arc::from("a"), capacity)
+        let index = self.admission.open_account(&Arc::from("a"), capacity);
+        self.admission.follow_pool();
+        index
     }
 
     /// Takes what the caps allow, in the ways that a push tries one after the other.
