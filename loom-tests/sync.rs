@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Deref;
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
+pub(crate) use std::sync::atomic::AtomicU64 as AtomicCount;
+pub(crate) use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, TryLockError};
 use std::task::{Context, Poll};
 pub(crate) use std::time::Instant;

@@ -45,7 +45,7 @@ pub mod internals {
     //!
     //! Below the layers are `sync.rs` (atomics, locks, queues, time), `event.rs` (wake-ups),
     //! `timer.rs`, `unwind.rs` (panics), `backpressure.rs` (signals) and the plain types of `error.rs`,
-    //! `record.rs` and `settings.rs`.
+    //! `record.rs`, `settings.rs` and `stats.rs`.
     //!
     //! The way of a record through the files:
     //!
@@ -549,6 +549,29 @@ pub mod internals {
     //! A call that would park its thread spins first, with exponential backoff, for about as long as it
     //! takes to wake a thread.
     //!
+    //! # Counting
+    //!
+    //! Counts for [`Stats`](crate::Stats) must cost the data path little, so most are derived. The
+    //! word of a stage has the number of places given so far, and the places taken: their difference
+    //! is the number of places that were ever released. What is neither a push nor an acknowledgement
+    //! is rarer, and has a counter: forwards, records handed out, dead letters by reason, and places
+    //! that were given back without a record.
+    //!
+    //! - accepted = given - reserved - unused - forwarded in
+    //! - acknowledged = released - unused - forwarded out - handed out - dead letters
+    //!
+    //! These words are not read at one instant. The result must not exceed the truth, because a count
+    //! that was too high could not be lowered again. So a thread writes what is subtracted first: it
+    //! counts places as reserved before it takes them, and raises the counter of what it does before
+    //! it lowers that count or releases the place. A reader loads the word of the stage first, then
+    //! what is reserved, then the counters. Hence whatever it finds in the word, it also finds in what
+    //! is subtracted. What it finds there in addition makes the result too low for a moment, and the
+    //! greatest result so far is reported instead. The models in `loom-tests/statistics.rs` show it.
+    //!
+    //! The number of places given has 31 bits. Whoever takes the places that change its highest bit
+    //! counts a half of the range. A reader loads the halves before the word: if the highest bit does
+    //! not match their parity, a half is not counted yet.
+    //!
     //! # Names and memory
     //!
     //! Names are looked up in a [`papaya`](https://docs.rs/papaya) map: a look-up takes no lock. papaya
@@ -566,7 +589,8 @@ pub mod internals {
     //! Every atomic access of this crate is `SeqCst`. On x86-64 this costs nothing over a weaker order:
     //! each write on a hot path is a read-modify-write. It also keeps the reasoning one about
     //! interleavings. loom explores the same code under acquire and release. The handshakes that need more
-    //! are H8, H10 and H24.
+    //! are H8, H10 and H24. The counters of [Counting](#counting) alone are `Relaxed`: the `SeqCst` write
+    //! that follows one publishes it.
     //!
     //! # Techniques and their sources
     //!

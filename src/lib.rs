@@ -281,6 +281,7 @@ mod manager;
 mod record;
 mod retry;
 mod settings;
+mod stats;
 mod store;
 mod sync;
 mod timer;
@@ -301,10 +302,11 @@ pub use handle::{
 pub use handle::{Batches, DeadLetterStream, RecordSink};
 #[cfg(feature = "serde")]
 pub use manager::{BackoffConfig, Config, SourceConfig, StageConfig};
-pub use manager::{BufferManager, Builder, Remaining, SourceStats, StageStats, Stats};
+pub use manager::{BufferManager, Builder, Remaining};
 pub use record::{BufferedRecord, Envelope, Record};
 pub use retry::Backoff;
 pub use settings::{BufferSettings, SettingsError};
+pub use stats::{Counts, Quantiles, Refusals, SourceStats, StageStats, Stats, Waits};
 pub use store::{DeadLetter, DeadLetterReason};
 
 /// The example of the README, as a test.

@@ -4,7 +4,7 @@
 //! a `sync` module of their own, which has the same names: atomics and locks of a model checker,
 //! stand-ins for the queues, the arena and the map, and a clock that the test moves.
 //!
-//! Every atomic access of this crate is `SeqCst`. On x86-64 that costs nothing over a weaker order,
+//! Every atomic access of this crate is `SeqCst`, but those of counts for statistics. On x86-64 that costs nothing over a weaker order,
 //! because each write on a hot path is a read-modify-write. loom explores the same code under
 //! acquire and release only. [`docs::internals`](crate::docs::internals#memory-orders) lists the
 //! few steps that need the total order of `SeqCst`.
@@ -19,7 +19,9 @@ use std::sync::Arc;
 /// A number that is written under a lock before it matters, or of which any value is right. The
 /// models do not explore the order of its accesses.
 pub(crate) use std::sync::atomic::AtomicU32 as AtomicSetting;
-pub(crate) use std::sync::atomic::Ordering::SeqCst;
+/// A count for statistics, on which no protocol depends. The models do not explore its accesses.
+pub(crate) use std::sync::atomic::AtomicU64 as AtomicCount;
+pub(crate) use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 
+use crate::backpressure::Watermarks;
+use crate::caps::Places;
 use crate::event::{Event, Listener};
 
 #[derive(Default)]
@@ -59,4 +61,24 @@ fn a_waker_that_panics_keeps_no_other_from_being_woken() {
     event.notify_all();
     assert_eq!(count.woken.load(Ordering::SeqCst), 66);
     assert!(listeners.iter_mut().all(|listener| polled(listener, &good)));
+}
+
+#[test]
+fn counts_go_on_where_the_word_wraps() {
+    let watermarks = Watermarks::new(0.8, 0.64).unwrap();
+    let cap = u32::MAX - 2;
+    let places = Places::new(watermarks.of(cap), cap, 1);
+    let mut given = 0_u64;
+    // Less than a half, exactly a half, and more than the whole range at once.
+    for records in [1, 1 << 29, 1 << 30, (1 << 30) - 1, (1 << 31) + 5, 3 << 30, 7, 1 << 29] {
+        let fast = given % 2 == 1;
+        if !(fast && places.acquire_fast(records).is_some()) {
+            assert_eq!(places.acquire(records, records, 0).0.records, records);
+        }
+        given += u64::from(records);
+        assert!(!places.release(records));
+        assert_eq!(places.counts().accepted, given);
+        assert_eq!(places.counts().acknowledged, given);
+    }
+    assert!(given > 1 << 33);
 }

@@ -121,7 +121,8 @@ fn a_wrong_value_in_any_field_is_an_error_that_names_the_field() {
             // What `build` checks, or what may be 0.
             let shares = ["high_watermark", "low_watermark", "jitter"];
             let counts = ["max_retries", "first_ms", "longest_ms", "max_age_ms"];
-            if wrong == "0" && counts.contains(&field)
+            if wrong == "true" && field == "measure_time"
+                || wrong == "0" && counts.contains(&field)
                 || ["0", "-1"].contains(&wrong) && shares.contains(&field)
             {
                 continue;

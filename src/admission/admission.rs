@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::StageState;
-use super::protocol::{Admitted, Moved, ONE_EVENT, Protocol};
+use super::protocol::{Acquired, Admitted, Moved, ONE_EVENT, Protocol};
 use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
@@ -175,31 +175,40 @@ impl Admission {
         account: u32,
         places: &Places,
         wanted: u32,
-    ) -> Result<Sequence, Denied> {
+    ) -> Result<Acquired, Denied> {
         if let Some(first) = self.try_acquire_fast(account, places, wanted) {
-            return Ok(first);
+            return Ok(Acquired { records: wanted, first });
         }
         self.protocol.check(Some(account), places, wanted, 0)?;
-        self.acquire(Some(account), places, wanted, wanted).all()
+        self.acquire(Some(account), places, wanted, wanted).at_least(wanted)
     }
 
-    /// Counts credits and places of a permit, which were taken for records to come.
-    pub(crate) fn permit(&self, account: u32, places: &Places, records: u32) {
-        self.protocol.permit(Some(account), places, records);
+    /// Takes up to `wanted` credits and places for records to come, and counts them as such.
+    pub(crate) fn take_ahead<R>(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+        take: impl FnOnce() -> Result<Acquired, R>,
+    ) -> Result<Acquired, R> {
+        self.protocol.take_ahead(Some(account), places, wanted, take)
     }
 
     /// Ends that count, before the credits and places are used or given back.
-    pub(crate) fn end_permit(&self, account: u32, places: &Places, records: u32) {
-        self.protocol.end_permit(Some(account), places, records);
+    pub(crate) fn end_ahead(&self, account: u32, places: &Places, records: u32) {
+        self.protocol.end_ahead(Some(account), places, records);
     }
 
-    /// Takes `wanted` places, or none, for records that have their credits.
+    /// Takes `wanted` places, or none, for records that have their credits, and counts them as taken
+    /// for records to come.
     pub(crate) fn try_acquire_places(
         &self,
         places: &Places,
         wanted: u32,
-    ) -> Result<Sequence, Denied> {
-        self.acquire(None, places, wanted, wanted).all()
+    ) -> Result<Acquired, Denied> {
+        self.protocol.take_ahead(None, places, wanted, || {
+            self.acquire(None, places, wanted, wanted).at_least(wanted)
+        })
     }
 
     /// Makes the places of a stage with a cap of `capacity` records and a ring of `slots`.

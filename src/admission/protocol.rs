@@ -82,15 +82,6 @@ impl Admitted {
         Self { records: 0, first: Sequence::default(), denied: Some(denied) }
     }
 
-    /// Returns the sequence of the first record.
-    ///
-    /// # Errors
-    ///
-    /// Returns why not all records were admitted.
-    pub(crate) fn all(self) -> Result<Sequence, Denied> {
-        self.denied.map_or(Ok(self.first), Err)
-    }
-
     /// Returns what was admitted, which is at least `least` records.
     ///
     /// # Errors
@@ -204,19 +195,32 @@ impl Protocol {
         places.check(wanted, own)
     }
 
-    /// Counts credits and places that were taken for records to come.
-    pub(super) fn permit(&self, account: Option<u32>, places: &Places, records: u32) {
-        places.permit(records);
+    /// Counts credits and places that are about to be taken for records to come, takes them, and ends
+    /// the count of those that it did not get.
+    pub(super) fn take_ahead<R>(
+        &self,
+        account: Option<u32>,
+        places: &Places,
+        wanted: u32,
+        take: impl FnOnce() -> Result<Acquired, R>,
+    ) -> Result<Acquired, R> {
+        places.reserve_ahead(wanted);
         if let Some(account) = account {
-            self.account(account).permit(records);
+            self.account(account).reserve_ahead(wanted);
         }
+        let taken = take();
+        let records = taken.as_ref().map_or(0, |acquired| acquired.records);
+        if records < wanted {
+            self.end_ahead(account, places, wanted - records);
+        }
+        taken
     }
 
     /// Ends that count, before the credits and places are used or given back.
-    pub(super) fn end_permit(&self, account: Option<u32>, places: &Places, records: u32) {
-        places.end_permit(records);
+    pub(super) fn end_ahead(&self, account: Option<u32>, places: &Places, records: u32) {
+        places.end_ahead(records);
         if let Some(account) = account {
-            self.account(account).end_permit(records);
+            self.account(account).end_ahead(records);
         }
     }
 

@@ -20,12 +20,15 @@ use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
 /// A request for places for `records` records, and for credits of `account`, unless the records
-/// have their credits. When it is granted, it takes what is free for up to `most`.
+/// have their credits. When it is granted, it takes what is free for up to `most`. While it is
+/// granted, these count as taken for records to come; if it is `ahead`, they still do when its
+/// outcome is taken.
 pub(crate) struct Request {
     pub(crate) account: Option<u32>,
     pub(crate) stage: SharedStage,
     pub(crate) records: u32,
     pub(crate) most: u32,
+    pub(crate) ahead: bool,
 }
 
 /// The number of a request in the order of arrival.
@@ -231,11 +234,13 @@ impl Waiter {
         }
     }
 
-    /// Ends the count of what it was granted, which is then used or given back.
-    fn end_permit(&self, protocol: &Protocol) {
-        if let State::Decided(Ok(acquired)) = self.state {
+    /// Ends the count of what it was granted, which is then used.
+    fn hand_over(&self, protocol: &Protocol) {
+        if let State::Decided(Ok(acquired)) = self.state
+            && !self.request.ahead
+        {
             let Request { account, ref stage, .. } = self.request;
-            protocol.end_permit(account, stage.places(), acquired.records);
+            protocol.end_ahead(account, stage.places(), acquired.records);
         }
     }
 
@@ -323,7 +328,7 @@ impl WaitQueue {
             unreachable!("a request stays until its outcome is taken");
         };
         if let State::Decided(outcome) = entry.get().state {
-            entry.get().end_permit(protocol);
+            entry.get().hand_over(protocol);
             deferred.left.push(entry.remove());
             deferred.unused.push(waker);
             return Some(outcome);
@@ -354,7 +359,7 @@ impl WaitQueue {
             State::InLine => denied = self.denied_in_line(protocol, &waiter.request),
         }
         if let State::Decided(outcome) = self.waiters[&ticket].state {
-            self.waiters[&ticket].end_permit(protocol);
+            self.waiters[&ticket].hand_over(protocol);
             deferred.left.extend(self.waiters.remove(&ticket));
             return outcome;
         }
@@ -381,9 +386,10 @@ impl WaitQueue {
     pub(super) fn leave(&mut self, protocol: &Protocol, ticket: Ticket, deferred: &mut Deferred) {
         self.forget(protocol, ticket, true);
         let Some(waiter) = self.waiters.remove(&ticket) else { return };
-        waiter.end_permit(protocol);
         let Request { account, ref stage, .. } = waiter.request;
         if let State::Decided(Ok(Acquired { records, .. })) = waiter.state {
+            stage.places().flow().unused.add(u64::from(records));
+            protocol.end_ahead(account, stage.places(), records);
             if stage.places().release_silently(records) {
                 deferred.emptied.push(Arc::clone(stage));
             }
@@ -617,7 +623,7 @@ impl WaitQueue {
         if let State::Decided(_) = waiter.state {
             return Ok(());
         }
-        let Request { account, ref stage, records, most } = waiter.request;
+        let Request { account, ref stage, records, most, .. } = waiter.request;
         let own = if self.holds_reservation(ticket) { records } else { 0 };
         let places = stage.places();
         let look = || protocol.check(account, places, records, own);
@@ -633,16 +639,16 @@ impl WaitQueue {
             let mut moved = Moved::default();
             // No more credits than there are places: others would miss them for a moment.
             let most = most.min(places.free(own)).max(records);
-            let admitted = protocol.acquire(account, places, records, most, own, &mut moved);
+            let taken = protocol.take_ahead(account, places, most, || {
+                let admitted = protocol.acquire(account, places, records, most, own, &mut moved);
+                admitted.at_least(records)
+            });
             deferred.moved.push(moved);
             deferred.places_moved.push(Arc::clone(stage));
-            admitted.at_least(records)
+            taken
         });
         match taken {
-            Ok(acquired) => {
-                protocol.permit(account, places, acquired.records);
-                self.decide(protocol, ticket, Ok(acquired), deferred);
-            }
+            Ok(acquired) => self.decide(protocol, ticket, Ok(acquired), deferred),
             Err(denied) => match denied.limit() {
                 None => self.decide(protocol, ticket, Err(denied), deferred),
                 Some(limit) => {

@@ -1,5 +1,6 @@
 //! An account: the credits of one source, in one word.
 
+use super::counts::Tally;
 use super::packed::{Packed, Word};
 use crate::backpressure::{Marks, SignalCell};
 use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, SeqCst};
@@ -13,14 +14,14 @@ pub(crate) struct Account {
     reserved: AtomicSetting,
     /// Credits in use that parked dead letters hold.
     parked: AtomicSetting,
-    /// Credits in use by permits and granted requests, counted as [`Places`](super::Places) counts
-    /// their places.
-    permitted: AtomicSetting,
+    /// Credits in use for records to come, counted as [`Places`](super::Places) counts their places.
+    reserved_ahead: AtomicSetting,
     /// The next entry of the ledger's list of accounts that lease ahead.
     pub(super) next_ahead: AtomicU32,
     /// Whether the account is in that list.
     pub(super) listed: AtomicBool,
     cell: SignalCell,
+    tally: Tally,
 }
 
 /// An account's word.
@@ -96,10 +97,11 @@ impl Account {
             capacity: AtomicU32::new(0),
             reserved: AtomicSetting::new(0),
             parked: AtomicSetting::new(0),
-            permitted: AtomicSetting::new(0),
+            reserved_ahead: AtomicSetting::new(0),
             next_ahead: AtomicU32::new(0),
             listed: AtomicBool::new(false),
             cell: SignalCell::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -126,6 +128,7 @@ impl Account {
         self.reserved.store(0, SeqCst);
         self.set_marks(marks);
         self.cell.restart();
+        self.tally.reset();
         self.word.store(Balance { lease: Lease::Exact, used: 0 });
     }
 
@@ -215,19 +218,24 @@ impl Account {
         self.parked.load(SeqCst)
     }
 
-    /// Returns the credits in use by permits and granted requests.
-    pub(crate) fn permitted(&self) -> u32 {
-        self.permitted.load(SeqCst)
+    /// Returns the credits in use for records to come: not more than are in use at all.
+    pub(crate) fn reserved_ahead(&self) -> u32 {
+        self.reserved_ahead.load(SeqCst).min(self.used())
     }
 
-    /// Counts credits that were taken for records to come.
-    pub(crate) fn permit(&self, credits: u32) {
-        self.permitted.fetch_add(credits, SeqCst);
+    /// Counts credits that are about to be taken for records to come.
+    pub(crate) fn reserve_ahead(&self, credits: u32) {
+        self.reserved_ahead.fetch_add(credits, SeqCst);
     }
 
     /// Ends that count, before the credits are used or given back.
-    pub(crate) fn end_permit(&self, credits: u32) {
-        self.permitted.fetch_sub(credits, SeqCst);
+    pub(crate) fn end_ahead(&self, credits: u32) {
+        self.reserved_ahead.fetch_sub(credits, SeqCst);
+    }
+
+    /// The requests of the source that were refused or waited.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     pub(super) fn park(&self) {

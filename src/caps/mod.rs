@@ -2,11 +2,13 @@
 //! it neither waits nor wakes. [`docs::internals`](crate::docs::internals#the-ledger) explains it.
 
 mod account;
+mod counts;
 mod ledger;
 mod packed;
 mod places;
 
 pub(crate) use account::Account;
+pub(crate) use counts::Counter;
 pub(crate) use ledger::{Leasing, Ledger, Released, idle_budget_for};
 pub(crate) use places::{Places, Sequence};
 

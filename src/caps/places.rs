@@ -1,9 +1,11 @@
 //! The cap of a stage: how many records it holds, and the sequence of the next.
 
+use super::counts::{Counter, Flow, Tally};
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
 use crate::backpressure::{Marks, SignalCell};
 use crate::settings::share;
+use crate::stats::Counts;
 use crate::sync::{AtomicI64, AtomicSetting, AtomicU32, AtomicU64, SeqCst};
 
 /// The places of a stage. Each of its records holds one, whether it waits or is in an unsettled
@@ -15,10 +17,9 @@ pub(crate) struct Places {
     limit: AtomicI64,
     /// Places of parked dead letters.
     parked: AtomicU32,
-    /// Places taken by permits and granted requests, which have no record yet. Raised after they
-    /// are taken and lowered before they are used or given back, so that it never counts a place
-    /// that is not taken.
-    permitted: AtomicSetting,
+    /// Places taken for records to come: by permits, producers, granted requests and forwards under
+    /// way. Raised before they are taken, and lowered before they are used or given back.
+    reserved_ahead: AtomicSetting,
     /// How many more records than blocks the stage's ring holds or is about to hold. It is here
     /// because a thread that changes it has this cache line already.
     pub(crate) surplus: AtomicU64,
@@ -29,6 +30,10 @@ pub(crate) struct Places {
     /// The number of the stage among those of its buffer, at least 1.
     number: u32,
     cell: SignalCell,
+    /// How often bit 30 of the count in `word` has changed: see [`given`](Self::given).
+    halves: Counter,
+    flow: Flow,
+    tally: Tally,
 }
 
 /// The word of a stage.
@@ -43,6 +48,8 @@ struct Occupancy(u64);
 
 const CLOSED: u64 = 1 << 63;
 const COUNT_SHIFT: u32 = 32;
+/// Half the range of the count.
+const HALF: u64 = 1 << 30;
 
 impl Word for Occupancy {
     #[inline]
@@ -67,14 +74,20 @@ impl Occupancy {
         self.0 & CLOSED != 0
     }
 
+    /// Returns the places given so far, modulo 2^31.
+    #[inline]
+    fn count(self) -> u64 {
+        (self.0 & !CLOSED) >> COUNT_SHIFT
+    }
+
     #[inline]
     fn next(self) -> Sequence {
-        Sequence::new((self.0 >> COUNT_SHIFT) as u32)
+        Sequence::new(self.count() as u32)
     }
 
     #[inline]
     fn with(self, records: u32) -> Self {
-        let count = ((self.0 & !CLOSED) >> COUNT_SHIFT) + u64::from(records);
+        let count = self.count() + u64::from(records);
         // A carry out of the count is cut off.
         let count = count << COUNT_SHIFT & !CLOSED;
         Self(self.0 & CLOSED | count | (u64::from(self.occupied()) + u64::from(records)))
@@ -134,13 +147,16 @@ impl Places {
             word: Packed::new(Occupancy(0)),
             limit: AtomicI64::new(i64::from(capacity)),
             parked: AtomicU32::new(0),
-            permitted: AtomicSetting::new(0),
+            reserved_ahead: AtomicSetting::new(0),
             surplus: AtomicU64::new(0),
             capacity: AtomicSetting::new(capacity),
             most: capacity,
             slots,
             number,
             cell: SignalCell::with_marks(marks),
+            halves: Counter::default(),
+            flow: Flow::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -204,7 +220,9 @@ impl Places {
         self.limit.fetch_add(i64::from(capacity) - i64::from(before), SeqCst);
         // A thread that read the old limit read the old word before: its swap fails. It is also the
         // half of the handshake that pairs with the fence in `WaitQueue::enter`.
-        let _ = self.word.update(|now| Some(now.with_one_skipped()));
+        self.flow.unused.add(1);
+        let (Ok(before) | Err(before)) = self.word.update(|now| Some(now.with_one_skipped()));
+        self.note_halves(before, 1);
     }
 
     /// Returns the places taken, without those of parked dead letters.
@@ -234,19 +252,57 @@ impl Places {
         self.parked.load(SeqCst)
     }
 
-    /// Returns the places taken by permits and granted requests.
-    pub(crate) fn permitted(&self) -> u32 {
-        self.permitted.load(SeqCst)
+    /// Returns the places taken for records to come: not more than are taken at all.
+    pub(crate) fn reserved_ahead(&self) -> u32 {
+        self.reserved_ahead.load(SeqCst).min(self.occupied())
     }
 
-    /// Counts places that were taken for records to come.
-    pub(crate) fn permit(&self, records: u32) {
-        self.permitted.fetch_add(records, SeqCst);
+    /// Counts places that are about to be taken for records to come.
+    pub(crate) fn reserve_ahead(&self, records: u32) {
+        self.reserved_ahead.fetch_add(records, SeqCst);
     }
 
     /// Ends that count, before the places are used or given back.
-    pub(crate) fn end_permit(&self, records: u32) {
-        self.permitted.fetch_sub(records, SeqCst);
+    pub(crate) fn end_ahead(&self, records: u32) {
+        self.reserved_ahead.fetch_sub(records, SeqCst);
+    }
+
+    /// What became of the stage's records, as far as the word does not tell.
+    #[inline]
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// The requests at the stage that were refused or waited.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Returns what became of the stage's records.
+    pub(crate) fn counts(&self) -> Counts {
+        let (given, occupied) = self.given();
+        // After the word and before the counts: see `docs::internals`.
+        let reserved = u64::from(self.reserved_ahead.load(SeqCst));
+        self.flow.counts(given, given.saturating_sub(u64::from(occupied)), reserved)
+    }
+
+    /// Returns how many places were ever given, and how many are taken. The word has the lower 31
+    /// bits of the first number. If its highest bit differs from the number of halves, a thread has
+    /// not counted its half yet.
+    fn given(&self) -> (u64, u32) {
+        let halves = self.halves.get();
+        let now = self.word.load();
+        let halves = halves + ((now.count() / HALF) ^ halves) % 2;
+        (halves * HALF + now.count() % HALF, now.occupied())
+    }
+
+    /// Counts the halves of the range that end with `records` more places.
+    #[inline]
+    fn note_halves(&self, before: Occupancy, records: u32) {
+        let halves = (before.count() + u64::from(records)) / HALF - before.count() / HALF;
+        if halves > 0 {
+            self.halves.add(halves);
+        }
     }
 
     /// Returns the sequence of the next record.
@@ -288,6 +344,7 @@ impl Places {
             return None;
         }
         self.word.replace(now, now.with(wanted)).ok()?;
+        self.note_halves(now, wanted);
         self.signal_rise(now.occupied() + wanted);
         Some(now.next())
     }
@@ -309,6 +366,7 @@ impl Places {
             (records > 0).then(|| now.with(records))
         };
         let (Ok(before) | Err(before)) = self.word.update(take);
+        self.note_halves(before, taken.records);
         (taken, before.next())
     }
 

@@ -297,7 +297,7 @@ impl<E: Envelope> RecordSink<E> {
             }
             producer.flush();
         }
-        let reserving = self.reserving.get_or_insert_with(|| Reserving::new(Wanted::All(1)));
+        let reserving = self.reserving.get_or_insert_with(|| Reserving::new(Wanted::Ahead(1)));
         let reserved = ready!(reserving.poll(producer.source(), producer.stage(), context));
         self.reserving = None;
         Poll::Ready(reserved.map(|acquired| producer.hold(1, acquired.first)))
@@ -316,7 +316,9 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
             return Poll::Ready(Err(RejectReason::Closed));
         }
         if !this.ready {
-            ready!(this.poll_prepare(context))?;
+            let prepared = ready!(this.poll_prepare(context));
+            let (source, stage) = (this.producer.source(), this.producer.stage());
+            prepared.map_err(|reason| source.core().refuse(stage.core(), reason))?;
             this.ready = true;
         }
         Poll::Ready(Ok(()))

@@ -227,6 +227,7 @@ impl<E: Envelope> Batch<E> {
     /// ```
     pub fn requeue(self) {
         let (stage, contents) = self.into_contents();
+        stage.places().flow().requeued.add_some(contents.len());
         stage.push_returned(contents, false);
     }
 
@@ -310,6 +311,7 @@ impl<E: Envelope> Batch<E> {
     /// ```
     #[must_use = "the records are out of the buffer now; ack drops them in place"]
     pub fn into_records(mut self) -> Vec<E> {
+        self.stage.places().flow().handed_out.add_some(self.len());
         let records = self.contents.take_records();
         self.stage.release(self.contents.runs());
         records.into_vec()
@@ -416,6 +418,9 @@ impl<E: Envelope> Batch<E> {
     pub(crate) fn move_to(mut self, next: &StageCore<E>, mut first: Sequence) {
         let len = to_u32(self.len());
         let records = self.contents.take_records();
+        self.stage.places().flow().forwarded_out.add(u64::from(len));
+        next.places().flow().forwarded_in.add(u64::from(len));
+        next.places().end_ahead(len);
         // Release the old places first: as soon as a worker of the next stage has settled the
         // records, neither stage may count them.
         self.stage.admission().release_places(&*self.stage, len);
@@ -445,7 +450,7 @@ impl<E: Envelope> Batch<E> {
     /// Moves the records that are too old to the dead letters. Returns the others, or `None` if
     /// none is left.
     pub(crate) fn without_expired(self) -> Option<Self> {
-        match self.stage.clock().map(|clock| clock.expires()) {
+        match self.stage.expires() {
             None => Some(self),
             Some(expires) => self.split_expired(expires),
         }

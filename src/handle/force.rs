@@ -56,10 +56,10 @@ impl<E: Envelope> Source<E> {
     ) -> Result<(), Rejected<E>> {
         match self.core().acquire_evicting(stage.core(), evicted) {
             Ok(first) => {
-                stage.core().store_one(self.core().index(), first, record);
+                self.core().store_one(stage.core(), first, record);
                 Ok(())
             }
-            Err(reason) => Err(Rejected { record, reason }),
+            Err(reason) => Err(self.core().refuse_one(stage.core(), record, reason)),
         }
     }
 }

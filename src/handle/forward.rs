@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::batch::{Batch, Untried};
 use super::source::stage_reason;
 use super::stage::Stage;
-use crate::admission::{Acquire, Request, SharedStage};
-use crate::caps::{Denied, Sequence};
+use crate::admission::{Acquire, Acquired, Request, SharedStage};
+use crate::caps::Denied;
 use crate::error::RejectReason;
 use crate::record::Envelope;
 use crate::store::{StageCore, to_u32};
@@ -128,7 +128,7 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_forward(self, next: &Stage<E>) -> Result<(), ForwardError<E>> {
-        self.try_forward_to(next.core())
+        count_refusal(next, self.try_forward_to(next.core()))
     }
 
     fn try_forward_to(self, next: &StageCore<E>) -> Result<(), ForwardError<E>> {
@@ -159,11 +159,11 @@ impl<E: Envelope> Batch<E> {
     fn move_or_fail(
         self,
         next: &StageCore<E>,
-        acquired: Result<Sequence, Denied>,
+        acquired: Result<Acquired, Denied>,
     ) -> Result<(), ForwardError<E>> {
         match acquired {
-            Ok(first) => {
-                self.move_to(next, first);
+            Ok(acquired) => {
+                self.move_to(next, acquired.first);
                 Ok(())
             }
             Err(denied) => Err(ForwardError { batch: self, reason: stage_reason(next, denied) }),
@@ -237,14 +237,15 @@ impl<E: Envelope> Batch<E> {
         // From here on, so that a future that is never polled counts no retry either.
         let batch = Untried(self);
         async move {
-            match batch.into_batch().forward_or_wait(next.core()) {
+            let done = match batch.into_batch().forward_or_wait(next.core()) {
                 Ok(done) => done,
                 Err((batch, acquire)) => {
                     let batch = Untried(batch);
-                    let acquired = acquire.await.map(|acquired| acquired.first);
+                    let acquired = acquire.await;
                     batch.into_batch().move_or_fail(next.core(), acquired)
                 }
-            }
+            };
+            count_refusal(next, done)
         }
     }
 
@@ -303,14 +304,15 @@ impl<E: Envelope> Batch<E> {
         next: &Stage<E>,
         deadline: Option<Instant>,
     ) -> Result<(), ForwardError<E>> {
-        match self.forward_or_wait(next.core()) {
+        let done = match self.forward_or_wait(next.core()) {
             Ok(done) => done,
             Err((batch, mut acquire)) => {
                 let acquired = block_on_until(&mut acquire, deadline);
                 let acquired = acquired.unwrap_or_else(|| acquire.give_up());
-                batch.move_or_fail(next.core(), acquired.map(|acquired| acquired.first))
+                batch.move_or_fail(next.core(), acquired)
             }
-        }
+        };
+        count_refusal(next, done)
     }
 
     /// Forwards the batch, returns it if it can never be forwarded, or queues a request for places.
@@ -334,8 +336,19 @@ impl<E: Envelope> Batch<E> {
         }
         let stage = Arc::clone(next) as SharedStage;
         let records = to_u32(batch.len());
-        let request = Request { account: None, stage, records, most: records };
+        let request = Request { account: None, stage, records, most: records, ahead: true };
         let acquire = Acquire::new(next.admission(), request);
         Err((batch, acquire))
     }
+}
+
+/// Counts a forward that was refused.
+fn count_refusal<E: Envelope>(
+    next: &Stage<E>,
+    done: Result<(), ForwardError<E>>,
+) -> Result<(), ForwardError<E>> {
+    if let Err(error) = &done {
+        next.core().places().tally().count_refusal(&error.reason);
+    }
+    done
 }

@@ -14,6 +14,7 @@ mod settle;
 mod signals;
 mod source;
 mod stage;
+mod stats;
 
 #[cfg(feature = "futures")]
 pub use adapters::{Batches, DeadLetterStream, RecordSink};
@@ -27,3 +28,4 @@ pub use signals::SignalReceiver;
 pub use source::Source;
 pub(crate) use source::SourceCore;
 pub use stage::Stage;
+pub(crate) use stats::{source_stats, stage_stats};

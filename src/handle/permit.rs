@@ -54,8 +54,8 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         records: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        let acquired = self.acquire(stage, Wanted::All(records.max(1))).await?;
-        Ok(Permit::new(self, stage, acquired))
+        let acquired = self.acquire(stage, Wanted::Ahead(records.max(1))).await;
+        Permit::new(self, stage, acquired)
     }
 
     /// Blocks the thread until credits and places for `records` records are reserved: the blocking
@@ -71,7 +71,7 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         records: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        self.reserve_until(stage, Wanted::All(records.max(1)), None)
+        self.reserve_until(stage, Wanted::Ahead(records.max(1)), None)
     }
 
     /// Blocks the thread until credits and places for `records` records are reserved, for at most
@@ -108,7 +108,7 @@ impl<E: Envelope> Source<E> {
         records: usize,
         timeout: Duration,
     ) -> Result<Permit<E>, RejectReason> {
-        self.reserve_until(stage, Wanted::All(records.max(1)), now().checked_add(timeout))
+        self.reserve_until(stage, Wanted::Ahead(records.max(1)), now().checked_add(timeout))
     }
 
     /// Reserves credits and places for `records` records without waiting.
@@ -138,8 +138,8 @@ impl<E: Envelope> Source<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_reserve(&self, stage: &Stage<E>, records: usize) -> Result<Permit<E>, RejectReason> {
-        let acquired = self.core().try_acquire_all(stage.core(), records.max(1))?;
-        Ok(Permit::new(self, stage, acquired))
+        let acquired = self.core().try_acquire_all(stage.core(), records.max(1));
+        Permit::new(self, stage, acquired)
     }
 
     /// Waits until a record may be pushed, and reserves credits and places for as many records as
@@ -185,8 +185,8 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         max: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        let acquired = self.acquire(stage, Wanted::UpTo(max)).await?;
-        Ok(Permit::new(self, stage, acquired))
+        let acquired = self.acquire(stage, Wanted::AheadUpTo(max)).await;
+        Permit::new(self, stage, acquired)
     }
 
     /// Blocks the thread until a record may be pushed: the blocking form of
@@ -202,7 +202,7 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         max: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        self.reserve_until(stage, Wanted::UpTo(max), None)
+        self.reserve_until(stage, Wanted::AheadUpTo(max), None)
     }
 
     /// Blocks the thread until a record may be pushed, for at most `timeout`, and then reserves as
@@ -220,7 +220,7 @@ impl<E: Envelope> Source<E> {
         max: usize,
         timeout: Duration,
     ) -> Result<Permit<E>, RejectReason> {
-        self.reserve_until(stage, Wanted::UpTo(max), now().checked_add(timeout))
+        self.reserve_until(stage, Wanted::AheadUpTo(max), now().checked_add(timeout))
     }
 
     /// Reserves credits and places for as many records as there are now, up to `max` and at least
@@ -254,8 +254,8 @@ impl<E: Envelope> Source<E> {
         max: usize,
     ) -> Result<Permit<E>, RejectReason> {
         let core = self.core();
-        let acquired = core.acquire_up_to(stage.core(), core.clamp(stage.core(), max))?;
-        Ok(Permit::new(self, stage, acquired))
+        let acquired = core.acquire_up_to(stage.core(), core.clamp(stage.core(), max));
+        Permit::new(self, stage, acquired)
     }
 
     fn reserve_until(
@@ -264,8 +264,8 @@ impl<E: Envelope> Source<E> {
         wanted: Wanted,
         deadline: Option<Instant>,
     ) -> Result<Permit<E>, RejectReason> {
-        let acquired = self.acquire_until(stage, wanted, deadline)?;
-        Ok(Permit::new(self, stage, acquired))
+        let acquired = self.acquire_until(stage, wanted, deadline);
+        Permit::new(self, stage, acquired)
     }
 }
 
@@ -306,11 +306,16 @@ pub struct Permit<E: Envelope> {
 
 impl<E: Envelope> Permit<E> {
     /// Creates a permit for records that were admitted.
-    fn new(source: &Source<E>, stage: &Stage<E>, acquired: Acquired) -> Self {
+    fn new(
+        source: &Source<E>,
+        stage: &Stage<E>,
+        acquired: Result<Acquired, RejectReason>,
+    ) -> Result<Self, RejectReason> {
         let (source, stage) = (source.clone(), Arc::clone(stage.core()));
-        let Acquired { records, first } = acquired;
-        source.core().admission().permit(source.core().index(), stage.places(), records);
-        Self { source, stage, records, first }
+        match acquired {
+            Ok(Acquired { records, first }) => Ok(Self { source, stage, records, first }),
+            Err(reason) => Err(source.core().refuse(&*stage, reason)),
+        }
     }
 
     /// Returns the number of records that may still be pushed; at least 1 for a new permit.
@@ -354,14 +359,14 @@ impl<E: Envelope> Permit<E> {
             return Err(record);
         }
         let first = self.use_up(1);
-        self.stage.store_one(self.source.core().index(), first, record);
+        self.source.core().store_one(&self.stage, first, record);
         Ok(())
     }
 
     /// Takes `records` out of the reservation, and returns the sequence of the first.
     fn use_up(&mut self, records: u32) -> Sequence {
         let source = self.source.core();
-        source.admission().end_permit(source.index(), self.stage.places(), records);
+        source.admission().end_ahead(source.index(), self.stage.places(), records);
         self.records -= records;
         let first = self.first;
         self.first = first.plus(records);
@@ -405,7 +410,7 @@ impl<E: Envelope> Permit<E> {
         let rest = records.split_off(records.len().min(self.len()));
         if !records.is_empty() {
             let first = self.use_up(to_u32(records.len()));
-            self.stage.store_many(self.source.core().index(), first, records);
+            self.source.core().store_many(&self.stage, first, records);
         }
         if rest.is_empty() { Ok(()) } else { Err(rest) }
     }
@@ -414,9 +419,7 @@ impl<E: Envelope> Permit<E> {
 impl<E: Envelope> Drop for Permit<E> {
     fn drop(&mut self) {
         if self.records > 0 {
-            let unused = self.records;
-            self.use_up(unused);
-            self.stage.release_some(self.source.core().index(), unused);
+            self.stage.release_unused(self.source.core().index(), self.records);
         }
     }
 }

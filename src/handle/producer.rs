@@ -159,8 +159,13 @@ impl<E: Envelope> Producer<E> {
     /// ```
     #[inline]
     pub fn try_send(&mut self, record: E) -> Result<(), Rejected<E>> {
+        self.push(record).map_err(|rejected| self.refuse(rejected))
+    }
+
+    #[inline]
+    fn push(&mut self, record: E) -> Result<(), Rejected<E>> {
         if self.ahead == 0 || self.source.core().admission().events() != self.events {
-            return self.try_send_slow(record);
+            return self.push_slow(record);
         }
         self.accept(record);
         Ok(())
@@ -179,7 +184,7 @@ impl<E: Envelope> Producer<E> {
     }
 
     #[cold]
-    fn try_send_slow(&mut self, record: E) -> Result<(), Rejected<E>> {
+    fn push_slow(&mut self, record: E) -> Result<(), Rejected<E>> {
         if let Err(reason) = self.prepare() {
             return Err(Rejected { record, reason });
         }
@@ -268,7 +273,7 @@ impl<E: Envelope> Producer<E> {
     /// What was pending is published.
     pub async fn send(&mut self, record: E) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
-        let acquired = self.source.acquire(&self.stage, Wanted::All(1)).await;
+        let acquired = self.source.acquire(&self.stage, Wanted::Ahead(1)).await;
         self.accept_acquired(record, acquired)
     }
 
@@ -296,7 +301,7 @@ impl<E: Envelope> Producer<E> {
     #[inline]
     fn send_until(&mut self, record: E, deadline: Option<Instant>) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
-        let acquired = self.source.acquire_until(&self.stage, Wanted::All(1), deadline);
+        let acquired = self.source.acquire_until(&self.stage, Wanted::Ahead(1), deadline);
         self.accept_acquired(record, acquired)
     }
 
@@ -307,10 +312,10 @@ impl<E: Envelope> Producer<E> {
         let record = if self.must_queue() {
             record
         } else {
-            match self.try_send(record) {
+            match self.push(record) {
                 Ok(()) => return Ok(None),
                 Err(rejected) if rejected.is_full() => rejected.record,
-                Err(rejected) => return Err(rejected),
+                Err(rejected) => return Err(self.refuse(rejected)),
             }
         };
         self.flush();
@@ -328,8 +333,14 @@ impl<E: Envelope> Producer<E> {
                 self.accept(record);
                 Ok(())
             }
-            Err(reason) => Err(Rejected { record, reason }),
+            Err(reason) => Err(self.refuse(Rejected { record, reason })),
         }
+    }
+
+    /// Counts a refusal.
+    #[cold]
+    fn refuse(&self, Rejected { record, reason }: Rejected<E>) -> Rejected<E> {
+        self.source.core().refuse_one(self.stage.core(), record, reason)
     }
 
     /// Publishes what is pending, and gives back the credits and places that it holds ahead. It never
@@ -353,24 +364,27 @@ impl<E: Envelope> Producer<E> {
         self.publish();
         let ahead = std::mem::take(&mut self.ahead);
         if ahead > 0 {
-            self.stage.core().release_some(self.source.core().index(), ahead);
+            self.stage.core().release_unused(self.source.core().index(), ahead);
         }
     }
 
     fn publish(&mut self) {
-        let account = self.source.core().index();
         let len = to_u32(self.open.len());
+        if len == 0 {
+            return;
+        }
+        let (source, stage) = (self.source.core(), self.stage.core());
+        source.admission().end_ahead(source.index(), stage.places(), len);
         match len {
-            0 => return,
             1 => {
                 if let Some(record) = self.open.pop() {
-                    self.stage.core().store_one(account, self.first, record);
+                    source.store_one(stage, self.first, record);
                 }
             }
             _ => {
                 let rest = Vec::with_capacity(self.ahead as usize);
                 let records = std::mem::replace(&mut self.open, rest);
-                self.stage.core().store_many(account, self.first, records);
+                source.store_many(stage, self.first, records);
             }
         }
         self.first = self.first.plus(len);

@@ -168,10 +168,10 @@ impl<E: Envelope> Source<E> {
     ) -> Result<(), Rejected<E>> {
         match admitted {
             Ok(first) => {
-                stage.core().store_one(self.core().index(), first, record);
+                self.core().store_one(stage.core(), first, record);
                 Ok(())
             }
-            Err(reason) => Err(Rejected { record, reason }),
+            Err(reason) => Err(self.core().refuse_one(stage.core(), record, reason)),
         }
     }
 
@@ -348,10 +348,13 @@ impl<E: Envelope> Source<E> {
     ) -> Result<(), RejectedBatch<E>> {
         match admitted {
             Ok(acquired) => {
-                stage.core().store_many(self.core().index(), acquired.first, records);
+                self.core().store_many(stage.core(), acquired.first, records);
                 Ok(())
             }
-            Err(reason) => Err(RejectedBatch { accepted: 0, records, reason }),
+            Err(reason) => {
+                let reason = self.core().refuse(stage.core(), reason);
+                Err(RejectedBatch { accepted: 0, records, reason })
+            }
         }
     }
 }

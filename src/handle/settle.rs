@@ -293,6 +293,10 @@ impl<'a, E: Envelope> Settling<'a, E> {
 
     fn carry_out(&mut self, ways: Ways) {
         *self.settled = ways.count();
+        let flow = self.stage.places().flow();
+        flow.returned.add_some(self.settled.returned);
+        flow.delayed.add_some(self.settled.delayed);
+        flow.requeued.add_some(self.settled.requeued);
         let contents = std::mem::take(self.contents);
         let [mut acked, returned, isolated, dead] =
             contents.split_by(|place| ways.get(place).part());

@@ -9,7 +9,7 @@ use super::stage::Stage;
 use crate::admission::{
     Acquire, Acquired, Admission, Admitted, Pushers, Request, SharedStage, StageState, Wanted,
 };
-use crate::caps::{Account, Denied, Limit, Sequence};
+use crate::caps::{Account, Counter, Denied, Limit, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::event::{Event, Listener};
 use crate::record::Envelope;
@@ -61,6 +61,8 @@ pub(crate) struct SourceCore {
     id: Arc<str>,
     account: u32,
     admission: Arc<Admission>,
+    /// The records that were pushed.
+    accepted: Counter,
     /// The number of the stage that the source pushed to last, accepted or not; 0 before the first
     /// push.
     latest: AtomicU32,
@@ -77,7 +79,8 @@ impl SourceCore {
     pub(crate) fn new(id: Arc<str>, capacity: u32, admission: Arc<Admission>) -> Self {
         let account = admission.open_account(&id, capacity);
         let (latest, redirected) = (AtomicU32::new(0), Event::default());
-        Self { id, account, admission, latest, redirected, found: Mutex::new(None) }
+        let (accepted, found) = (Counter::default(), Mutex::new(None));
+        Self { id, account, admission, accepted, latest, redirected, found }
     }
 
     /// Notes that the source pushes to that stage.
@@ -142,6 +145,59 @@ impl SourceCore {
             return 0;
         }
         self.admission.ledger().available(self.account()) as usize
+    }
+
+    /// Stores a record that was admitted.
+    #[inline]
+    pub(crate) fn store_one<E: Envelope>(&self, stage: &StageCore<E>, first: Sequence, record: E) {
+        self.count_accepted(1);
+        stage.store_one(self.account, first, record);
+    }
+
+    /// Stores records that were admitted.
+    #[inline]
+    pub(crate) fn store_many<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        first: Sequence,
+        records: Vec<E>,
+    ) {
+        self.count_accepted(records.len());
+        stage.store_many(self.account, first, records);
+    }
+
+    /// Counts records that were admitted.
+    #[inline]
+    pub(crate) fn count_accepted(&self, records: usize) {
+        self.accepted.add(records as u64);
+    }
+
+    /// Returns how many records were pushed.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.get()
+    }
+
+    /// Counts a refusal of a call that a user made.
+    #[cold]
+    pub(crate) fn refuse<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        reason: RejectReason,
+    ) -> RejectReason {
+        self.account().tally().count_refusal(&reason);
+        stage.places().tally().count_refusal(&reason);
+        reason
+    }
+
+    /// Counts the same, and hands the record back.
+    #[cold]
+    pub(crate) fn refuse_one<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        record: E,
+        reason: RejectReason,
+    ) -> Rejected<E> {
+        Rejected { record, reason: self.refuse(stage, reason) }
     }
 
     #[inline]
@@ -209,17 +265,19 @@ impl SourceCore {
         })
     }
 
-    /// Takes credits and places for up to `wanted` records, at least one.
+    /// Takes credits and places for up to `wanted` records to come, at least one.
     pub(super) fn acquire_up_to<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         wanted: u32,
     ) -> Result<Acquired, RejectReason> {
-        if let Some(first) = self.acquire_fast(stage, wanted as usize) {
-            return Ok(Acquired { records: wanted, first });
-        }
-        let admitted = self.acquire(stage, wanted as usize)?;
-        admitted.at_least(1).map_err(|denied| self.reason(stage, denied))
+        self.admission.take_ahead(self.account, stage.places(), wanted, || {
+            if let Some(first) = self.acquire_fast(stage, wanted as usize) {
+                return Ok(Acquired { records: wanted, first });
+            }
+            let admitted = self.acquire(stage, wanted as usize)?;
+            admitted.at_least(1).map_err(|denied| self.reason(stage, denied))
+        })
     }
 
     /// The least of the caps that a record of this source is under in that stage.
@@ -228,8 +286,8 @@ impl SourceCore {
         own.min(global).min(stage.places().capacity())
     }
 
-    /// Takes credits and places for exactly `records` records, without regard to requests that
-    /// wait.
+    /// Takes credits and places for exactly `records` records to come, without regard to requests
+    /// that wait.
     pub(super) fn try_acquire_all<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -237,9 +295,11 @@ impl SourceCore {
     ) -> Result<Acquired, RejectReason> {
         self.check_size(stage, records)?;
         let records = to_u32(records);
+        let places = stage.places();
         self.admission
-            .try_acquire_all(self.account, stage.places(), records)
-            .map(|first| Acquired { records, first })
+            .take_ahead(self.account, places, records, || {
+                self.admission.try_acquire_all(self.account, places, records)
+            })
             .map_err(|denied| self.reason(stage, denied))
     }
 
@@ -257,24 +317,24 @@ impl SourceCore {
         wanted: Wanted,
     ) -> Result<Option<Acquired>, RejectReason> {
         let records = match wanted {
-            Wanted::All(records) => records,
-            Wanted::UpTo(_) => 1,
+            Wanted::All(records) | Wanted::Ahead(records) => records,
+            Wanted::AheadUpTo(_) => 1,
         };
         self.check_size(stage, records)?;
         if self.admission.has_waiters() {
             return Ok(None);
         }
+        let (account, places) = (self.account, stage.places());
+        let all = || self.admission.try_acquire_all(account, places, to_u32(records));
         let acquired = match wanted {
-            Wanted::All(records) => {
-                let records = to_u32(records);
-                self.admission
-                    .try_acquire_all(self.account, stage.places(), records)
-                    .map(|first| Acquired { records, first })
+            Wanted::All(_) => all(),
+            Wanted::Ahead(_) => self.admission.take_ahead(account, places, to_u32(records), all),
+            Wanted::AheadUpTo(most) => {
+                let most = self.clamp(stage, most);
+                self.admission.take_ahead(account, places, most, || {
+                    self.admission.try_acquire(account, places, most).at_least(1)
+                })
             }
-            Wanted::UpTo(most) => self
-                .admission
-                .try_acquire(self.account, stage.places(), self.clamp(stage, most))
-                .at_least(1),
         };
         match acquired {
             Ok(acquired) => Ok(Some(acquired)),
@@ -286,11 +346,12 @@ impl SourceCore {
     /// Queues a request for credits and places.
     pub(crate) fn wait<E: Envelope>(&self, stage: &Arc<StageCore<E>>, wanted: Wanted) -> Acquire {
         let (records, most) = match wanted {
-            Wanted::All(records) => (to_u32(records), to_u32(records)),
-            Wanted::UpTo(most) => (1, self.clamp(stage, most)),
+            Wanted::All(records) | Wanted::Ahead(records) => (to_u32(records), to_u32(records)),
+            Wanted::AheadUpTo(most) => (1, self.clamp(stage, most)),
         };
+        let ahead = !matches!(wanted, Wanted::All(_));
         let stage = Arc::clone(stage) as SharedStage;
-        let request = Request { account: Some(self.account), stage, records, most };
+        let request = Request { account: Some(self.account), stage, records, most, ahead };
         Acquire::new(&self.admission, request)
     }
 
@@ -384,12 +445,10 @@ impl SourceCore {
         if !records.is_empty()
             && let Some(first) = self.acquire_fast(stage, records.len())
         {
-            stage.store_many(self.account, first, records);
+            self.store_many(stage, first, records);
             return Ok(());
         }
-        self.push_blocks(stage, records, |first, records| {
-            stage.store_many(self.account, first, records);
-        })
+        self.push_blocks(stage, records, |first, records| self.store_many(stage, first, records))
     }
 
     /// Pushes records block by block, until all are stored or one is refused. The first block
@@ -413,6 +472,7 @@ impl SourceCore {
                 Err(reason) => Some(reason),
             };
             if let Some(reason) = reason {
+                let reason = self.refuse(stage, reason);
                 return Err(RejectedBatch { accepted, records, reason });
             }
         }

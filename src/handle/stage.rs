@@ -113,7 +113,7 @@ impl<E: Envelope> Stage<E> {
     pub fn try_recv_batch(&self, max: usize) -> Result<Batch<E>, TryRecvError> {
         while let Some(held) = self.core.take(max) {
             let batch = Batch::new(Arc::clone(&self.core), held);
-            if self.core.clock().is_none() {
+            if !self.core.has_clock() {
                 return Ok(batch);
             }
             if let Some(batch) = batch.without_expired() {
@@ -189,12 +189,11 @@ impl<E: Envelope> Stage<E> {
     }
 
     /// Returns the number of places that are taken for records to come: by a
-    /// [`Permit`](crate::Permit), or by a request that was granted and whose future was not polled
-    /// since.
+    /// [`Permit`](crate::Permit), by a [`Producer`](crate::Producer) that has not published its
+    /// records, or by a request that was granted and whose future was not polled since.
     ///
     /// They count against [`capacity`](Self::capacity) like records. While other threads use the
-    /// stage, the number may leave out places that are being reserved or used; these then count as
-    /// [in flight](Self::in_flight).
+    /// stage, the number may include places that are just being asked for.
     ///
     /// # Examples
     ///
@@ -213,7 +212,7 @@ impl<E: Envelope> Stage<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reserved(&self) -> usize {
-        self.core.places().permitted() as usize
+        self.core.places().reserved_ahead() as usize
     }
 
     /// Changes the maximum number of records that the stage may hold, to at least 1.

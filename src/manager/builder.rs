@@ -54,6 +54,7 @@ pub struct Builder<E: Envelope> {
     max_retries: Option<u32>,
     retry_backoff: Option<Backoff>,
     max_age: Option<Duration>,
+    measure_time: bool,
     max_stages: usize,
     max_sources: usize,
     dead_letter_capacity: usize,
@@ -136,6 +137,7 @@ impl<E: Envelope> Builder<E> {
             max_retries: None,
             retry_backoff: None,
             max_age: None,
+            measure_time: false,
             max_stages: MAX_STAGES,
             max_sources: MAX_SOURCES,
             dead_letter_capacity: DEAD_LETTER_CAPACITY,
@@ -235,6 +237,38 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
+    /// Measures how long records wait in each stage, and how old the next one is, for
+    /// [`StageStats`](crate::StageStats). Default: off.
+    ///
+    /// The buffer then reads the clock at each push and each take, and takes a lock of the stage for
+    /// some ten nanoseconds. It allocates as with [`max_age`](Self::max_age). Push in blocks, by
+    /// batches or a [`Producer`](crate::Producer), so that a block pays for many records.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let manager =
+    ///     BufferManager::builder(BufferSettings::default()).measure_time(true).build()?;
+    /// let (stage, source) = (manager.stage("load")?, manager.source("a")?);
+    /// source.try_send_batch(&stage, vec![BufferedRecord::new("line", "a", "p", "load"); 10])?;
+    ///
+    /// let pause = Duration::from_millis(20);
+    /// std::thread::sleep(pause);
+    /// assert!(stage.stats().oldest.unwrap() >= pause);
+    /// stage.try_recv_batch(10)?.ack();
+    /// assert!(stage.stats().time_in_stage.unwrap().p50 >= pause);
+    /// assert_eq!(stage.stats().oldest, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn measure_time(mut self, measure: bool) -> Self {
+        self.measure_time = measure;
+        self
+    }
+
     /// Sets how many stages may exist at once, at least 1. Default: 1,024.
     pub fn max_stages(mut self, n: usize) -> Self {
         self.max_stages = n;
@@ -307,7 +341,7 @@ impl<E: Envelope> Builder<E> {
             stage_capacities: capacities("stage_capacity", self.stage_capacities)?,
             source_capacities: capacities("source_capacity", self.source_capacities)?,
             retries: RetryPolicy::new(self.max_retries, self.retry_backoff),
-            clock: max_age.map(Clock::new),
+            clock: Clock::new(max_age, self.measure_time),
         };
         if !fits_in_memory(DeadLetterQueue::<E>::footprint(dead_letter_capacity)) {
             return Err(SettingsError::OutOfMemory {
@@ -345,6 +379,7 @@ impl<E: Envelope> fmt::Debug for Builder<E> {
             .field("max_retries", &self.max_retries)
             .field("retry_backoff", &self.retry_backoff)
             .field("max_age", &self.max_age)
+            .field("measure_time", &self.measure_time)
             .field("max_stages", &self.max_stages)
             .field("max_sources", &self.max_sources)
             .field("dead_letter_capacity", &self.dead_letter_capacity)

@@ -279,11 +279,11 @@ impl<E: Envelope> Registry<E> {
             {
                 match source.acquire_one(stage) {
                     Ok(first) => {
-                        stage.store_one(source.index(), first, record);
+                        source.store_one(stage, first, record);
                         return Ok(());
                     }
                     Err(reason) if self.was_removed(&reason, stage, source) => {}
-                    Err(reason) => return Err(Rejected { record, reason }),
+                    Err(reason) => return Err(source.refuse_one(stage, record, reason)),
                 }
             }
             if let Err(error) = self.register(stage_id, record.source_id()) {
@@ -428,7 +428,7 @@ impl<E: Envelope> Registry<E> {
         let stages = self.stages();
         match stages.get(stage_id) {
             None => Vec::new(),
-            Some(stage) if stage.clock().is_none() => stage.take_out(max),
+            Some(stage) if !stage.has_clock() => stage.take_out(max),
             // Leaves out the records that have expired.
             Some(stage) => {
                 let batch = Stage::from_core(Arc::clone(stage)).try_recv_batch(max);
@@ -446,6 +446,7 @@ fn return_to<E: Envelope>(
     records: Vec<E>,
 ) -> Result<(), RejectedBatch<E>> {
     source.push_blocks(stage, records, |first, records| {
+        source.count_accepted(records.len());
         Batch::returned(Arc::clone(stage), source.index(), first, records).return_to_buffer();
     })
 }

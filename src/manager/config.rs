@@ -60,6 +60,8 @@ pub struct Config {
     pub retry_backoff: Option<BackoffConfig>,
     /// [`Builder::max_age`], in milliseconds.
     pub max_age_ms: Option<u64>,
+    /// [`Builder::measure_time`].
+    pub measure_time: Option<bool>,
     /// [`Builder::max_stages`].
     pub max_stages: Option<usize>,
     /// [`Builder::max_sources`].
@@ -142,6 +144,7 @@ impl<E: Envelope> Builder<E> {
         builder = set(builder, backoff, Self::retry_backoff);
         let age = config.max_age_ms.map(Duration::from_millis);
         builder = set(builder, age, Self::max_age);
+        builder = set(builder, config.measure_time, Self::measure_time);
         builder = set(builder, config.max_stages, Self::max_stages);
         builder = set(builder, config.max_sources, Self::max_sources);
         builder = set(builder, config.dead_letter_capacity, Self::dead_letter_capacity);
@@ -219,6 +222,7 @@ deserialize_fields!(Config {
     max_retries: value,
     retry_backoff: value,
     max_age_ms: value,
+    measure_time: value,
     max_stages: optional_number,
     max_sources: optional_number,
     dead_letter_capacity: optional_number,

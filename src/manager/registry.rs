@@ -7,9 +7,10 @@ use super::remaining::Remaining;
 use crate::admission::Admission;
 use crate::age::Clock;
 use crate::error::{RegistryError, RejectReason};
-use crate::handle::SourceCore;
+use crate::handle::{SourceCore, stage_stats};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
+use crate::stats::Totals;
 use crate::store::{DeadLetterQueue, StageCore};
 use crate::sync::{Map, Mutex, Pinned};
 use crate::trace::event;
@@ -31,6 +32,8 @@ pub(crate) struct Registry<E: Envelope> {
 struct Counts {
     stages: usize,
     sources: usize,
+    /// What the stages did that were removed.
+    removed: Totals,
     closed: bool,
 }
 
@@ -148,9 +151,11 @@ impl<E: Envelope> Registry<E> {
         names
     }
 
-    /// Applies a function to every stage.
-    pub(super) fn all_stages<T>(&self, f: impl Fn(&StageCore<E>) -> T) -> Vec<T> {
-        self.stages.pin().values().iter().map(|stage| f(stage)).collect()
+    /// Returns every stage, and the sums of those that were removed.
+    pub(super) fn stages_with_totals(&self) -> (Vec<Arc<StageCore<E>>>, Totals) {
+        // Under the lock, so that each stage is in one of them.
+        let counts = self.counts.lock();
+        (self.stages.pin().values(), counts.removed)
     }
 
     /// Applies a function to every source.
@@ -168,13 +173,13 @@ impl<E: Envelope> Registry<E> {
         };
         for stage in self.stages.pin().values() {
             let (id, places) = (stage.id(), stage.places());
-            let permitted = places.permitted();
+            let permitted = places.reserved_ahead();
             note(&mut remaining.reserved_stages, id, permitted);
             note(&mut remaining.stages, id, places.occupied().saturating_sub(permitted));
         }
         for source in self.sources.pin().values() {
             let (id, account) = (source.id(), source.account());
-            let permitted = account.permitted();
+            let permitted = account.reserved_ahead();
             note(&mut remaining.reserved_sources, id, permitted);
             let held = account.used().saturating_sub(account.parked());
             note(&mut remaining.sources, id, held.saturating_sub(permitted));
@@ -320,6 +325,7 @@ impl<E: Envelope> Registry<E> {
         })?;
         self.stages.remove(id);
         counts.stages -= 1;
+        counts.removed.add(&stage_stats(&stage));
         drop(counts);
         stage.reject_waiters();
         event!(info, stage = id, "stage removed");

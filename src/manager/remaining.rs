@@ -40,8 +40,7 @@ pub struct Remaining {
     /// The sources of unsettled records, by name, with the number of records.
     pub sources: Vec<(String, usize)>,
     /// The stages with [reserved](crate::Stage::reserved) places, by name, with the number of
-    /// places. A [`Permit`](crate::Permit) holds them, or a request that was granted and whose
-    /// future was not polled since.
+    /// places.
     pub reserved_stages: Vec<(String, usize)>,
     /// The sources whose credits are reserved with these places, by name, with the number of
     /// credits. A forward reserves places alone, because its records have their credits.

@@ -1,115 +1,29 @@
-//! Statistics: what a buffer holds, as numbers and as a table.
-
-use std::fmt;
+//! The statistics and the level of the whole buffer.
 
 use super::manager::BufferManager;
 use super::registry::Registry;
-use crate::handle::SourceCore;
+use crate::handle::{source_stats, stage_stats};
 use crate::record::Envelope;
 use crate::settings::share;
-use crate::store::StageCore;
-
-/// What a buffer holds, from [`BufferManager::stats`](crate::BufferManager::stats).
-///
-/// All numbers are records. They are exact if no other thread uses the buffer; otherwise each is
-/// exact for some moment during the call, and the moments differ.
-///
-/// `Display` prints a table.
-///
-/// # Examples
-///
-/// ```
-/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
-///
-/// let manager = BufferManager::new(BufferSettings::default());
-/// let (parse, load) = (manager.stage("parse")?, manager.stage("load")?);
-/// let source = manager.source("kafka-1")?;
-/// let line = BufferedRecord::new("line", "kafka-1", "logs", "parse");
-/// source.try_send_batch(&parse, vec![line; 10])?;
-/// parse.try_recv_batch(3)?.try_forward(&load)?;
-/// let _batch = load.try_recv_batch(2)?;
-///
-/// let table = "\
-/// 10 of 100000 records held, 0 dead letters and 0 parked
-/// stage  held     of  queued  delayed  in flight  reserved  parked
-/// load      3  10000       1        0          2         0       0
-/// parse     7  10000       7        0          0         0       0
-/// source   held    of  reserved  parked
-/// kafka-1    10  5000         0       0
-/// ";
-/// assert_eq!(manager.stats().to_string(), table);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Stats {
-    /// The credits in use: of records that are queued, delayed or in unsettled batches, of permits,
-    /// and of parked dead letters.
-    pub held: usize,
-    /// The global cap.
-    pub capacity: usize,
-    /// The dead letters that wait to be received, without those that are parked.
-    pub dead_letters: usize,
-    /// The dead letters that are parked, and hold credits and places: see
-    /// [`DeadLetters::parked`](crate::DeadLetters::parked).
-    pub parked: usize,
-    /// Each stage, sorted by name.
-    pub stages: Vec<StageStats>,
-    /// Each source, sorted by name.
-    pub sources: Vec<SourceStats>,
-}
-
-/// What a stage holds. [`Stats`] shows an example.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct StageStats {
-    /// The name of the stage.
-    pub id: String,
-    /// The records that a worker can take.
-    pub queued: usize,
-    /// The returned records that are not due yet.
-    pub delayed: usize,
-    /// The records in unsettled batches.
-    pub in_flight: usize,
-    /// The places of permits, and of requests that were granted and not polled since.
-    pub reserved: usize,
-    /// The places of parked dead letters.
-    pub parked: usize,
-    /// The cap of the stage.
-    pub capacity: usize,
-}
-
-/// What a source holds. [`Stats`] shows an example.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct SourceStats {
-    /// The name of the source.
-    pub id: String,
-    /// The credits in use, those that are reserved or parked included.
-    pub held: usize,
-    /// The credits of permits, and of requests that were granted and not polled since.
-    pub reserved: usize,
-    /// The credits of parked dead letters.
-    pub parked: usize,
-    /// The cap of the source.
-    pub capacity: usize,
-}
+use crate::stats::{StageStats, Stats, Totals};
 
 impl<E: Envelope> BufferManager<E> {
-    /// Returns what the buffer holds, by stage and by source.
+    /// Returns what the buffer holds and what it has done, by stage and by source.
     ///
     /// The call visits every stage and source. [`Stats`] shows an example.
     pub fn stats(&self) -> Stats {
         let letters = self.dead_letters();
-        let (stages, sources) = self.registry().levels();
+        let (stages, Totals { counts, refusals, waits }) = self.registry().stage_stats();
+        let mut sources = self.registry().all_sources(source_stats);
+        sources.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         Stats {
             held: self.len(),
             capacity: self.capacity(),
             dead_letters: letters.len(),
             parked: letters.parked(),
+            counts,
+            refusals,
+            waits,
             stages,
             sources,
         }
@@ -159,91 +73,13 @@ impl<E: Envelope> BufferManager<E> {
 }
 
 impl<E: Envelope> Registry<E> {
-    fn levels(&self) -> (Vec<StageStats>, Vec<SourceStats>) {
-        let mut stages: Vec<_> = self.all_stages(StageStats::new);
-        let mut sources: Vec<_> = self.all_sources(SourceStats::new);
-        stages.sort_unstable();
-        sources.sort_unstable();
-        (stages, sources)
+    /// Returns the statistics of all stages, sorted by name, and their sums with those of the stages
+    /// that were removed.
+    fn stage_stats(&self) -> (Vec<StageStats>, Totals) {
+        let (stages, mut totals) = self.stages_with_totals();
+        let mut stages: Vec<_> = stages.iter().map(|stage| stage_stats(stage)).collect();
+        stages.iter().for_each(|stage| totals.add(stage));
+        stages.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        (stages, totals)
     }
-}
-
-impl StageStats {
-    fn new<E: Envelope>(stage: &StageCore<E>) -> Self {
-        let places = stage.places();
-        let parked = places.parked();
-        Self {
-            id: stage.id().to_string(),
-            queued: stage.len() as usize,
-            delayed: stage.delayed() as usize,
-            in_flight: stage.in_flight().saturating_sub(parked) as usize,
-            reserved: places.permitted() as usize,
-            parked: parked as usize,
-            capacity: places.capacity() as usize,
-        }
-    }
-
-    /// Returns the places taken: the sum of all fields but the capacity.
-    pub fn held(&self) -> usize {
-        self.queued + self.delayed + self.in_flight + self.reserved + self.parked
-    }
-}
-
-impl SourceStats {
-    fn new(source: &SourceCore) -> Self {
-        let account = source.account();
-        Self {
-            id: source.id().to_string(),
-            held: account.used() as usize,
-            reserved: account.permitted() as usize,
-            parked: account.parked() as usize,
-            capacity: account.capacity() as usize,
-        }
-    }
-}
-
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { held, capacity, dead_letters, parked, .. } = self;
-        writeln!(
-            f,
-            "{held} of {capacity} records held, {dead_letters} dead letters and {parked} parked"
-        )?;
-        let head = ["held", "of", "queued", "delayed", "in flight", "reserved", "parked"];
-        let stages = self.stages.iter().map(|stage| {
-            let StageStats { queued, delayed, in_flight, reserved, parked, capacity, .. } = *stage;
-            let row = [stage.held(), capacity, queued, delayed, in_flight, reserved, parked];
-            (stage.id.as_str(), row)
-        });
-        table(f, "stage", head, stages)?;
-        let sources = self.sources.iter().map(|source| {
-            let SourceStats { held, reserved, parked, capacity, .. } = *source;
-            (source.id.as_str(), [held, capacity, reserved, parked])
-        });
-        table(f, "source", ["held", "of", "reserved", "parked"], sources)
-    }
-}
-
-/// Writes a table with the names to the left and the numbers to the right of their columns.
-fn table<'a, const N: usize>(
-    f: &mut fmt::Formatter<'_>,
-    kind: &str,
-    head: [&str; N],
-    rows: impl Iterator<Item = (&'a str, [usize; N])>,
-) -> fmt::Result {
-    let rows = rows.map(|(id, row)| (id, row.map(|number| number.to_string())));
-    let mut lines = vec![(kind, head.map(str::to_owned))];
-    lines.extend(rows);
-    let longest = |len: &dyn Fn(usize) -> usize| (0..lines.len()).map(len).max().unwrap_or(0);
-    let names = longest(&|line| lines[line].0.chars().count());
-    let columns: [usize; N] =
-        std::array::from_fn(|column| longest(&|line| lines[line].1[column].len()));
-    for (id, row) in &lines {
-        write!(f, "{id:<names$}")?;
-        for (cell, width) in row.iter().zip(columns) {
-            write!(f, "  {cell:>width$}")?;
-        }
-        writeln!(f)?;
-    }
-    Ok(())
 }

@@ -7,15 +7,26 @@ use crate::settings::MAX_CAP;
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
-    /// Either of them, with the time of their push, in a buffer that asks for it. Boxed, so that
-    /// the others do not pay for it.
+    /// Either of them, with times, in a buffer that asks for them. Boxed, so that the others do not
+    /// pay for it.
     Stamped(Box<Stamped<E>>),
 }
 
 pub(crate) struct Stamped<E> {
     /// When the records were pushed to their first stage: see `Run::pushed`.
     pub(crate) pushed: u32,
+    /// In a buffer that measures time.
+    pub(crate) entered: Option<Entered>,
     pub(crate) records: Vec<E>,
+}
+
+/// The entry of a block into the ring.
+#[derive(Clone, Copy)]
+pub(crate) struct Entered {
+    /// The number that [`Timing`](super::timing::Timing) gave it.
+    pub(super) number: u64,
+    /// In nanoseconds: see [`Clock::nanos`](crate::age::Clock::nanos).
+    pub(super) at: u64,
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account, and their sequences
@@ -32,8 +43,8 @@ pub(crate) struct Block<E> {
 
 impl<E> Block<E> {
     /// Returns the block with the time of the push of its records.
-    pub(super) fn stamped(self, pushed: u32) -> Self {
-        let stamped = Stamped { pushed, records: self.records.into_vec() };
+    pub(super) fn stamped(self, pushed: u32, entered: Option<Entered>) -> Self {
+        let stamped = Stamped { pushed, entered, records: self.records.into_vec() };
         Self { records: Records::Stamped(Box::new(stamped)), ..self }
     }
 }

@@ -4,10 +4,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::block::{Block, Records, Stamped};
+use super::block::{Block, Entered, Records, Stamped};
 use super::contents::{BatchContents, Run};
 use super::returned::{Fragment, Returned};
+use super::timing::Timing;
+use crate::age::Clock;
 use crate::caps::Places;
+use crate::stats::Quantiles;
 use crate::sync::{ArrayQueue, AtomicU64, Instant, Mutex, SeqCst, Spin, now};
 
 /// The records of one stage that wait to be taken.
@@ -23,6 +26,13 @@ pub(crate) struct Lanes<E> {
     start: Instant,
     /// Returned records, delayed or not, and the rest of each block that was larger than a batch.
     returned: Mutex<Returned<E>>,
+    measuring: Option<Measuring>,
+}
+
+/// How long records wait in the ring.
+struct Measuring {
+    clock: Clock,
+    timing: Timing,
 }
 
 /// A block of so many records is not cut for a batch that is a quarter full.
@@ -38,7 +48,8 @@ pub(crate) enum Fill {
 }
 
 impl<E> Lanes<E> {
-    pub(crate) fn new(slots: usize) -> Self {
+    pub(crate) fn new(slots: usize, clock: Option<Clock>) -> Self {
+        let measuring = |clock| Measuring { clock, timing: Timing::new() };
         Self {
             ring: ArrayQueue::new(slots),
             returned_len: AtomicU64::new(0),
@@ -46,6 +57,7 @@ impl<E> Lanes<E> {
             next_due: AtomicU64::new(u64::MAX),
             start: now(),
             returned: Mutex::new(Returned::default()),
+            measuring: clock.filter(|clock| clock.measures).map(measuring),
         }
     }
 
@@ -57,6 +69,22 @@ impl<E> Lanes<E> {
     /// [`docs::internals`](crate::docs::internals#the-surplus-and-why-empty-is-honest).
     pub(crate) fn len(&self, places: &Places) -> u64 {
         self.ring.len() as u64 + places.surplus.load(SeqCst) + self.returned_len.load(SeqCst)
+    }
+
+    /// Pushes a block whose records hold places, and were pushed to their first stage at `pushed`. It
+    /// is `now`.
+    pub(crate) fn push_stamped(&self, places: &Places, block: Block<E>, pushed: u32, now: u64) {
+        let enter =
+            |Measuring { timing, .. }: &_| Entered { number: timing.enter(pushed), at: now };
+        self.push(places, block.stamped(pushed, self.measuring.as_ref().map(enter)));
+    }
+
+    /// Returns when the record at the front was pushed to its first stage, and how long records
+    /// waited in the ring.
+    pub(crate) fn times(&self) -> (Option<u32>, Option<Quantiles>) {
+        let Some(Measuring { timing, .. }) = &self.measuring else { return (None, None) };
+        let returned = self.returned.lock().front().map(|run| run.pushed);
+        (returned.or_else(|| timing.oldest()), timing.quantiles())
     }
 
     /// Pushes a block whose records hold places.
@@ -231,7 +259,13 @@ impl<E> Lanes<E> {
                 self.take_many(places, contents, run, records, max, fill)
             }
             Records::Stamped(stamped) => {
-                let Stamped { pushed, records } = *stamped;
+                let Stamped { pushed, entered, records } = *stamped;
+                if let (Some(Measuring { clock, timing }), Some(entered)) =
+                    (&self.measuring, entered)
+                {
+                    let waited = clock.nanos().saturating_sub(entered.at);
+                    timing.leave(entered.number, records.len(), waited);
+                }
                 let run = Run { pushed, ..Run::new(account, first, records.len()) };
                 self.take_many(places, contents, run, records, max, fill)
             }

@@ -9,6 +9,7 @@ mod lanes;
 mod recycle;
 mod returned;
 mod stage_core;
+mod timing;
 
 pub(crate) use block::{Block, Records, shrink_if_sparse, to_u32};
 pub(crate) use contents::{BatchContents, Run};

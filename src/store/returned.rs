@@ -74,6 +74,11 @@ impl<E> Returned<E> {
         self.arrivals
     }
 
+    /// Returns the run of the next record that can be taken.
+    pub(super) fn front(&self) -> Option<Run> {
+        self.fragments.first_key_value().map(|(_, fragment)| fragment.run)
+    }
+
     /// Puts a fragment among those that are not due yet.
     pub(super) fn delay(&mut self, fragment: Fragment<E>, due: u64) {
         let arrival = self.arrival();

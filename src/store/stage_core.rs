@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::block::{Block, Records};
 use super::contents::{BatchContents, Run};
-use super::dead_letters::{DeadLetter, DeadLetterQueue, LetterMeta};
+use super::dead_letters::{DeadLetter, DeadLetterQueue, DeadLetterReason, LetterMeta};
 use super::lanes::{Fill, Lanes};
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
-use crate::age::Clock;
+use crate::age::{Clock, millis_of};
 use crate::caps::{Places, Sequence};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
+use crate::stats::Quantiles;
 use crate::sync::{AtomicSetting, CachePadded, Instant, Mutex, SeqCst, Sleep, now, sleep_until};
 use crate::trace;
 use crate::unwind::Panics;
@@ -27,7 +28,7 @@ pub(crate) struct StageCore<E: Envelope> {
     asked: AtomicSetting,
     admission: Arc<Admission>,
     retries: RetryPolicy,
-    /// In a buffer that expires records by age.
+    /// In a buffer that expires records by age, or measures time.
     clock: Option<Clock>,
     /// Wakes workers when the next delayed record is due.
     timer: Mutex<Option<Sleep>>,
@@ -81,7 +82,7 @@ impl<E: Envelope> StageCore<E> {
             id,
             places: CachePadded::new(places),
             receivers: Receivers::new(),
-            lanes: Lanes::new(slots as usize),
+            lanes: Lanes::new(slots as usize, clock),
             asked: AtomicSetting::new(u32::MAX),
             admission,
             retries,
@@ -123,8 +124,21 @@ impl<E: Envelope> StageCore<E> {
     }
 
     #[inline]
-    pub(crate) fn clock(&self) -> Option<&Clock> {
-        self.clock.as_ref()
+    pub(crate) fn has_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    /// Returns whether a record that was pushed at a certain time has expired now, in a buffer whose
+    /// records expire.
+    pub(crate) fn expires(&self) -> Option<impl Fn(u32) -> bool + use<E>> {
+        self.clock.and_then(|clock| clock.expires())
+    }
+
+    /// Returns the age of the record at the front, and how long records waited to be taken, in a
+    /// buffer that measures time.
+    pub(crate) fn times(&self) -> (Option<Duration>, Option<Quantiles>) {
+        let (pushed, waited) = self.lanes.times();
+        (self.clock.zip(pushed).map(|(clock, pushed)| clock.age(pushed)), waited)
     }
 
     pub(crate) fn retries(&self) -> &RetryPolicy {
@@ -139,7 +153,7 @@ impl<E: Envelope> StageCore<E> {
     /// Returns the number of records in unsettled batches, including those of parked dead letters.
     pub(crate) fn in_flight(&self) -> u32 {
         let waiting = self.len().saturating_add(self.delayed());
-        let others = waiting.saturating_add(self.places.permitted());
+        let others = waiting.saturating_add(self.places.reserved_ahead());
         self.places.held().saturating_sub(others)
     }
 
@@ -162,23 +176,27 @@ impl<E: Envelope> StageCore<E> {
 
     #[inline]
     pub(crate) fn push(&self, block: Block<E>) {
-        if let Some(clock) = &self.clock {
-            return self.store_stamped(block, clock.millis());
+        match self.clock {
+            None => self.store(block),
+            Some(clock) => {
+                let now = clock.nanos();
+                self.store_stamped(block, millis_of(now), now);
+            }
         }
-        self.store(block);
     }
 
     /// Stores records that come from another stage, to which they were pushed at `pushed`.
     pub(crate) fn push_forwarded(&self, block: Block<E>, pushed: u32) {
         match self.clock {
             None => self.store(block),
-            Some(_) => self.store_stamped(block, pushed),
+            Some(clock) => self.store_stamped(block, pushed, clock.nanos()),
         }
     }
 
     #[cold]
-    fn store_stamped(&self, block: Block<E>, pushed: u32) {
-        self.store(block.stamped(pushed));
+    fn store_stamped(&self, block: Block<E>, pushed: u32, now: u64) {
+        self.lanes.push_stamped(&self.places, block, pushed, now);
+        self.receivers.notify(|| self.len());
     }
 
     #[inline]
@@ -292,6 +310,13 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
+    /// Gives back places and credits that were taken for records to come.
+    pub(crate) fn release_unused(&self, account: u32, records: u32) {
+        self.places.flow().unused.add(u64::from(records));
+        self.admission.end_ahead(account, &self.places, records);
+        self.release_some(account, records);
+    }
+
     /// Takes up to `max` records out of the buffer, and gives back their places and credits.
     pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
         self.note_asked(max);
@@ -301,13 +326,16 @@ impl<E: Envelope> StageCore<E> {
     fn remove(&self, max: usize) -> Vec<E> {
         let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
         self.add_to(&mut contents, max);
+        self.places.flow().handed_out.add_some(contents.len());
         self.release(contents.runs());
         contents.into_vec()
     }
 
     /// Takes the oldest record that waits out of the buffer, and gives back its place and credit.
     pub(crate) fn evict(&self) -> Option<E> {
-        self.remove(1).pop()
+        let oldest = self.remove(1).pop()?;
+        self.places.flow().evicted.add(1);
+        Some(oldest)
     }
 
     /// Registers a worker that is about to wait for a record. The worker must look once more: a
@@ -353,6 +381,12 @@ impl<E: Envelope> StageCore<E> {
                 }
                 let (source, retries) = (&letter.source_id, letter.retry_count);
                 trace::dead_letter(&self.id, source, &letter.reason, retries);
+                let flow = self.places.flow();
+                match letter.reason {
+                    DeadLetterReason::RetriesExhausted => flow.retries_exhausted.add(1),
+                    DeadLetterReason::Rejected(_) => flow.rejected.add(1),
+                    DeadLetterReason::Expired => flow.expired.add(1),
+                }
                 match self.dead_letters.push(letter) {
                     Ok(()) => gone += 1,
                     Err(letter) => {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use conveyor_buffer::DeadLetterReason::{Rejected as RejectedAs, RetriesExhausted};
 use conveyor_buffer::{
-    BackpressureSignal, Batch, BufferManager, BufferSettings, DeadLetter, DeadLetterReason,
-    DeadLetters, Envelope, ForwardError, Outcome, RegistryError, RejectReason, Rejected,
+    BackpressureSignal, Batch, BufferManager, BufferSettings, Counts, DeadLetter, DeadLetterReason,
+    DeadLetters, Envelope, ForwardError, Outcome, Refusals, RegistryError, RejectReason, Rejected,
     RejectedBatch, Source, Stage, TryRecvError,
 };
 use pollster::block_on;
@@ -242,6 +242,15 @@ struct StageModel {
     shut: bool,
     queue: VecDeque<Entry>,
     occupied: usize,
+    counted: Counted,
+}
+
+/// What the statistics of a stage count. The time of a wait is not foreseen.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    counts: Counts,
+    refusals: Refusals,
+    waits: u64,
 }
 
 #[derive(Debug)]
@@ -253,6 +262,9 @@ struct SourceModel {
     used: usize,
     /// The stage that it pushed to last.
     latest: Option<usize>,
+    accepted: u64,
+    refusals: Refusals,
+    waits: u64,
 }
 
 /// The buffer with the simplest means: one thread, sorted queues, plain counts.
@@ -269,6 +281,8 @@ struct Model {
     parked: VecDeque<(usize, Entry, DeadLetterReason)>,
     next_place: u64,
     closed: bool,
+    /// The sums over the stages that were removed, at that time.
+    removed: Counted,
 }
 
 /// How many were accepted, and why not more.
@@ -287,6 +301,7 @@ impl Model {
             parked: VecDeque::new(),
             next_place: 0,
             closed: false,
+            removed: Counted::default(),
         }
     }
 
@@ -317,8 +332,14 @@ impl Model {
             return Err(RegistryError::TooManyStages { max: self.setup.max_stages });
         }
         let capacity = self.stage_capacity(name);
-        let queue = VecDeque::new();
-        self.stages.push(StageModel { name, capacity, shut: false, queue, occupied: 0 });
+        self.stages.push(StageModel {
+            name,
+            capacity,
+            shut: false,
+            queue: VecDeque::new(),
+            occupied: 0,
+            counted: Counted::default(),
+        });
         self.stage_names.insert(name, self.stages.len() - 1);
         Ok(self.stages.len() - 1)
     }
@@ -340,7 +361,16 @@ impl Model {
             return Ok(source);
         }
         let capacity = self.source_capacity(name);
-        self.sources.push(SourceModel { name, capacity, shut: false, used: 0, latest: None });
+        self.sources.push(SourceModel {
+            name,
+            capacity,
+            shut: false,
+            used: 0,
+            latest: None,
+            accepted: 0,
+            refusals: Refusals::default(),
+            waits: 0,
+        });
         self.source_names.insert(name, self.sources.len() - 1);
         Ok(self.sources.len() - 1)
     }
@@ -369,6 +399,8 @@ impl Model {
         to.occupied += accepted;
         from.used += accepted;
         self.used += accepted;
+        to.counted.counts.accepted += accepted as u64;
+        from.accepted += accepted as u64;
         let reason = if accepted == wanted {
             return (accepted, None);
         } else if accepted == room_of_source {
@@ -413,6 +445,35 @@ impl Model {
         RejectReason::ParkedLetters { limit, held, capacity, parked }
     }
 
+    /// A call was refused: a push, or a forward without a source.
+    fn refused(&mut self, stage: usize, source: Option<usize>, reason: Option<&RejectReason>) {
+        let of_source = source.map(|source| &mut self.sources[source].refusals);
+        for refusals in of_source.into_iter().chain([&mut self.stages[stage].counted.refusals]) {
+            *match reason {
+                Some(RejectReason::SourceFull { .. }) => &mut refusals.source,
+                Some(RejectReason::GlobalFull { .. }) => &mut refusals.global,
+                Some(RejectReason::StageFull { .. }) => &mut refusals.stage,
+                Some(RejectReason::ParkedLetters { .. }) => &mut refusals.parked_letters,
+                Some(RejectReason::OthersFirst { .. }) => &mut refusals.others_first,
+                Some(RejectReason::TooLarge { .. }) => &mut refusals.too_large,
+                Some(RejectReason::Closed) => &mut refusals.closed,
+                _ => continue,
+            } += 1;
+        }
+    }
+
+    /// A call has waited in line.
+    fn waited(&mut self, stage: usize, source: Option<usize>) {
+        self.stages[stage].counted.waits += 1;
+        if let Some(source) = source {
+            self.sources[source].waits += 1;
+        }
+    }
+
+    fn counts(&mut self, stage: usize) -> &mut Counts {
+        &mut self.stages[stage].counted.counts
+    }
+
     fn next_place(&mut self, never_left: bool) -> Place {
         self.next_place += 1;
         (never_left, self.next_place)
@@ -454,7 +515,11 @@ impl Model {
         let mut accepted = 0;
         for run in rows.chunk_by(|one, other| one.of == other.of) {
             let (more, reason) = match self.open_both(stage, run[0].of) {
-                Ok((stage, source)) => store(self, stage, source, run),
+                Ok((stage, source)) => {
+                    let answer = store(self, stage, source, run);
+                    self.refused(stage, Some(source), answer.1.as_ref());
+                    answer
+                }
                 Err(error) => (0, Some(error.into())),
             };
             accepted += more;
@@ -503,6 +568,16 @@ impl Model {
     }
 
     fn ack(&mut self, stage: usize, entries: &[Entry]) {
+        self.counts(stage).acknowledged += entries.len() as u64;
+        self.release(stage, entries);
+    }
+
+    fn hand_out(&mut self, stage: usize, entries: &[Entry]) {
+        self.counts(stage).handed_out += entries.len() as u64;
+        self.release(stage, entries);
+    }
+
+    fn release(&mut self, stage: usize, entries: &[Entry]) {
         self.stages[stage].occupied -= entries.len();
         self.used -= entries.len();
         for entry in entries {
@@ -511,8 +586,17 @@ impl Model {
     }
 
     fn bury(&mut self, stage: usize, entry: Entry, reason: DeadLetterReason) {
+        *match reason {
+            RetriesExhausted => &mut self.counts(stage).retries_exhausted,
+            RejectedAs(_) => &mut self.counts(stage).rejected,
+            _ => &mut self.counts(stage).expired,
+        } += 1;
+        self.keep_letter(stage, entry, reason);
+    }
+
+    fn keep_letter(&mut self, stage: usize, entry: Entry, reason: DeadLetterReason) {
         if self.letters.len() < self.setup.letter_capacity {
-            self.ack(stage, std::slice::from_ref(&entry));
+            self.release(stage, std::slice::from_ref(&entry));
             self.letters.push_back((self.stages[stage].name, entry.row, reason));
         } else {
             self.parked.push_back((stage, entry, reason));
@@ -525,17 +609,21 @@ impl Model {
                 self.bury(stage, entry, RetriesExhausted);
             } else {
                 entry.row.retries += 1;
-                self.requeue(stage, vec![entry]);
+                self.counts(stage).returned += 1;
+                self.insert(stage, entry);
             }
         }
     }
 
     fn requeue(&mut self, stage: usize, entries: Vec<Entry>) {
-        for entry in entries {
-            let queue = &mut self.stages[stage].queue;
-            let index = queue.partition_point(|other| other.place < entry.place);
-            queue.insert(index, entry);
-        }
+        self.counts(stage).requeued += entries.len() as u64;
+        entries.into_iter().for_each(|entry| self.insert(stage, entry));
+    }
+
+    fn insert(&mut self, stage: usize, entry: Entry) {
+        let queue = &mut self.stages[stage].queue;
+        let index = queue.partition_point(|other| other.place < entry.place);
+        queue.insert(index, entry);
     }
 
     /// Whether there was room.
@@ -547,6 +635,8 @@ impl Model {
         }
         self.stages[stage].occupied -= len;
         self.stages[next].occupied += len;
+        self.counts(stage).forwarded_out += len as u64;
+        self.counts(next).forwarded_in += len as u64;
         for entry in entries {
             let place = self.next_place(true);
             self.stages[next].queue.push_back(Entry { place, ..entry.clone() });
@@ -557,7 +647,7 @@ impl Model {
     fn receive(&mut self) -> Option<(usize, Row, DeadLetterReason)> {
         let letter = self.letters.pop_front()?;
         if let Some((stage, entry, reason)) = self.parked.pop_front() {
-            self.bury(stage, entry, reason);
+            self.keep_letter(stage, entry, reason);
         }
         Some(letter)
     }
@@ -569,6 +659,10 @@ impl Model {
         };
         match self.stages[index].occupied {
             0 => {
+                let Counted { counts, refusals, waits } = self.stages[index].counted;
+                self.removed.counts += counts;
+                self.removed.refusals += refusals;
+                self.removed.waits += waits;
                 self.stages[index].shut = true;
                 self.stage_names.remove(&name);
                 Ok(())
@@ -741,7 +835,7 @@ impl Pair {
                 let entries = match self.model.stage_names.get(&stage) {
                     Some(&stage) => {
                         let entries = self.model.take(stage, max);
-                        self.model.ack(stage, &entries);
+                        self.model.hand_out(stage, &entries);
                         entries
                     }
                     None => Vec::new(),
@@ -878,6 +972,7 @@ impl Pair {
         let record = self.records(1, |_| of).remove(0);
         let row = record.row;
         let expected = self.model.push(to, from, &[row]);
+        self.model.refused(to, Some(from), expected.1.as_ref());
         assert_eq!(answer_of_one(source.try_send(&stage, record), row), expected);
     }
 
@@ -899,10 +994,12 @@ impl Pair {
             if oldest.is_empty() {
                 break;
             }
-            self.model.ack(to, &oldest);
+            self.model.hand_out(to, &oldest);
+            self.model.counts(to).evicted += 1;
             evicted.extend(oldest.iter().map(|entry| entry.row));
             expected = self.model.push(to, from, &[row]);
         }
+        self.model.refused(to, Some(from), expected.1.as_ref());
         let mut seen = Vec::new();
         let sent = source.force_send(&stage, record, |old| seen.push(old.row));
         assert_eq!(answer_of_one(sent, row), expected);
@@ -914,6 +1011,7 @@ impl Pair {
         let records = self.records(records, |_| of);
         let rows = rows_of(&records);
         let expected = self.model.push(to, from, &rows);
+        self.model.refused(to, Some(from), expected.1.as_ref());
         let sent = source.try_send_batch(&stage, records).map(|()| rows.len());
         let (answer, refused) = answer_of_many(sent);
         assert_eq!(answer, expected);
@@ -1007,7 +1105,7 @@ impl Pair {
                 self.model.requeue(stage, left);
             }
             Operation::IntoRecords { .. } => {
-                self.model.ack(stage, &entries);
+                self.model.hand_out(stage, &entries);
                 self.hand_out(batch.into_records(), &entries);
             }
             Operation::Settle { outcomes, .. } => {
@@ -1055,6 +1153,7 @@ impl Pair {
                 };
                 let expected = self.model.refusal_of_forward(to, entries.len());
                 assert_eq!(self.model.forward(stage, to, &entries), expected.is_none());
+                self.model.refused(to, None, expected.as_ref());
                 if let Err(ForwardError { batch, reason, .. }) = batch.try_forward(&next) {
                     assert_eq!(Some(reason), expected);
                     self.open(Open { stage, batch, entries });
@@ -1100,11 +1199,24 @@ impl Pair {
         assert_eq!((stats.held, stats.capacity), (model.used, model.setup.total));
         assert_eq!((stats.dead_letters, stats.parked), (self.letters.len(), model.parked.len()));
         assert_eq!(stats.stages.len(), model.stage_names.len());
-        let of_sources: Vec<_> = stats.sources.iter().map(|source| source.held).collect();
+        let of_sources: Vec<_> = stats
+            .sources
+            .iter()
+            .map(|source| (source.held, source.accepted, source.refusals, source.waits.calls))
+            .collect();
         let expected = NAMES.iter().enumerate().filter_map(|(name, _)| {
-            model.source_names.get(&name).map(|&source| model.sources[source].used)
+            let source = &model.sources[*model.source_names.get(&name)?];
+            Some((source.used, source.accepted, source.refusals, source.waits))
         });
         assert_eq!(of_sources, expected.collect::<Vec<_>>());
+        let mut totals = model.removed;
+        for stage in model.stage_names.values().map(|&stage| &model.stages[stage]) {
+            totals.counts += stage.counted.counts;
+            totals.refusals += stage.counted.refusals;
+            totals.waits += stage.counted.waits;
+        }
+        let (counts, refusals, waits) = (stats.counts, stats.refusals, stats.waits.calls);
+        assert_eq!(Counted { counts, refusals, waits }, totals);
         let alive = Arc::strong_count(&self.alive) - 1;
         let outside = self.handed_out.len() + self.waiting.outside();
         let expected = model.used + model.letters.len() + outside;
@@ -1125,6 +1237,12 @@ impl Pair {
                 let read = stats.stages.iter().find(|stage| stage.id == *id).expect("it exists");
                 assert_eq!((read.held(), read.queued), (stage.occupied, queued));
                 assert_eq!((read.capacity, read.delayed), (stage.capacity, 0));
+                let (counts, refusals, waits) = (read.counts, read.refusals, read.waits.calls);
+                assert_eq!(Counted { counts, refusals, waits }, stage.counted, "stage {id}");
+                let gone = counts.acknowledged + counts.handed_out + counts.forwarded_out;
+                let held = (read.queued + read.delayed + read.in_flight) as u64;
+                let came = counts.accepted + counts.forwarded_in;
+                assert_eq!(came, gone + counts.dead_lettered() + held, "stage {id}");
             }
             assert_eq!(block_on(manager.get_stage_utilization(id)), utilization);
             with_data.extend((queued > 0).then_some(*id));

@@ -63,6 +63,8 @@ struct Wanting {
     call: Call,
     to: usize,
     steps: usize,
+    /// Whether it stands in line.
+    waited: bool,
 }
 
 enum Call {
@@ -176,6 +178,14 @@ impl Model {
 }
 
 impl Wanting {
+    /// The source of a push.
+    fn source(&self) -> Option<usize> {
+        match self.call {
+            Call::Send { from, .. } | Call::Reserve { from, .. } => Some(from),
+            Call::Forward { .. } => None,
+        }
+    }
+
     /// Records that the call has and that are not in the buffer.
     fn outside(&self) -> usize {
         match &self.call {
@@ -243,16 +253,23 @@ impl Pair {
     }
 
     fn want(&mut self, call: Call, to: usize) {
-        self.waiting.wanting = Some(Wanting { call, to, steps: 0 });
+        self.waiting.wanting = Some(Wanting { call, to, steps: 0, waited: false });
     }
 
     /// Gives up the call that waits for room.
     pub(super) fn cancel(&mut self) {
-        if let Some(Wanting { call, .. }) = self.waiting.wanting.take()
-            && let Call::Forward { forwarded, stage, entries } = call
-        {
+        let Some(wanting) = self.waiting.wanting.take() else { return };
+        self.note_wait(&wanting);
+        if let Call::Forward { forwarded, stage, entries } = wanting.call {
             drop(forwarded);
             self.model.requeue(stage, entries);
+        }
+    }
+
+    /// Counts the wait of a call that ends.
+    fn note_wait(&mut self, wanting: &Wanting) {
+        if wanting.waited {
+            self.model.waited(wanting.to, wanting.source());
         }
     }
 
@@ -300,29 +317,50 @@ impl Pair {
     }
 
     fn follow_wanting(&mut self, mut wanting: Wanting) {
-        let to = wanting.to;
+        let (to, source) = (wanting.to, wanting.source());
+        let decided = self.decide_wanting(&mut wanting, to);
+        match decided {
+            None => {
+                wanting.waited = true;
+                self.waiting.wanting = Some(wanting);
+            }
+            Some(reason) => {
+                self.note_wait(&wanting);
+                self.model.refused(to, source, reason.as_ref());
+            }
+        }
+    }
+
+    /// Sees whether a call that wants room is decided: granted, or refused for a reason.
+    fn decide_wanting(&mut self, wanting: &mut Wanting, to: usize) -> Option<Option<RejectReason>> {
         match &mut wanting.call {
             Call::Send { sent, from, rows } => {
                 let standing = self.model.standing(*from, to, rows.len());
                 match sent.poll() {
-                    None => assert_eq!(standing, Standing::Waits),
+                    None => {
+                        assert_eq!(standing, Standing::Waits);
+                        None
+                    }
                     Some(Ok(())) => {
                         assert!(rows.is_empty() || standing == Standing::Fits);
                         let answer = self.model.push_granted(to, *from, rows);
                         assert_eq!(answer, (rows.len(), None));
-                        return;
+                        Some(None)
                     }
                     Some(Err(RejectedBatch { accepted, records, reason })) => {
-                        assert_eq!(standing, Standing::Refused(reason));
+                        assert_eq!(standing, Standing::Refused(reason.clone()));
                         assert_eq!((accepted, rows_of(&records)), (0, rows.clone()));
-                        return;
+                        Some(Some(reason))
                     }
                 }
             }
             Call::Reserve { permit, from, len, records } => {
                 let standing = self.model.standing(*from, to, *len);
                 match permit.poll() {
-                    None => assert_eq!(standing, Standing::Waits),
+                    None => {
+                        assert_eq!(standing, Standing::Waits);
+                        None
+                    }
                     Some(Ok(permit)) => {
                         assert_eq!((standing, permit.len()), (Standing::Fits, *len));
                         let records = std::mem::take(records);
@@ -332,33 +370,35 @@ impl Pair {
                         assert_eq!(rows_of(&rest), rows[sent..]);
                         let answer = self.model.push_granted(to, *from, &rows[..sent]);
                         assert_eq!(answer, (sent, None));
-                        return;
+                        Some(None)
                     }
                     Some(Err(reason)) => {
-                        assert_eq!(standing, Standing::Refused(reason));
-                        return;
+                        assert_eq!(standing, Standing::Refused(reason.clone()));
+                        Some(Some(reason))
                     }
                 }
             }
             Call::Forward { forwarded, stage, entries } => {
                 let standing = self.model.standing_of_forward(*stage, to, entries.len());
                 match forwarded.poll() {
-                    None => assert_eq!(standing, Standing::Waits),
+                    None => {
+                        assert_eq!(standing, Standing::Waits);
+                        None
+                    }
                     Some(Ok(())) => {
                         assert_eq!(standing, Standing::Fits);
                         assert!(self.model.forward(*stage, to, entries));
-                        return;
+                        Some(None)
                     }
                     Some(Err(ForwardError { batch, reason, .. })) => {
-                        assert_eq!(standing, Standing::Refused(reason));
+                        assert_eq!(standing, Standing::Refused(reason.clone()));
                         let (stage, entries) = (*stage, std::mem::take(entries));
                         self.open(Open { stage, batch, entries });
-                        return;
+                        Some(Some(reason))
                     }
                 }
             }
         }
-        self.waiting.wanting = Some(wanting);
     }
 
     /// A push that waits for no time at all.
@@ -384,6 +424,10 @@ impl Pair {
             Ok(()) => (Vec::new(), None),
             Err(rejected) => (rejected.records, Some(rejected.reason)),
         };
+        if !rows.is_empty() && self.model.standing(from, to, rows.len()) == Standing::Waits {
+            self.model.waited(to, Some(from));
+        }
+        self.model.refused(to, Some(from), expected.as_ref());
         assert_eq!(reason, expected);
         let accepted = if reason.is_none() { &rows[..] } else { &[] };
         assert_eq!(rows_of(&refused), rows[accepted.len()..]);
@@ -409,6 +453,7 @@ impl Pair {
         let mut permit = match source.try_reserve_up_to(&stage, max) {
             Ok(permit) => permit,
             Err(reason) => {
+                self.model.refused(to, Some(from), Some(&reason));
                 assert_eq!(self.model.admit(to, from, 1), (0, Some(reason)));
                 return;
             }

@@ -40,6 +40,9 @@ mod retry;
 #[path = "../../src/settings.rs"]
 mod settings;
 #[allow(dead_code, unused_imports)]
+#[path = "../../src/stats.rs"]
+mod stats;
+#[allow(dead_code, unused_imports)]
 #[path = "../../src/store/mod.rs"]
 mod store;
 #[allow(dead_code, unused_imports)]

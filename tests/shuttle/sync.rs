@@ -7,6 +7,8 @@
 pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::Cell;
 use std::future::Future;
+pub(crate) use std::sync::atomic::AtomicU64 as AtomicCount;
+pub(crate) use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 pub(crate) use std::time::Instant;

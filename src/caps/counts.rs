@@ -1,0 +1,152 @@
+//! Counts for statistics. No protocol depends on them: see
+//! [`docs::internals`](crate::docs::internals#counting).
+
+use std::time::Duration;
+
+use crate::error::RejectReason;
+use crate::stats::{Counts, Refusals, Waits};
+use crate::sync::{AtomicCount, Relaxed};
+
+/// A count that several threads raise.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicCount);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn add_some(&self, count: usize) {
+        if count > 0 {
+            self.add(count as u64);
+        }
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Raises the count to a new reading, and returns the greater of both: a reading that is late
+    /// does not lower it.
+    fn raise(&self, reading: u64) -> u64 {
+        self.0.fetch_max(reading, Relaxed).max(reading)
+    }
+
+    fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+/// What became of a stage's records, as far as its word does not tell.
+#[derive(Default)]
+pub(crate) struct Flow {
+    /// Places that were given and had no record.
+    pub(crate) unused: Counter,
+    pub(crate) forwarded_in: Counter,
+    pub(crate) forwarded_out: Counter,
+    /// Evicted records included.
+    pub(crate) handed_out: Counter,
+    pub(crate) evicted: Counter,
+    pub(crate) retries_exhausted: Counter,
+    pub(crate) rejected: Counter,
+    pub(crate) expired: Counter,
+    pub(crate) returned: Counter,
+    pub(crate) delayed: Counter,
+    pub(crate) requeued: Counter,
+    /// The greatest readings so far of the counts that are derived.
+    accepted: Counter,
+    acknowledged: Counter,
+}
+
+impl Flow {
+    /// Returns the counts. `given` places were given by now, of which `released` were released, at
+    /// one instant, and `reserved` had no record some time later.
+    pub(super) fn counts(&self, given: u64, released: u64, reserved: u64) -> Counts {
+        // These after the numbers above: see `docs::internals`.
+        let unused = self.unused.get();
+        let counts = Counts {
+            forwarded_in: self.forwarded_in.get(),
+            forwarded_out: self.forwarded_out.get(),
+            handed_out: self.handed_out.get(),
+            evicted: self.evicted.get(),
+            retries_exhausted: self.retries_exhausted.get(),
+            rejected: self.rejected.get(),
+            expired: self.expired.get(),
+            returned: self.returned.get(),
+            delayed: self.delayed.get(),
+            requeued: self.requeued.get(),
+            ..Counts::default()
+        };
+        let others = reserved + unused + counts.forwarded_in;
+        let gone = unused + counts.handed_out + counts.forwarded_out + counts.dead_lettered();
+        Counts {
+            accepted: self.accepted.raise(given.saturating_sub(others)),
+            acknowledged: self.acknowledged.raise(released.saturating_sub(gone)),
+            ..counts
+        }
+    }
+}
+
+/// How often requests at a source or a stage were refused, and how long they waited.
+#[derive(Default)]
+pub(crate) struct Tally {
+    source: Counter,
+    global: Counter,
+    stage: Counter,
+    parked_letters: Counter,
+    others_first: Counter,
+    too_large: Counter,
+    closed: Counter,
+    waits: Counter,
+    /// In nanoseconds.
+    waited: Counter,
+}
+
+impl Tally {
+    #[cold]
+    pub(crate) fn count_refusal(&self, reason: &RejectReason) {
+        let counter = match reason {
+            RejectReason::SourceFull { .. } => &self.source,
+            RejectReason::GlobalFull { .. } => &self.global,
+            RejectReason::StageFull { .. } => &self.stage,
+            RejectReason::ParkedLetters { .. } => &self.parked_letters,
+            RejectReason::OthersFirst { .. } => &self.others_first,
+            RejectReason::TooLarge { .. } => &self.too_large,
+            RejectReason::Closed => &self.closed,
+            _ => return,
+        };
+        counter.add(1);
+    }
+
+    pub(crate) fn count_wait(&self, time: Duration) {
+        self.waits.add(1);
+        self.waited.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn refusals(&self) -> Refusals {
+        Refusals {
+            source: self.source.get(),
+            global: self.global.get(),
+            stage: self.stage.get(),
+            parked_letters: self.parked_letters.get(),
+            others_first: self.others_first.get(),
+            too_large: self.too_large.get(),
+            closed: self.closed.get(),
+        }
+    }
+
+    pub(crate) fn waits(&self) -> Waits {
+        Waits { calls: self.waits.get(), time: Duration::from_nanos(self.waited.get()) }
+    }
+
+    pub(super) fn reset(&self) {
+        let Self { source, global, stage, parked_letters, others_first, too_large, closed, .. } =
+            self;
+        for counter in [source, global, stage, parked_letters, others_first, too_large, closed] {
+            counter.reset();
+        }
+        self.waits.reset();
+        self.waited.reset();
+    }
+}
