@@ -261,6 +261,8 @@
 //!   `DeadLetters::stream`.
 //! - `serde` adds `Config`, a configuration of all that a [`Builder`] takes, from a TOML or JSON file,
 //!   and makes [`BufferSettings`] and [`BackpressureSignal`] readable and writable.
+//! - `metrics` hands the statistics to the recorder of the `metrics` facade:
+//!   `BufferManager::record_metrics`.
 //! - `tracing` sends events for what is rare: a signal that changes, a dead letter, a batch that is
 //!   dropped unsettled, a stage or source that is closed or removed, close and drain.
 //! - `loom` adds the model-checking test target of this package. It does not change the library.

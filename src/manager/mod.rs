@@ -7,6 +7,8 @@ mod config;
 mod drain;
 #[allow(clippy::module_inception)] // The file is named after its type.
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 pub(crate) mod registry;
 mod remaining;
 mod stats;

@@ -23,6 +23,8 @@ pub enum Error {
     Refused { source: String, cause: conveyor_buffer::RejectReason },
     /// Tokio's runtime cannot be built.
     Runtime(std::io::Error),
+    /// The metrics cannot be served.
+    Metrics(metrics_exporter_prometheus::BuildError),
     /// The buffer did not drain.
     Stuck(Remaining),
     /// Rows are missing.
@@ -59,6 +61,7 @@ impl fmt::Display for Error {
             Self::Signal(cause) => write!(f, "cannot catch Ctrl-C: {cause}"),
             Self::Refused { source, cause } => write!(f, "{source} was refused: {cause}"),
             Self::Runtime(cause) => write!(f, "cannot start tokio: {cause}"),
+            Self::Metrics(cause) => write!(f, "cannot serve metrics: {cause}"),
             Self::Stuck(remaining) => remaining.fmt(f),
             Self::Unaccounted(what) => write!(f, "NOT accounted: {what}"),
             Self::Output(cause) => write!(f, "cannot print the report: {cause}"),

@@ -10,6 +10,7 @@ mod control;
 mod database;
 mod error;
 mod flight;
+mod metrics;
 mod options;
 mod pipeline;
 mod progress;
@@ -29,6 +30,7 @@ use clap::Parser;
 
 use crate::control::Control;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::pipeline::Pipeline;
 use crate::read::Survey;
@@ -61,9 +63,15 @@ fn run(options: &Options) -> Result<(), Error> {
     let reference = Reference::read(&options.airlines, &options.weather)?;
     let survey = Survey::take(&options.flights, &control)?;
     let pipeline = Arc::new(Pipeline::new(options, manager, control, survey, reference)?);
+    let metrics = options.metrics.map(|at| Metrics::serve(at, &pipeline.manager)).transpose()?;
     let elapsed = pipeline.run(options.tasks)?;
     if pipeline.control.interrupted() {
         pipeline.console.say("interrupted: drained and committed what was accepted");
     }
-    report::report(&pipeline, elapsed)
+    report::report(&pipeline, elapsed)?;
+    if let Some(metrics) = metrics {
+        pipeline.console.say(&format!("serving {metrics} until Ctrl-C"));
+        metrics.finish(&pipeline.control);
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -86,6 +87,11 @@ pub struct Options {
     #[arg(long, value_name = "RECORDS", default_value_t = 256)]
     pub dead_letter: usize,
 
+    /// Serves metrics for Prometheus at this address, such as 127.0.0.1:9100. After the report the
+    /// program goes on serving until Ctrl-C.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
+
     /// Prints neither signals nor progress, only the report.
     #[arg(long, short)]
     pub quiet: bool,
@@ -110,6 +116,7 @@ impl Options {
         BufferManager::builder(settings)
             .max_retries(self.max_retries)
             .dead_letter_capacity(self.dead_letter)
+            .measure_time(self.metrics.is_some())
             .build()
     }
 
