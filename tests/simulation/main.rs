@@ -108,3 +108,4 @@ mod seeds;
 mod threads;
 mod waits;
 mod watches;
+mod words;

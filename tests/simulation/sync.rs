@@ -5,12 +5,11 @@
 
 #[cfg(feature = "tracing")]
 pub(crate) use parking_lot::Mutex as PlainMutex;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-pub(crate) use std::sync::atomic::AtomicU64 as AtomicCount;
 pub(crate) use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, TryLockError, atomic};
 use std::task::{Context, Poll, Waker};
@@ -29,6 +28,32 @@ thread_local! {
     static LOCKS: Cell<u64> = const { Cell::new(0) };
     static HELD: Cell<u32> = const { Cell::new(0) };
     static LONGEST_HOLD: Cell<u64> = const { Cell::new(0) };
+    static WRITES: RefCell<Vec<Write>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A read-modify-write, or an attempt at one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// Of the word at this address.
+    Word(usize),
+    RingTail,
+    RingHead,
+    Lock,
+}
+
+/// The read-modify-writes of some calls.
+pub(crate) fn writes_of(work: impl FnOnce()) -> Vec<Write> {
+    WRITES.take();
+    work();
+    WRITES.take()
+}
+
+fn write(write: Write) {
+    WRITES.with_borrow_mut(|writes| writes.push(write));
+}
+
+fn write_word<T>(word: &T) {
+    write(Write::Word(std::ptr::from_ref(word).addr()));
 }
 
 /// What some calls have cost: a measure that does not depend on the machine.
@@ -103,6 +128,7 @@ macro_rules! atomic {
                 failure: atomic::Ordering,
             ) -> Result<$value, $value> {
                 step();
+                write_word(self);
                 self.0.compare_exchange(current, new, success, failure)
             }
 
@@ -113,6 +139,7 @@ macro_rules! atomic {
         $(
             pub(crate) fn $operation(&self, value: $value, order: atomic::Ordering) -> $value {
                 step();
+                write_word(self);
                 self.0.$operation(value, order)
             }
         )*
@@ -125,6 +152,30 @@ atomic!(AtomicU32, u32, fetch_add, fetch_sub, fetch_or, fetch_and, fetch_min, fe
 atomic!(AtomicU64, u64, fetch_add, fetch_sub, fetch_or, fetch_and, fetch_min, fetch_max);
 atomic!(AtomicI64, i64, fetch_add, fetch_sub, fetch_or, fetch_and, fetch_min, fetch_max);
 pub(crate) type AtomicSetting = AtomicU32;
+
+/// A count for statistics is no step: nothing depends on it.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicCount(atomic::AtomicU64);
+
+impl AtomicCount {
+    pub(crate) fn load(&self, order: atomic::Ordering) -> u64 {
+        self.0.load(order)
+    }
+
+    pub(crate) fn store(&self, value: u64, order: atomic::Ordering) {
+        self.0.store(value, order);
+    }
+
+    pub(crate) fn fetch_add(&self, value: u64, order: atomic::Ordering) -> u64 {
+        write_word(self);
+        self.0.fetch_add(value, order)
+    }
+
+    pub(crate) fn fetch_max(&self, value: u64, order: atomic::Ordering) -> u64 {
+        write_word(self);
+        self.0.fetch_max(value, order)
+    }
+}
 
 /// A lock that knows when it is taken twice, and for how many steps it is held.
 #[derive(Debug, Default)]
@@ -148,6 +199,7 @@ impl<T> Mutex<T> {
             Err(TryLockError::WouldBlock) => return None,
         };
         LOCKS.set(LOCKS.get() + 1);
+        write(Write::Lock);
         HELD.set(HELD.get() + 1);
         Some(MutexGuard { since: STEPS.get(), guard })
     }
@@ -195,6 +247,7 @@ impl<T> ArrayQueue<T> {
 
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
         step();
+        write(Write::RingTail);
         let pushed = self.0.push(value);
         step();
         pushed
@@ -203,6 +256,9 @@ impl<T> ArrayQueue<T> {
     pub(crate) fn pop(&self) -> Option<T> {
         step();
         let popped = self.0.pop();
+        if popped.is_some() {
+            write(Write::RingHead);
+        }
         step();
         popped
     }
