@@ -105,15 +105,26 @@ pub(crate) fn controller() -> BackpressureController {
 
 /// A buffer with these caps, whose two sources may lease one credit ahead of need each.
 pub(crate) fn buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
-    buffer_of(ONE_AHEAD, total, per_stage, per_source)
+    buffer_of(ONE_AHEAD, total, per_stage, per_source, &[])
 }
 
 /// A buffer with these caps, whose sources lease exactly what they use.
 pub(crate) fn exact_buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
-    buffer_of(0, total, per_stage, per_source)
+    buffer_of(0, total, per_stage, per_source, &[])
 }
 
-fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
+/// A buffer with this global cap, which guarantees records to sources.
+pub(crate) fn guaranteeing(total: u32, guarantees: &[(&str, u32)]) -> BufferManager<Item> {
+    buffer_of(ONE_AHEAD, total, 8, 8, guarantees)
+}
+
+fn buffer_of(
+    idle_budget: u32,
+    total: u32,
+    per_stage: u32,
+    per_source: u32,
+    guarantees: &[(&str, u32)],
+) -> BufferManager<Item> {
     let admission = Admission::new(total, idle_budget, controller());
     let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));
     let limits = Limits {
@@ -125,6 +136,7 @@ fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> B
         source_capacities: HashMap::new(),
         retries: RetryPolicy::default(),
         clock: None,
+        source_guarantees: guarantees.iter().map(|&(id, n)| (id.to_owned(), n)).collect(),
     };
     BufferManager::from_registry(Registry::new(limits, admission, dead_letters))
 }

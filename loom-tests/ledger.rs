@@ -14,7 +14,7 @@ pub(crate) fn ledger(capacity: u32, idle_budget: u32) -> Arc<Ledger> {
 }
 
 pub(crate) fn open(ledger: &Ledger, capacity: u32) -> u32 {
-    let (index, _) = ledger.open_account(capacity);
+    let (index, _) = ledger.open_account(capacity, 0);
     index
 }
 

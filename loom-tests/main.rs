@@ -57,6 +57,7 @@ mod harness;
 mod close;
 mod drain;
 mod failure;
+mod guarantees;
 mod idle;
 mod ledger;
 mod limits;

@@ -30,7 +30,7 @@ fn door(capacity: u32, idle_budget: u32, controller: BackpressureController) -> 
 impl Door {
     /// Opens an account, as the registry does.
     fn open(&self, capacity: u32) -> u32 {
-        let index = self.admission.open_account(&Arc::from("a"), capacity);
+        let index = self.admission.open_account(&Arc::from("a"), capacity, 0);
         self.admission.follow_pool();
         index
     }

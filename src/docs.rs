@@ -79,7 +79,8 @@ pub mod internals {
     //! - the leases of all accounts and the credits in transit sum to no more than the cap of the
     //!   buffer;
     //! - that sum is what the pool counts as leased, and the credits of parked letters (a letter that is
-    //!   being parked counts twice for a moment).
+    //!   being parked counts twice for a moment, and so does a credit that a source is about to use of
+    //!   its guarantee).
     //!
     //! ## Exact and ahead leases
     //!
@@ -148,7 +149,8 @@ pub mod internals {
     //! A parked letter keeps its credit and its place, but its record has left the pipeline: `drain`
     //! and `Closed` do not wait for it. So the pool's word and the stage's word do not count it. A
     //! separate word, the *limit*, holds the cap, less the parked letters, less the reservation of a
-    //! request that waits (see [the wait queue](#the-wait-queue)). It is below zero while a request
+    //! request that waits (see [the wait queue](#the-wait-queue)), and in the pool less the
+    //! [guarantees](#guarantees) that are not in use. It is below zero while a request
     //! reserves more than is left.
     //!
     //! Now a cap depends on two words. Two rules keep it exact.
@@ -161,6 +163,34 @@ pub mod internals {
     //!   a push, and never admits one too many.
     //! - *A letter that is received raises the limit first, and writes the word second*, by a
     //!   read-modify-write that changes nothing. This is half of a handshake: see [H4](#requests).
+    //!
+    //! ## Guarantees
+    //!
+    //! A guarantee is a number of credits that one account uses first, and that no other account can
+    //! have. The limit of the pool is lowered by the guaranteed credits that are *not* in use. Those in
+    //! use count in the pool's word like all others, so `drain`, `close`, the signals and parked letters
+    //! need no rule for them. A mark in the account's word says that it has a guarantee. Such an
+    //! account leases exactly. The others never look at a guarantee.
+    //!
+    //! The swap of the account's word decides which of its credits are guaranteed: those for which the
+    //! number in use stays within the guarantee.
+    //!
+    //! - *On the way in, the pool's word counts the guaranteed part first*, without a look at the
+    //!   limit: no other account can have taken it, so the pool cannot refuse it. Then the account's
+    //!   word is swapped, and then the limit is raised by as much. In between, the credits count twice.
+    //!   That may refuse others, and so the thread notifies waiters. It adds them to the limit that it
+    //!   reads itself, for what it needs beyond the guarantee. A sealed pool counts nothing: the account
+    //!   is closed by then.
+    //! - *On the way out, the account comes first, then the limit is lowered by the guaranteed part, and
+    //!   then the pool's word*, with its epoch counted up. A thread that read the old limit read the
+    //!   old word before, so its swap fails.
+    //!
+    //! A global cap that is lowered moves the limit alone. So it cannot refuse a guaranteed record, and
+    //! the buffer holds no more than the old cap allowed.
+    //!
+    //! A request that waits at the global cap is blocked there with what it needs beyond its guarantee.
+    //! When its source gives credits back it needs less, and is tried. Models:
+    //! `loom-tests/guarantees.rs`.
     //!
     //! ## Changing a cap
     //!

@@ -107,6 +107,18 @@ pub enum RejectReason {
         /// The owner of the cap: `the buffer`, `stage filter` or `source kafka-1`.
         limit: String,
     },
+    /// What the global cap leaves is guaranteed to other sources: see
+    /// [`source_guarantee`](crate::Builder::source_guarantee).
+    ///
+    /// [`is_full`](Self::is_full) is true.
+    GuaranteedToOthers {
+        /// Records held at the time of the refusal.
+        held: usize,
+        /// The global cap, `max_total_records`.
+        capacity: usize,
+        /// How many records are guaranteed to sources that do not hold them.
+        guaranteed: usize,
+    },
     /// A record returned by name has used up its retries, and the dead letters are full.
     DeadLettersFull {
         /// The maximum number of dead letters.
@@ -127,6 +139,7 @@ impl RejectReason {
                 | Self::SourceFull { .. }
                 | Self::ParkedLetters { .. }
                 | Self::OthersFirst { .. }
+                | Self::GuaranteedToOthers { .. }
                 | Self::DeadLettersFull { .. }
         )
     }
@@ -169,6 +182,10 @@ impl fmt::Display for RejectReason {
             Self::OthersFirst { limit } => {
                 write!(f, "others first: what {limit} has left is reserved for those who wait")
             }
+            Self::GuaranteedToOthers { held, capacity, guaranteed } => write!(
+                f,
+                "global buffer full: it holds {held} of {capacity} records, and {guaranteed} are guaranteed to other sources"
+            ),
             Self::DeadLettersFull { capacity } => {
                 write!(f, "dead letters full: {capacity} wait to be received")
             }

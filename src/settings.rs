@@ -111,6 +111,18 @@ pub(crate) fn cap(field: &'static str, value: usize) -> Result<u32, SettingsErro
     }
 }
 
+/// Checks a limit against the guarantees under it.
+pub(crate) fn at_least(
+    field: &'static str,
+    value: usize,
+    guarantee: usize,
+) -> Result<(), SettingsError> {
+    if value < guarantee {
+        return Err(SettingsError::BelowGuarantee { field, value, guarantee });
+    }
+    Ok(())
+}
+
 /// The error for invalid settings.
 ///
 /// # Examples
@@ -169,6 +181,15 @@ pub enum SettingsError {
         /// The builder's method.
         field: &'static str,
     },
+    /// A limit is below the [guarantees](crate::Builder::source_guarantee) under it.
+    BelowGuarantee {
+        /// The name of the limit.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// The sum of the guarantees; for `max_sources`, their number.
+        guarantee: usize,
+    },
     /// A stage's capacity is to grow beyond the slots of its ring.
     BeyondRing {
         /// The name of the setting.
@@ -206,6 +227,9 @@ impl fmt::Display for SettingsError {
             }
             Self::Age { field, value } => {
                 write!(f, "{field} must be from 1 ms to 24 days, got {value:?}")
+            }
+            Self::BelowGuarantee { field, value, guarantee } => {
+                write!(f, "{field} must be at least {guarantee} for source_guarantee, got {value}")
             }
             Self::BeyondRing { field, value, slots } => write!(
                 f,

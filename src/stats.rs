@@ -192,6 +192,8 @@ pub struct Refusals {
     pub global: u64,
     /// The cap of the stage.
     pub stage: u64,
+    /// Credits that are guaranteed to other sources.
+    pub guaranteed: u64,
     /// Parked dead letters that hold a part of a cap.
     pub parked_letters: u64,
     /// The reservation of a request that waits.
@@ -267,8 +269,9 @@ impl Counts {
 impl Refusals {
     /// Returns the sum of all refusals.
     pub fn total(&self) -> u64 {
-        let Self { source, global, stage, parked_letters, others_first, too_large, closed } = self;
-        source + global + stage + parked_letters + others_first + too_large + closed
+        let Self { source, global, stage, guaranteed, parked_letters, .. } = self;
+        let Self { others_first, too_large, closed, .. } = self;
+        source + global + stage + guaranteed + parked_letters + others_first + too_large + closed
     }
 }
 
@@ -310,7 +313,16 @@ sum!(Counts {
     delayed,
     requeued
 });
-sum!(Refusals { source, global, stage, parked_letters, others_first, too_large, closed });
+sum!(Refusals {
+    source,
+    global,
+    stage,
+    guaranteed,
+    parked_letters,
+    others_first,
+    too_large,
+    closed
+});
 sum!(Waits { calls, time });
 
 impl fmt::Display for Stats {

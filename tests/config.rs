@@ -42,6 +42,7 @@ fn the_example_file_sets_every_field_and_builds_what_it_says() {
     assert_eq!(stages, [50_000, 2_000, 20_000]);
     let sources = ["bulk", "kafka-1", "other"].map(|id| manager.source(id).unwrap());
     assert_eq!(sources.each_ref().map(|source| source.capacity()), [500, 10_000, 5_000]);
+    assert_eq!(manager.source("alarms").unwrap().guarantee(), 100);
     // A record that is returned stays away.
     let stage = manager.stage("load").unwrap();
     sources[0].try_send(&stage, row("bulk", 0)).unwrap();
@@ -158,6 +159,10 @@ fn values_out_of_range_are_errors_that_say_the_range() {
     // What depends on several fields is an error of `build`.
     for (text, expected) in [
         ("high_watermark = 1.5", SettingsError::Watermarks { high: 1.5, low: 1.125 }),
+        (
+            "sources.a = { capacity = 2, guarantee = 3 }",
+            SettingsError::BelowGuarantee { field: "source_capacity", value: 2, guarantee: 3 },
+        ),
         ("max_age_ms = 0", SettingsError::Age { field: "max_age", value: Duration::ZERO }),
         (
             "retry_backoff.jitter = -1.0",

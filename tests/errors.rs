@@ -69,6 +69,12 @@ fn reasons() -> Vec<(RejectReason, bool, bool, &'static str)> {
             "others first: what the buffer has left is reserved for those who wait",
         ),
         (
+            RejectReason::GuaranteedToOthers { held: 8, capacity: 10, guaranteed: 2 },
+            true,
+            false,
+            "global buffer full: it holds 8 of 10 records, and 2 are guaranteed to other sources",
+        ),
+        (
             RejectReason::DeadLettersFull { capacity: 5 },
             true,
             false,

@@ -454,10 +454,11 @@ impl Admission {
         });
     }
 
-    /// Opens an account with a cap of `capacity` credits, and returns its index. The caller then
-    /// calls [`follow_pool`](Self::follow_pool), outside every lock.
-    pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32) -> u32 {
-        let (index, _) = self.ledger().open_account(capacity);
+    /// Opens an account with a cap of `capacity` credits, of which `guarantee` are guaranteed, and
+    /// returns its index. The caller then calls [`follow_pool`](Self::follow_pool), outside every
+    /// lock.
+    pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32, guarantee: u32) -> u32 {
+        let (index, _) = self.ledger().open_account(capacity, guarantee);
         self.account(index).cell().set_owner("source", name);
         self.names.lock().insert(index, Arc::clone(name));
         index

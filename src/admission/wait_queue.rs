@@ -69,6 +69,8 @@ struct Waiter {
     /// Its place in the order in which requests reserve: its ticket, and a later number after a
     /// reservation in vain.
     turn: u64,
+    /// What it needs of the cap at which it is blocked.
+    size: u32,
     /// The number of releases at its cap while its turn was the first there.
     bypassed: u32,
     last_release: Option<Instant>,
@@ -203,7 +205,7 @@ impl Request {
         let account = self.account.map(|account| protocol.account(account));
         let caps = [
             (Limit::Source, account.map(Account::capacity)),
-            (Limit::Global, account.map(|_| protocol.ledger.capacity())),
+            (Limit::Global, account.map(|account| protocol.ledger.capacity_for(account))),
             (Limit::Stage, Some(self.stage.places().capacity())),
         ];
         let records = self.records;
@@ -289,6 +291,7 @@ impl WaitQueue {
             state: State::InLine,
             waker: None,
             turn: ticket,
+            size: 0,
             bypassed: 0,
             last_release: None,
             longest_gap: Duration::ZERO,
@@ -410,10 +413,10 @@ impl WaitQueue {
     /// line will be tried.
     fn forget(&mut self, protocol: &Protocol, ticket: Ticket, try_next: bool) {
         let Some(waiter) = self.waiters.get(&ticket) else { return };
-        let (records, turn) = (waiter.request.records, waiter.turn);
+        let (size, turn) = (waiter.size, waiter.turn);
         let line = waiter.request.line();
         if let State::Blocked(cap) = waiter.state {
-            self.unblock(cap, records, turn, ticket);
+            self.unblock(cap, size, turn, ticket);
         }
         self.candidates.remove(&(turn, ticket));
         if self.holds_reservation(ticket) {
@@ -439,9 +442,9 @@ impl WaitQueue {
         }
     }
 
-    fn unblock(&mut self, cap: Cap, records: u32, turn: u64, ticket: Ticket) {
+    fn unblock(&mut self, cap: Cap, size: u32, turn: u64, ticket: Ticket) {
         if let Some(blocked) = self.blocked.get_mut(&cap) {
-            blocked.by_size.remove(&(records, ticket));
+            blocked.by_size.remove(&(size, ticket));
             blocked.by_turn.remove(&(turn, ticket));
             if blocked.by_size.is_empty() {
                 self.blocked.remove(&cap);
@@ -462,6 +465,13 @@ impl WaitQueue {
         deferred: &mut Deferred,
     ) {
         let now = now();
+        if let Some(account) = freed.account
+            && protocol.account(account).guarantee() > 0
+        {
+            // What they need of the pool has become less.
+            let lines = self.lines.range((Some(account), 0)..=(Some(account), StageKey::MAX));
+            self.to_try.extend(lines.filter_map(|(_, tickets)| tickets.first()));
+        }
         for cap in freed.caps() {
             let Some(blocked) = self.blocked.get(&cap) else { continue };
             self.released.insert(cap);
@@ -586,13 +596,18 @@ impl WaitQueue {
                 blocked.oldest_that_fits(self.free_at(protocol, cap, blocked).min(most))
             });
             let Some(ticket) = fits else { return false };
-            let records = self.waiters[&ticket].request.records;
+            let size = self.waiters[&ticket].size;
             let _ = self.attempt(protocol, ticket, deferred);
-            if !matches!(self.waiters[&ticket].state, State::Blocked(at) if at == cap) {
+            let waiter = &self.waiters[&ticket];
+            if !matches!(waiter.state, State::Blocked(at) if at == cap) {
                 return true;
             }
             // A push took some of it meanwhile. What is left may be enough for a smaller request.
-            most = records - 1;
+            // If it now needs more, because its source used up a guarantee, that was the reason.
+            if waiter.size <= size {
+                let Some(less) = size.checked_sub(1) else { return false };
+                most = less;
+            }
         }
     }
 
@@ -653,7 +668,14 @@ impl WaitQueue {
                 None => self.decide(protocol, ticket, Err(denied), deferred),
                 Some(limit) => {
                     let cap = waiter.request.cap(limit);
-                    self.block(ticket, cap);
+                    let size = match (cap, account) {
+                        (Cap::Global, Some(account)) => {
+                            let account = protocol.account(account);
+                            protocol.ledger.beyond_guarantee(account, records)
+                        }
+                        _ => records,
+                    };
+                    self.block(ticket, cap, size);
                     return Err(denied);
                 }
             },
@@ -662,17 +684,18 @@ impl WaitQueue {
     }
 
     /// Blocks the head of a line at a cap.
-    fn block(&mut self, ticket: Ticket, cap: Cap) {
+    fn block(&mut self, ticket: Ticket, cap: Cap, size: u32) {
         let Some(waiter) = self.waiters.get_mut(&ticket) else { return };
-        let (records, turn) = (waiter.request.records, waiter.turn);
+        let turn = waiter.turn;
+        let size_before = std::mem::replace(&mut waiter.size, size);
         if let State::Blocked(before) = std::mem::replace(&mut waiter.state, State::Blocked(cap)) {
-            if before == cap {
+            if (before, size_before) == (cap, size) {
                 return;
             }
-            self.unblock(before, records, turn, ticket);
+            self.unblock(before, size_before, turn, ticket);
         }
         let blocked = self.blocked.entry(cap).or_default();
-        blocked.by_size.insert((records, ticket));
+        blocked.by_size.insert((size, ticket));
         blocked.by_turn.insert((turn, ticket));
     }
 

@@ -9,6 +9,8 @@ use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, SeqCst};
 pub(crate) struct Account {
     word: Packed<Balance>,
     capacity: AtomicU32,
+    /// Credits that no other account can have: the first that this one uses.
+    guarantee: AtomicSetting,
     /// Credits that are reserved for a request that waits. Written under the lock of the wait
     /// queue.
     reserved: AtomicSetting,
@@ -28,7 +30,7 @@ pub(crate) struct Account {
 ///
 /// | bits | meaning |
 /// | --- | --- |
-/// | 63..32 | credits leased from the pool, or one of the marks `EXACT` and `CLOSED` |
+/// | 63..32 | credits leased from the pool, or one of the marks `EXACT`, `CLOSED` and `GUARANTEED` |
 /// | 31..0 | credits in use |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Balance {
@@ -40,6 +42,8 @@ pub(super) struct Balance {
 pub(super) enum Lease {
     /// The lease equals the credits in use.
     Exact,
+    /// The same, and some of the credits are guaranteed to the account: it never leases ahead.
+    Guaranteed,
     /// The lease equals the credits in use, and the account gets no further credit.
     Closed,
     /// The number of leased credits, which may exceed those in use.
@@ -49,7 +53,8 @@ pub(super) enum Lease {
 const LEASE_SHIFT: u32 = 32;
 const EXACT: u32 = u32::MAX;
 const CLOSED: u32 = u32::MAX - 1;
-pub(super) const MAX_LEASE: u32 = u32::MAX - 2;
+const GUARANTEED: u32 = u32::MAX - 2;
+pub(super) const MAX_LEASE: u32 = u32::MAX - 3;
 
 impl Word for Balance {
     #[inline]
@@ -57,6 +62,7 @@ impl Word for Balance {
         let lease = match (bits >> LEASE_SHIFT) as u32 {
             EXACT => Lease::Exact,
             CLOSED => Lease::Closed,
+            GUARANTEED => Lease::Guaranteed,
             leased => Lease::Ahead(leased),
         };
         Self { lease, used: bits as u32 }
@@ -67,6 +73,7 @@ impl Word for Balance {
         let lease = match self.lease {
             Lease::Exact => EXACT,
             Lease::Closed => CLOSED,
+            Lease::Guaranteed => GUARANTEED,
             Lease::Ahead(leased) => leased,
         };
         u64::from(lease) << LEASE_SHIFT | u64::from(self.used)
@@ -78,7 +85,7 @@ impl Balance {
     #[inline]
     pub(super) fn idle(self) -> u32 {
         match self.lease {
-            Lease::Exact | Lease::Closed => 0,
+            Lease::Exact | Lease::Guaranteed | Lease::Closed => 0,
             Lease::Ahead(leased) => leased - self.used,
         }
     }
@@ -95,6 +102,7 @@ impl Account {
         Self {
             word: Packed::new(Balance { lease: Lease::Closed, used: 0 }),
             capacity: AtomicU32::new(0),
+            guarantee: AtomicSetting::new(0),
             reserved: AtomicSetting::new(0),
             parked: AtomicSetting::new(0),
             reserved_ahead: AtomicSetting::new(0),
@@ -124,12 +132,14 @@ impl Account {
     }
 
     /// Opens the account for a new source, with no credit in use.
-    pub(super) fn open(&self, marks: Marks) {
+    pub(super) fn open(&self, marks: Marks, guarantee: u32) {
+        self.guarantee.store(guarantee, SeqCst);
         self.reserved.store(0, SeqCst);
         self.set_marks(marks);
         self.cell.restart();
         self.tally.reset();
-        self.word.store(Balance { lease: Lease::Exact, used: 0 });
+        let lease = if guarantee > 0 { Lease::Guaranteed } else { Lease::Exact };
+        self.word.store(Balance { lease, used: 0 });
     }
 
     /// Sets the cap and its watermarks. The caller then writes the word: see
@@ -163,11 +173,15 @@ impl Account {
         self.word.fence();
     }
 
-    /// Makes the account exact or closed. Returns how many idle credits that frees, or `None` if
-    /// the account was exact or closed already.
+    /// Makes the account exact, or closed. Returns how many idle credits that frees, or `None` if
+    /// the account was so already.
     pub(super) fn end_lease(&self, lease: Lease) -> Option<u32> {
         let change = |balance: Balance| {
-            let ends = balance.lease != lease && balance.lease != Lease::Closed;
+            let ends = match balance.lease {
+                Lease::Ahead(_) => true,
+                Lease::Exact | Lease::Guaranteed => lease == Lease::Closed,
+                Lease::Closed => false,
+            };
             ends.then_some(Balance { lease, ..balance })
         };
         self.word.update(change).ok().map(Balance::idle)
@@ -195,6 +209,18 @@ impl Account {
     #[inline]
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity.load(SeqCst)
+    }
+
+    /// Returns how many credits no other account can have.
+    #[inline]
+    pub(crate) fn guarantee(&self) -> u32 {
+        self.guarantee.load(SeqCst)
+    }
+
+    /// Returns how many of `credits`, taken when `used` are in use, are guaranteed to the account.
+    #[inline]
+    pub(super) fn guaranteed(&self, used: u32, credits: u32) -> u32 {
+        self.guarantee().saturating_sub(used).min(credits)
     }
 
     /// Returns how many credits may be in use after a request for which `own` credits are reserved.

@@ -94,6 +94,7 @@ pub(crate) struct Tally {
     source: Counter,
     global: Counter,
     stage: Counter,
+    guaranteed: Counter,
     parked_letters: Counter,
     others_first: Counter,
     too_large: Counter,
@@ -110,6 +111,7 @@ impl Tally {
             RejectReason::SourceFull { .. } => &self.source,
             RejectReason::GlobalFull { .. } => &self.global,
             RejectReason::StageFull { .. } => &self.stage,
+            RejectReason::GuaranteedToOthers { .. } => &self.guaranteed,
             RejectReason::ParkedLetters { .. } => &self.parked_letters,
             RejectReason::OthersFirst { .. } => &self.others_first,
             RejectReason::TooLarge { .. } => &self.too_large,
@@ -129,6 +131,7 @@ impl Tally {
             source: self.source.get(),
             global: self.global.get(),
             stage: self.stage.get(),
+            guaranteed: self.guaranteed.get(),
             parked_letters: self.parked_letters.get(),
             others_first: self.others_first.get(),
             too_large: self.too_large.get(),
@@ -141,12 +144,20 @@ impl Tally {
     }
 
     pub(super) fn reset(&self) {
-        let Self { source, global, stage, parked_letters, others_first, too_large, closed, .. } =
-            self;
-        for counter in [source, global, stage, parked_letters, others_first, too_large, closed] {
-            counter.reset();
-        }
-        self.waits.reset();
-        self.waited.reset();
+        let Self {
+            source,
+            global,
+            stage,
+            guaranteed,
+            parked_letters,
+            others_first,
+            too_large,
+            closed,
+            waits,
+            waited,
+        } = self;
+        let refusals =
+            [source, global, stage, guaranteed, parked_letters, others_first, too_large, closed];
+        refusals.into_iter().chain([waits, waited]).for_each(Counter::reset);
     }
 }

@@ -17,9 +17,14 @@ use crate::sync::{Arena, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex
 /// The pool of credits and the accounts that draw on it.
 pub(crate) struct Ledger {
     pool: CachePadded<Packed<Pool>>,
-    /// The capacity, less the credits of parked dead letters and less those that are reserved for a
-    /// request that waits. It is below zero while more are reserved than are left.
+    /// The capacity, less the credits of parked dead letters, less those that are reserved for a
+    /// request that waits, and less those that are guaranteed to accounts and not in use. It is below
+    /// zero while more are reserved than are left.
     limit: AtomicI64,
+    /// Credits that are reserved for a request that waits.
+    reserved: AtomicSetting,
+    /// Credits that are guaranteed to accounts, opened or not.
+    guarantees: AtomicSetting,
     /// Credits of parked dead letters, which the pool's word does not count.
     parked: AtomicU32,
     capacity: AtomicU32,
@@ -51,7 +56,7 @@ struct Register {
 /// | --- | --- |
 /// | 63 | every account is exact or closed |
 /// | 62 | sealed: every account is closed, and no credit is leased any more |
-/// | 61..32 | epoch: how often an account has turned from exact to ahead, or a letter was parked |
+/// | 61..32 | epoch: how often an account has turned from exact to ahead, or the limit was lowered |
 /// | 31..0 | credits leased, without those of parked dead letters |
 #[derive(Clone, Copy)]
 struct Pool(u64);
@@ -164,6 +169,8 @@ impl Ledger {
         Self {
             pool: CachePadded::new(Packed::new(Pool(0).with_swept())),
             limit: AtomicI64::new(i64::from(capacity)),
+            reserved: AtomicSetting::new(0),
+            guarantees: AtomicSetting::new(0),
             parked: AtomicU32::new(0),
             capacity: AtomicU32::new(capacity),
             most: AtomicSetting::new(capacity),
@@ -177,6 +184,29 @@ impl Ledger {
 
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity.load(SeqCst)
+    }
+
+    /// Guarantees credits to an account that may be opened later. The caller ensures that no account
+    /// is open yet, and that the guarantees sum to no more than the capacity.
+    pub(crate) fn guarantee(&self, credits: u32) {
+        self.guarantees.fetch_add(credits, SeqCst);
+        self.limit.fetch_sub(i64::from(credits), SeqCst);
+    }
+
+    /// Returns the sum of all guarantees.
+    pub(crate) fn guarantees(&self) -> u32 {
+        self.guarantees.load(SeqCst)
+    }
+
+    /// Returns the capacity without what is guaranteed to other accounts.
+    pub(crate) fn capacity_for(&self, account: &Account) -> u32 {
+        let others = self.guarantees().saturating_sub(account.guarantee());
+        self.capacity().saturating_sub(others)
+    }
+
+    /// Returns how many of `credits` the account would take from those that all accounts share.
+    pub(crate) fn beyond_guarantee(&self, account: &Account, credits: u32) -> u32 {
+        credits - account.guaranteed(account.used(), credits)
     }
 
     /// Returns the largest capacity so far.
@@ -230,13 +260,13 @@ impl Ledger {
         self.accounts.get(index as usize).expect("an account is opened before it is named")
     }
 
-    /// Opens an account with a cap of `capacity` credits. Returns its index, and whether the pool's
-    /// level has changed.
-    pub(crate) fn open_account(&self, capacity: u32) -> (u32, bool) {
+    /// Opens an account with a cap of `capacity` credits, of which `guarantee` are
+    /// [guaranteed](Self::guarantee). Returns its index, and whether the pool's level has changed.
+    pub(crate) fn open_account(&self, capacity: u32, guarantee: u32) -> (u32, bool) {
         let mut register = self.register.lock();
         let index =
             register.vacant.pop().unwrap_or_else(|| self.accounts.push(Account::new()) as u32);
-        self.account(index).open(self.watermarks.of(capacity));
+        self.account(index).open(self.watermarks.of(capacity), guarantee);
         register.open += 1;
         let moved = self.share_idle_budget(&mut register);
         (index, moved)
@@ -344,9 +374,11 @@ impl Ledger {
         let account = self.account(index);
         // Credits in transit: leased from the pool, and not in the account yet.
         let mut in_hand = 0_u32;
+        // Those of them that are guaranteed to the account.
+        let mut guaranteed = 0;
         let mut leased_ahead = false;
         let mut swept = false;
-        // Whether idle credits of this account went back to the pool.
+        // Whether credits went back to the pool on the way.
         let mut reclaimed = false;
         let mut exhausted = false;
         let mut balance = account.balance();
@@ -363,13 +395,27 @@ impl Ledger {
             // Saturating: the balance may be outdated, and then the swap below fails.
             let have = balance.idle().saturating_add(in_hand);
             let closed = balance.lease == Lease::Closed;
+            if balance.lease == Lease::Guaranteed {
+                let wanted = account.guaranteed(balance.used, want);
+                if wanted != guaranteed {
+                    reclaimed |= wanted < guaranteed;
+                    in_hand -= guaranteed;
+                    guaranteed = self.lease_guaranteed(guaranteed, wanted);
+                    in_hand += guaranteed;
+                    balance = account.balance();
+                    continue;
+                }
+            }
             if want > have && !exhausted && !closed {
                 let missing = want - have;
                 let ahead = match leasing {
-                    Leasing::Ahead => self.ahead.load(SeqCst).min(room - want),
-                    Leasing::Exact | Leasing::Reclaim => 0,
+                    Leasing::Ahead if balance.lease != Lease::Guaranteed => {
+                        self.ahead.load(SeqCst).min(room - want)
+                    }
+                    _ => 0,
                 };
-                let leased = self.lease(missing, ahead, own);
+                // Guaranteed credits in hand count as leased, and the limit does not allow for them yet.
+                let leased = self.lease(missing, ahead, own.saturating_add(guaranteed));
                 in_hand += leased;
                 leased_ahead |= leased > missing;
                 if leased < missing {
@@ -405,13 +451,14 @@ impl Ledger {
             // Idle credits that stay in the account: at most twice `ahead`. An exact account keeps
             // none, unless it has leased ahead.
             let keep = match balance.lease {
-                Lease::Exact if !leased_ahead => 0,
+                Lease::Exact | Lease::Guaranteed if !leased_ahead => 0,
                 _ => (have - credits)
                     .min(room - credits)
                     .min(self.ahead.load(SeqCst).saturating_mul(2))
                     .min(MAX_LEASE.saturating_sub(used)),
             };
             let lease = match balance.lease {
+                Lease::Guaranteed => Lease::Guaranteed,
                 Lease::Exact if keep == 0 => Lease::Exact,
                 _ if used > MAX_LEASE => Lease::Exact,
                 _ => Lease::Ahead(used + keep),
@@ -422,6 +469,9 @@ impl Ledger {
                     if turned_ahead {
                         self.announce_ahead(index, account);
                     }
+                    if guaranteed > 0 {
+                        self.limit.fetch_add(i64::from(guaranteed), SeqCst);
+                    }
                     let surplus = have - credits - keep;
                     let _ = self.give_back(surplus);
                     let lowered = account.capacity();
@@ -431,7 +481,7 @@ impl Ledger {
                         if used > lowered {
                             let (_, unreturned) = self.release(account, credits);
                             let _ = self.return_lease(account, unreturned);
-                            (reclaimed, exhausted, in_hand) = (true, false, 0);
+                            (reclaimed, exhausted, in_hand, guaranteed) = (true, false, 0, 0);
                             balance = account.balance();
                             continue;
                         }
@@ -442,7 +492,11 @@ impl Ledger {
                         taken: Taken { records: credits, denied },
                         used,
                         pool_moved: in_hand > 0 || surplus > 0 || swept || reclaimed,
-                        left_some: leased_ahead && keep > 0 || surplus > 0 || swept || reclaimed,
+                        // Guaranteed credits counted twice until the limit was raised.
+                        left_some: leased_ahead && keep > 0
+                            || surplus + guaranteed > 0
+                            || swept
+                            || reclaimed,
                         turned_ahead,
                     };
                 }
@@ -501,15 +555,29 @@ impl Ledger {
         }
         let capacity = self.capacity();
         let held = self.leased();
-        let reserved = i64::from(capacity) - i64::from(self.parked()) > self.limit.load(SeqCst);
-        if reserved && capacity.saturating_sub(held) >= least {
-            Denied::Reserved { limit: Limit::Global }
+        let withheld = i64::from(capacity) - i64::from(self.parked()) > self.limit.load(SeqCst);
+        if withheld && capacity.saturating_sub(held) >= least {
+            self.withheld(held, least, 0)
         } else if least == 1 {
             // The lease failed, so it found every credit leased.
             Denied::Full { limit: Limit::Global, held: held.max(capacity), capacity }
         } else {
             Denied::Full { limit: Limit::Global, held, capacity }
         }
+    }
+
+    /// Returns why a request for `wanted` credits gets none of those that the pool has left, of which
+    /// `own` are guaranteed to its account.
+    fn withheld(&self, held: u32, wanted: u32, own: u32) -> Denied {
+        let (capacity, reserved) = (self.capacity(), self.reserved.load(SeqCst));
+        let others = i64::from(self.parked()) + i64::from(reserved);
+        let unused = i64::from(capacity) - others - self.limit.load(SeqCst);
+        let guaranteed = u32::try_from(unused).unwrap_or(0).saturating_sub(own);
+        let suffices = capacity.saturating_sub(held).saturating_sub(guaranteed) >= wanted;
+        if self.guarantees() == 0 || reserved > 0 && suffices {
+            return Denied::Reserved { limit: Limit::Global };
+        }
+        Denied::Guaranteed { held, capacity, guaranteed }
     }
 
     /// Checks whether a request could take `wanted` credits now, and takes none. Idle credits of
@@ -523,23 +591,29 @@ impl Ledger {
         let room = account.limit(own).saturating_sub(balance.used);
         let limit = self.limit.load(SeqCst) + i64::from(own);
         let mut free = limit - i64::from(self.pool.load().leased()) + i64::from(balance.idle());
-        if free < i64::from(wanted) {
+        // What is guaranteed to the account comes from no credit that others could have.
+        let guaranteed = account.guaranteed(balance.used, wanted);
+        let shared = i64::from(wanted - guaranteed);
+        if free < shared {
             // A sweep would free the idle credits of other accounts.
             free = limit - i64::from(self.used() - self.parked().min(self.used()));
         }
-        if room >= wanted && free >= i64::from(wanted) {
+        let fits = shared == 0 || free >= shared;
+        if room >= wanted && fits {
             return Ok(());
         }
         let held = self.used();
         let unused = capacity.saturating_sub(balance.used);
-        Err(if unused < wanted && i64::from(unused) <= free {
+        let fits_unused =
+            i64::from(unused) <= free + i64::from(guaranteed) || (1..=guaranteed).contains(&unused);
+        Err(if unused < wanted && fits_unused {
             Denied::Full { limit: Limit::Source, held: balance.used, capacity }
+        } else if fits {
+            Denied::Reserved { limit: Limit::Source }
         } else if self.capacity().saturating_sub(held) < wanted {
             Denied::Full { limit: Limit::Global, held, capacity: self.capacity() }
-        } else if free < i64::from(wanted) {
-            Denied::Reserved { limit: Limit::Global }
         } else {
-            Denied::Reserved { limit: Limit::Source }
+            self.withheld(held, wanted, guaranteed)
         })
     }
 
@@ -551,7 +625,10 @@ impl Ledger {
         debug_assert!(before.used >= credits, "more credits given back than were in use");
         let used = before.used - credits;
         let unreturned = match before.lease {
-            Lease::Exact | Lease::Closed => Unreturned::Exact(credits),
+            Lease::Exact => Unreturned::Exact { credits, guaranteed: 0 },
+            Lease::Guaranteed | Lease::Closed => {
+                Unreturned::Exact { credits, guaranteed: account.guaranteed(used, credits) }
+            }
             Lease::Ahead(leased) => Unreturned::Idle(leased - used),
         };
         (used, unreturned)
@@ -562,7 +639,10 @@ impl Ledger {
     #[inline]
     pub(crate) fn return_lease(&self, account: &Account, unreturned: Unreturned) -> Released {
         match unreturned {
-            Unreturned::Exact(credits) => self.give_back(credits),
+            Unreturned::Exact { credits, guaranteed: 0 } => self.give_back(credits),
+            Unreturned::Exact { credits, guaranteed } => {
+                self.give_back_guaranteed(credits, guaranteed)
+            }
             Unreturned::Idle(idle) if idle > self.ahead.load(SeqCst).saturating_mul(2) => {
                 self.trim(account).unwrap_or(Released { pool_moved: false, pool_empty: false })
             }
@@ -593,6 +673,31 @@ impl Ledger {
         };
         let _ = self.pool.update(lease);
         credits
+    }
+
+    /// Changes how many guaranteed credits are in hand, from `held` to `wanted`. Returns how many they
+    /// are then. No other account can have taken them, so this does not look at the limit. The caller
+    /// raises the limit when they are in use.
+    fn lease_guaranteed(&self, held: u32, wanted: u32) -> u32 {
+        let Some(missing) = wanted.checked_sub(held) else {
+            let _ = self.give_back(held - wanted);
+            return wanted;
+        };
+        let lease = |pool: Pool| {
+            // Credits in hand may count twice, but not beyond the bits that count them.
+            let fits = pool.leased().checked_add(missing).is_some();
+            (fits && !pool.is_sealed()).then(|| Pool(pool.0 + u64::from(missing)))
+        };
+        self.pool.update(lease).map_or(held, |_| wanted)
+    }
+
+    /// Gives credits back to the pool, of which `guaranteed` stay guaranteed to their account.
+    fn give_back_guaranteed(&self, credits: u32, guaranteed: u32) -> Released {
+        self.limit.fetch_sub(i64::from(guaranteed), SeqCst);
+        // The epoch keeps the swap of a thread that read the old limit from succeeding.
+        let less = |pool: Pool| Some(Pool(pool.with_next_epoch().0 - u64::from(credits)));
+        let before = self.pool.update(less);
+        Released { pool_moved: true, pool_empty: before.is_ok_and(|pool| pool.leased() == credits) }
     }
 
     /// Gives credits back to the pool.
@@ -656,12 +761,14 @@ impl Ledger {
 
     /// Reserves credits for a request that waits.
     pub(crate) fn reserve(&self, credits: u32) {
+        self.reserved.store(credits, SeqCst);
         self.limit.fetch_sub(i64::from(credits), SeqCst);
     }
 
     /// Ends a reservation.
     pub(crate) fn unreserve(&self, credits: u32) {
         self.limit.fetch_add(i64::from(credits), SeqCst);
+        self.reserved.store(0, SeqCst);
     }
 
     /// Begins to count a credit of an account as one of a parked dead letter. It counts twice until
@@ -684,7 +791,9 @@ impl Ledger {
         let used = account.release_leased();
         account.unpark();
         self.parked.fetch_sub(1, SeqCst);
-        self.limit.fetch_add(1, SeqCst);
+        if account.guaranteed(used, 1) == 0 {
+            self.limit.fetch_add(1, SeqCst);
+        }
         // Pairs with the fence in `WaitQueue::enter`.
         self.fence();
         used
@@ -763,11 +872,16 @@ impl Ledger {
         }
         let own = account.limit(0).saturating_sub(balance.used).min(self.capacity());
         let free = self.limit.load(SeqCst) - i64::from(self.pool.load().leased());
-        // No walk is needed if the pool and the account's own idle credits suffice.
-        if free + i64::from(balance.idle()) >= i64::from(own) { own } else { self.free().min(own) }
+        let guaranteed = account.guaranteed(balance.used, own);
+        // No walk is needed if the pool, the guarantee and the account's own idle credits suffice.
+        if free + i64::from(balance.idle()) + i64::from(guaranteed) >= i64::from(own) {
+            own
+        } else {
+            self.free().saturating_add(guaranteed).min(own)
+        }
     }
 
-    /// Returns the credits that are neither in use nor reserved.
+    /// Returns the credits that are not in use, reserved or guaranteed.
     pub(crate) fn free(&self) -> u32 {
         let reserved = i64::from(self.capacity())
             - i64::from(self.parked.load(SeqCst))
@@ -781,8 +895,8 @@ impl Ledger {
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreturned {
-    /// The number that goes back to the pool.
-    Exact(u32),
+    /// The number that goes back to the pool, and how many of these stay guaranteed to the account.
+    Exact { credits: u32, guaranteed: u32 },
     /// The number of idle credits that the account has now.
     Idle(u32),
 }

@@ -25,6 +25,8 @@ pub(crate) enum Limit {
 pub(crate) enum Denied {
     /// The cap leaves too few: it holds `held` records of `capacity`.
     Full { limit: Limit, held: u32, capacity: u32 },
+    /// What the global cap leaves is guaranteed to other accounts.
+    Guaranteed { held: u32, capacity: u32, guaranteed: u32 },
     /// What the cap leaves is reserved for a request that waits.
     Reserved { limit: Limit },
     /// The request waited, and the cap was lowered below what it asks for.
@@ -38,6 +40,7 @@ impl Denied {
     pub(crate) fn limit(self) -> Option<Limit> {
         match self {
             Self::Full { limit, .. } | Self::Reserved { limit } => Some(limit),
+            Self::Guaranteed { .. } => Some(Limit::Global),
             Self::TooLarge { .. } | Self::Closed => None,
         }
     }

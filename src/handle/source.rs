@@ -13,7 +13,7 @@ use crate::caps::{Account, Counter, Denied, Limit, Sequence};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::event::{Event, Listener};
 use crate::record::Envelope;
-use crate::settings::{MAX_CAP, SettingsError, cap, share};
+use crate::settings::{MAX_CAP, SettingsError, at_least, cap, share};
 use crate::store::{StageCore, shrink_if_sparse, to_u32};
 use crate::sync::{AtomicU32, Mutex, SeqCst};
 use crate::trace::event;
@@ -76,8 +76,13 @@ pub(crate) struct SourceCore {
 type FoundStage = (u32, Option<Weak<dyn StageState>>);
 
 impl SourceCore {
-    pub(crate) fn new(id: Arc<str>, capacity: u32, admission: Arc<Admission>) -> Self {
-        let account = admission.open_account(&id, capacity);
+    pub(crate) fn new(
+        id: Arc<str>,
+        capacity: u32,
+        guarantee: u32,
+        admission: Arc<Admission>,
+    ) -> Self {
+        let account = admission.open_account(&id, capacity, guarantee);
         let (latest, redirected) = (AtomicU32::new(0), Event::default());
         let (accepted, found) = (Counter::default(), Mutex::new(None));
         Self { id, account, admission, accepted, latest, redirected, found }
@@ -280,10 +285,11 @@ impl SourceCore {
         })
     }
 
-    /// The least of the caps that a record of this source is under in that stage.
+    /// The least of the caps that a record of this source is under in that stage, and at least 1.
     pub(super) fn least_capacity<E: Envelope>(&self, stage: &StageCore<E>) -> u32 {
-        let (own, global) = (self.account().capacity(), self.admission.ledger().capacity());
-        own.min(global).min(stage.places().capacity())
+        let own = self.account().capacity();
+        let global = self.admission.ledger().capacity_for(self.account());
+        own.min(global).min(stage.places().capacity()).max(1)
     }
 
     /// Takes credits and places for exactly `records` records to come, without regard to requests
@@ -380,7 +386,7 @@ impl SourceCore {
         self.note_stage(stage);
         let capacities = [
             (Limit::Source, self.account().capacity()),
-            (Limit::Global, self.admission.ledger().capacity()),
+            (Limit::Global, self.admission.ledger().capacity_for(self.account())),
             (Limit::Stage, stage.places().capacity()),
         ];
         match capacities.into_iter().find(|(_, capacity)| records > *capacity as usize) {
@@ -407,6 +413,9 @@ impl SourceCore {
     pub(crate) fn reason<E: Envelope>(&self, stage: &StageCore<E>, denied: Denied) -> RejectReason {
         let (limit, held, capacity) = match denied {
             Denied::Full { limit, held, capacity } => (limit, held as usize, capacity as usize),
+            Denied::Guaranteed { held, capacity, .. } => {
+                (Limit::Global, held as usize, capacity as usize)
+            }
             Denied::Reserved { limit } => {
                 return RejectReason::OthersFirst { limit: self.limit_name(stage, limit) };
             }
@@ -427,6 +436,10 @@ impl SourceCore {
         if parked > 0 {
             let (limit, parked) = (self.limit_name(stage, limit), parked as usize);
             return RejectReason::ParkedLetters { limit, held, capacity, parked };
+        }
+        if let Denied::Guaranteed { guaranteed, .. } = denied {
+            let guaranteed = guaranteed as usize;
+            return RejectReason::GuaranteedToOthers { held, capacity, guaranteed };
         }
         match limit {
             Limit::Source => {
@@ -505,7 +518,7 @@ pub(super) fn stage_reason<E: Envelope>(stage: &StageCore<E>, denied: Denied) ->
             let (records, capacity) = (records as usize, capacity as usize);
             RejectReason::TooLarge { records, capacity, limit: limit() }
         }
-        Denied::Full { held, capacity, .. } => {
+        Denied::Full { held, capacity, .. } | Denied::Guaranteed { held, capacity, .. } => {
             let (held, capacity) = (held as usize, capacity as usize);
             match stage.places().parked() as usize {
                 0 => RejectReason::StageFull { stage_id: Arc::clone(stage.id()), held, capacity },
@@ -708,7 +721,8 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Errors
     ///
-    /// Returns a [`SettingsError`] that names `source_capacity` if `records` is out of its range.
+    /// Returns a [`SettingsError`] that names `source_capacity` if `records` is out of its range, or
+    /// less than the source's [guarantee](crate::Builder::source_guarantee).
     ///
     /// # Examples
     ///
@@ -728,8 +742,14 @@ impl<E: Envelope> Source<E> {
     /// ```
     pub fn set_capacity(&self, records: usize) -> Result<(), SettingsError> {
         let capacity = cap("source_capacity", records)?;
+        at_least("source_capacity", records, self.guarantee())?;
         self.core.admission.set_account_capacity(self.core.account, capacity);
         Ok(())
+    }
+
+    /// Returns how many records are [guaranteed](crate::Builder::source_guarantee) to the source.
+    pub fn guarantee(&self) -> usize {
+        self.core.account().guarantee() as usize
     }
 
     /// Returns the maximum number of records that the source may hold.

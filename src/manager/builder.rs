@@ -14,7 +14,7 @@ use crate::backpressure::{BackpressureController, Watermarks};
 use crate::caps::idle_budget_for;
 use crate::record::Envelope;
 use crate::retry::{Backoff, RetryPolicy};
-use crate::settings::{BufferSettings, SettingsError, cap};
+use crate::settings::{BufferSettings, SettingsError, at_least, cap};
 use crate::store::DeadLetterQueue;
 
 /// Default for [`Builder::max_stages`].
@@ -60,6 +60,7 @@ pub struct Builder<E: Envelope> {
     dead_letter_capacity: usize,
     stage_capacities: HashMap<String, usize>,
     source_capacities: HashMap<String, usize>,
+    source_guarantees: HashMap<String, usize>,
     records: PhantomData<fn(E)>,
 }
 
@@ -143,6 +144,7 @@ impl<E: Envelope> Builder<E> {
             dead_letter_capacity: DEAD_LETTER_CAPACITY,
             stage_capacities: HashMap::new(),
             source_capacities: HashMap::new(),
+            source_guarantees: HashMap::new(),
             records: PhantomData,
         }
     }
@@ -306,11 +308,57 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
+    /// Guarantees a number of records to one source, at least 1: credits that no other source can
+    /// have.
+    ///
+    /// Neither the global cap nor a request of another source that waits ever refuses the source a
+    /// record within its guarantee. Its own cap and the caps of stages still apply. What it holds
+    /// beyond the guarantee comes from the credits that all sources share. The others see the rest
+    /// of the global cap: a push that finds it full is refused as
+    /// [`GuaranteedToOthers`](crate::RejectReason::GuaranteedToOthers), and signals and utilization
+    /// count only what is held.
+    ///
+    /// The guarantee belongs to the name. Its credits, and its place among
+    /// [`max_sources`](Self::max_sources), are kept while no such source exists. It also holds while the buffer
+    /// drains below a global cap that was [lowered](BufferManager::set_max_total_records): the
+    /// records that others hold beyond the new cap do not count against it, and the buffer never
+    /// holds more than the old cap.
+    ///
+    /// A source with a guarantee leases no credits ahead of need. So each of its pushes writes a
+    /// word that all sources share. Sources without one do not pay for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// let settings = BufferSettings { max_total_records: 10, ..BufferSettings::default() };
+    /// let manager = BufferManager::builder(settings).source_guarantee("quiet", 2).build()?;
+    /// let stage = manager.stage("parse")?;
+    /// let (loud, quiet) = (manager.source("loud")?, manager.source("quiet")?);
+    /// let line = |id: &str| BufferedRecord::new("line", id, "p", "parse");
+    ///
+    /// let rejected = loud.try_send_batch(&stage, vec![line("loud"); 100]).unwrap_err();
+    /// assert_eq!(rejected.accepted, 8);
+    /// assert_eq!(
+    ///     rejected.reason.to_string(),
+    ///     "global buffer full: it holds 8 of 10 records, and 2 are guaranteed to other sources",
+    /// );
+    /// quiet.try_send_batch(&stage, vec![line("quiet"); 2])?;
+    /// assert_eq!(quiet.guarantee(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn source_guarantee(mut self, id: &str, records: usize) -> Self {
+        self.source_guarantees.insert(id.to_owned(), records);
+        self
+    }
+
     /// Validates all settings and builds the manager.
     ///
     /// # Errors
     ///
-    /// Returns a [`SettingsError`] that names the invalid setting.
+    /// Returns a [`SettingsError`] that names the invalid setting: a number out of its range, or a limit
+    /// below the [guarantees](Self::source_guarantee) under it.
     ///
     /// # Examples
     ///
@@ -340,9 +388,11 @@ impl<E: Envelope> Builder<E> {
             per_source: cap("max_per_source", self.settings.max_per_source)?,
             stage_capacities: capacities("stage_capacity", self.stage_capacities)?,
             source_capacities: capacities("source_capacity", self.source_capacities)?,
+            source_guarantees: capacities("source_guarantee", self.source_guarantees)?,
             retries: RetryPolicy::new(self.max_retries, self.retry_backoff),
             clock: Clock::new(max_age, self.measure_time),
         };
+        check_guarantees(&limits, capacity)?;
         if !fits_in_memory(DeadLetterQueue::<E>::footprint(dead_letter_capacity)) {
             return Err(SettingsError::OutOfMemory {
                 field: "dead_letter_capacity",
@@ -356,6 +406,20 @@ impl<E: Envelope> Builder<E> {
             Arc::new(DeadLetterQueue::new(dead_letter_capacity, Arc::clone(&admission)));
         Ok(BufferManager::from_registry(Registry::new(limits, admission, dead_letters)))
     }
+}
+
+/// Checks that each guarantee is within its source's cap, and that all fit under the global cap and
+/// the limit of names.
+fn check_guarantees(limits: &Limits, capacity: u32) -> Result<(), SettingsError> {
+    let guarantees = &limits.source_guarantees;
+    for (id, &guarantee) in guarantees {
+        let is_own = limits.source_capacities.contains_key(id);
+        let field = if is_own { "source_capacity" } else { "max_per_source" };
+        at_least(field, limits.source_capacity(id) as usize, guarantee as usize)?;
+    }
+    let sum = guarantees.values().fold(0, |sum: usize, &n| sum.saturating_add(n as usize));
+    at_least("max_total_records", capacity as usize, sum)?;
+    at_least("max_sources", limits.max_sources, guarantees.len())
 }
 
 fn capacities(
@@ -385,6 +449,7 @@ impl<E: Envelope> fmt::Debug for Builder<E> {
             .field("dead_letter_capacity", &self.dead_letter_capacity)
             .field("stage_capacities", &self.stage_capacities)
             .field("source_capacities", &self.source_capacities)
+            .field("source_guarantees", &self.source_guarantees)
             .finish()
     }
 }

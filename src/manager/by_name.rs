@@ -203,7 +203,11 @@ impl<E: Envelope> BufferManager<E> {
         match self.registry().find_source(source_id) {
             Some(source) => source.available_credits(),
             None if self.admission().is_closed() => 0,
-            None => ledger.free().min(self.registry().limits().source_capacity(source_id)) as usize,
+            None => {
+                let limits = self.registry().limits();
+                let free = ledger.free().saturating_add(limits.source_guarantee(source_id));
+                free.min(limits.source_capacity(source_id)) as usize
+            }
         }
     }
 

@@ -112,6 +112,8 @@ pub struct StageConfig {
 pub struct SourceConfig {
     /// [`Builder::source_capacity`].
     pub capacity: Option<usize>,
+    /// [`Builder::source_guarantee`].
+    pub guarantee: Option<usize>,
 }
 
 impl<E: Envelope> Builder<E> {
@@ -153,6 +155,7 @@ impl<E: Envelope> Builder<E> {
         }
         for (id, source) in &config.sources {
             builder = set(builder, source.capacity, |builder, n| builder.source_capacity(id, n));
+            builder = set(builder, source.guarantee, |builder, n| builder.source_guarantee(id, n));
         }
         builder
     }
@@ -232,7 +235,7 @@ deserialize_fields!(Config {
 
 deserialize_fields!(StageConfig { capacity: optional_number });
 
-deserialize_fields!(SourceConfig { capacity: optional_number });
+deserialize_fields!(SourceConfig { capacity: optional_number, guarantee: optional_number });
 
 deserialize_fields!(BackoffConfig { first_ms: value, longest_ms: value, jitter: value });
 

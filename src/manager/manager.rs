@@ -11,7 +11,7 @@ use crate::caps::idle_budget_for;
 use crate::error::RegistryError;
 use crate::handle::{DeadLetters, Source, Stage};
 use crate::record::Envelope;
-use crate::settings::{SettingsError, cap};
+use crate::settings::{SettingsError, at_least, cap};
 
 /// A bounded buffer between the stages of a pipeline.
 ///
@@ -207,7 +207,8 @@ impl<E: Envelope> BufferManager<E> {
     ///
     /// Records beyond a lower cap stay in the buffer: pushes are refused until enough records are
     /// settled. No push is accepted beyond the new cap once the call has returned, except with a
-    /// credit that was taken earlier, as by a [`Permit`](crate::Permit). Waiting requests for more
+    /// credit that was taken earlier, as by a [`Permit`](crate::Permit), or within a
+    /// [guarantee](crate::Builder::source_guarantee). Waiting requests for more
     /// records than the new cap are rejected as [`TooLarge`](crate::RejectReason::TooLarge). A
     /// higher cap lets waiting requests in.
     ///
@@ -220,7 +221,8 @@ impl<E: Envelope> BufferManager<E> {
     ///
     /// # Errors
     ///
-    /// Returns a [`SettingsError`] that names `max_total_records` if `records` is out of its range.
+    /// Returns a [`SettingsError`] that names `max_total_records` if `records` is out of its range, or
+    /// less than the sum of all [guarantees](crate::Builder::source_guarantee).
     ///
     /// # Examples
     ///
@@ -241,6 +243,8 @@ impl<E: Envelope> BufferManager<E> {
     /// ```
     pub fn set_max_total_records(&self, records: usize) -> Result<(), SettingsError> {
         let capacity = cap("max_total_records", records)?;
+        let guarantees = self.admission().ledger().guarantees();
+        at_least("max_total_records", records, guarantees as usize)?;
         let watermarks = self.controller().watermarks();
         self.admission().set_capacity(capacity, idle_budget_for(capacity, watermarks));
         Ok(())

@@ -50,10 +50,11 @@ const COUNTS: [Count; 10] = [
 type Labeled<T, N> = (&'static str, fn(&T) -> N);
 
 /// The limits of a refusal, as values of the label `limit`.
-const LIMITS: [Labeled<Refusals, u64>; 7] = [
+const LIMITS: [Labeled<Refusals, u64>; 8] = [
     ("source", |refusals| refusals.source),
     ("global", |refusals| refusals.global),
     ("stage", |refusals| refusals.stage),
+    ("guaranteed", |refusals| refusals.guaranteed),
     ("parked_letters", |refusals| refusals.parked_letters),
     ("others_first", |refusals| refusals.others_first),
     ("too_large", |refusals| refusals.too_large),

@@ -31,6 +31,7 @@ pub(crate) struct Registry<E: Envelope> {
 #[derive(Default)]
 struct Counts {
     stages: usize,
+    /// Those that exist, and the names with a guarantee whose sources do not.
     sources: usize,
     /// What the stages did that were removed.
     removed: Totals,
@@ -46,6 +47,7 @@ pub(crate) struct Limits {
     pub(crate) per_source: u32,
     pub(crate) stage_capacities: HashMap<String, u32>,
     pub(crate) source_capacities: HashMap<String, u32>,
+    pub(crate) source_guarantees: HashMap<String, u32>,
     pub(crate) retries: RetryPolicy,
     pub(crate) clock: Option<Clock>,
 }
@@ -54,6 +56,11 @@ impl Limits {
     /// Returns the cap of the named source, whether it exists or not.
     pub(super) fn source_capacity(&self, id: &str) -> u32 {
         self.source_capacities.get(id).copied().unwrap_or(self.per_source)
+    }
+
+    /// Returns what is guaranteed to the named source, whether it exists or not.
+    pub(super) fn source_guarantee(&self, id: &str) -> u32 {
+        self.source_guarantees.get(id).copied().unwrap_or(0)
     }
 
     fn stage_capacity(&self, id: &str) -> u32 {
@@ -67,10 +74,14 @@ impl<E: Envelope> Registry<E> {
         admission: Arc<Admission>,
         dead_letters: Arc<DeadLetterQueue<E>>,
     ) -> Self {
+        limits.source_guarantees.values().for_each(|&n| admission.ledger().guarantee(n));
         Self {
             stages: Map::default(),
             sources: Map::default(),
-            counts: Mutex::new(Counts::default()),
+            counts: Mutex::new(Counts {
+                sources: limits.source_guarantees.len(),
+                ..Counts::default()
+            }),
             limits,
             admission,
             dead_letters,
@@ -288,7 +299,7 @@ impl<E: Envelope> Registry<E> {
             return Ok(Some(source));
         }
         counts.check(id, "source")?;
-        if counts.sources >= self.limits.max_sources {
+        if self.limits.source_guarantee(id) == 0 && counts.sources >= self.limits.max_sources {
             return Err(RegistryError::TooManySources { max: self.limits.max_sources });
         }
         Ok(None)
@@ -305,11 +316,12 @@ impl<E: Envelope> Registry<E> {
             return Ok(source);
         }
         let id: Arc<str> = id.into();
-        let capacity = self.limits.source_capacity(&id);
-        let source =
-            Arc::new(SourceCore::new(Arc::clone(&id), capacity, Arc::clone(&self.admission)));
+        let (capacity, guarantee) =
+            (self.limits.source_capacity(&id), self.limits.source_guarantee(&id));
+        let admission = Arc::clone(&self.admission);
+        let source = Arc::new(SourceCore::new(Arc::clone(&id), capacity, guarantee, admission));
         self.sources.pin().insert(id, Arc::clone(&source));
-        counts.sources += 1;
+        counts.sources += usize::from(guarantee == 0);
         Ok(source)
     }
 
@@ -343,7 +355,7 @@ impl<E: Envelope> Registry<E> {
             held: held as usize,
         })?;
         self.sources.remove(id);
-        counts.sources -= 1;
+        counts.sources -= usize::from(self.limits.source_guarantee(id) == 0);
         drop(counts);
         source.reject_waiters();
         event!(info, source = id, "source removed");

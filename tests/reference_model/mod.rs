@@ -31,6 +31,8 @@ pub struct Setup {
     pub per_source: usize,
     pub stage_a: usize,
     pub source_a: usize,
+    /// What is guaranteed to the sources "a" and "b".
+    pub guarantees: [usize; 2],
     pub retry_limit: Option<u32>,
     pub letter_capacity: usize,
     pub max_stages: usize,
@@ -51,16 +53,25 @@ impl Setup {
         };
         // From a fraction of the global cap to above it.
         let share = |byte: u8| 1 + usize::from(byte) * total * 5 / (4 * 256);
+        let (per_source, source_a) = (share(code[3]), share(code[5]));
+        // None, or up to half of the global cap each.
+        let guarantee = |part: u8, most: usize| (usize::from(part) * total / 14).min(most);
+        let guarantees = match code[10] {
+            0..64 => [guarantee(code[10] % 8, source_a), guarantee(code[10] / 8, per_source)],
+            _ => [0; 2],
+        };
+        let names = guarantees.iter().filter(|&&guarantee| guarantee > 0).count();
         Self {
             total,
             per_stage: share(code[2]),
-            per_source: share(code[3]),
+            per_source,
             stage_a: share(code[4]),
-            source_a: share(code[5]),
+            source_a,
+            guarantees,
             retry_limit: (code[6] % 6).checked_sub(1).map(u32::from),
             letter_capacity: 1 + usize::from(code[7]) % 5,
             max_stages: 1 + usize::from(code[8]) % 8,
-            max_sources: 1 + usize::from(code[9]) % 8,
+            max_sources: (1 + usize::from(code[9]) % 8).max(names),
         }
     }
 }
@@ -323,6 +334,42 @@ impl Model {
         if name == 0 { self.setup.source_a } else { self.setup.per_source }
     }
 
+    fn guarantee(&self, name: usize) -> usize {
+        self.setup.guarantees.get(name).copied().unwrap_or(0)
+    }
+
+    /// How many records are guaranteed to other names and not held by them.
+    fn guaranteed_to_others(&self, name: usize) -> usize {
+        let unused = |other: usize| {
+            let sources = self.sources.iter().filter(|source| source.name == other);
+            let held = sources.map(|source| source.used).sum();
+            self.guarantee(other).saturating_sub(held)
+        };
+        (0..2).filter(|&other| other != name).map(unused).sum()
+    }
+
+    /// How many more records the global cap lets a source of that name hold.
+    fn room(&self, name: usize) -> usize {
+        self.setup.total - self.used - self.guaranteed_to_others(name)
+    }
+
+    /// The most records that it can ever let one hold.
+    fn total_for(&self, name: usize) -> usize {
+        let others: usize = self.setup.guarantees.iter().sum();
+        self.setup.total - (others - self.guarantee(name))
+    }
+
+    /// Why the global cap leaves a source of that name fewer than `wanted`.
+    fn full(&self, name: usize, wanted: usize) -> RejectReason {
+        let (held, capacity) = (self.used, self.setup.total);
+        let guaranteed = self.guaranteed_to_others(name);
+        if capacity - held < wanted {
+            RejectReason::GlobalFull { held, capacity }
+        } else {
+            RejectReason::GuaranteedToOthers { held, capacity, guaranteed }
+        }
+    }
+
     fn open_stage(&mut self, name: usize) -> Result<usize, RegistryError> {
         if let Some(&stage) = self.stage_names.get(&name) {
             return Ok(stage);
@@ -349,7 +396,9 @@ impl Model {
             return Ok(());
         }
         self.check_name(name, "source")?;
-        if self.source_names.len() >= self.setup.max_sources {
+        let missing = (0..2).filter(|it| !self.source_names.contains_key(it));
+        let kept = missing.filter(|&it| self.guarantee(it) > 0).count();
+        if self.guarantee(name) == 0 && self.source_names.len() + kept >= self.setup.max_sources {
             return Err(RegistryError::TooManySources { max: self.setup.max_sources });
         }
         Ok(())
@@ -384,7 +433,7 @@ impl Model {
     /// Takes credits and places, and says which limit of those in the order of taking was the first
     /// to allow no more.
     fn admit(&mut self, stage: usize, source: usize, wanted: usize) -> Answer {
-        let room = self.setup.total - self.used;
+        let room = self.room(self.sources[source].name);
         let (to, from) = (&mut self.stages[stage], &mut self.sources[source]);
         if wanted == 0 {
             return (0, None);
@@ -409,8 +458,8 @@ impl Model {
                 RejectReason::SourceFull { source_id: NAMES[from.name].into(), held, capacity };
             self.with_parked(reason, source, stage)
         } else if accepted == room {
-            let (held, capacity) = (self.setup.total, self.setup.total);
-            self.with_parked(RejectReason::GlobalFull { held, capacity }, source, stage)
+            let name = from.name;
+            self.with_parked(self.full(name, 1), source, stage)
         } else if to.shut {
             RejectReason::Closed
         } else {
@@ -430,7 +479,8 @@ impl Model {
                     self.parked.iter().filter(|(_, entry, _)| entry.source == source).count();
                 (format!("source {source_id}"), *held, *capacity, parked)
             }
-            RejectReason::GlobalFull { held, capacity } => {
+            RejectReason::GlobalFull { held, capacity }
+            | RejectReason::GuaranteedToOthers { held, capacity, .. } => {
                 ("the buffer".to_owned(), *held, *capacity, self.parked.len())
             }
             RejectReason::StageFull { stage_id, held, capacity } => {
@@ -453,6 +503,7 @@ impl Model {
                 Some(RejectReason::SourceFull { .. }) => &mut refusals.source,
                 Some(RejectReason::GlobalFull { .. }) => &mut refusals.global,
                 Some(RejectReason::StageFull { .. }) => &mut refusals.stage,
+                Some(RejectReason::GuaranteedToOthers { .. }) => &mut refusals.guaranteed,
                 Some(RejectReason::ParkedLetters { .. }) => &mut refusals.parked_letters,
                 Some(RejectReason::OthersFirst { .. }) => &mut refusals.others_first,
                 Some(RejectReason::TooLarge { .. }) => &mut refusals.too_large,
@@ -714,7 +765,7 @@ impl Model {
         if self.closed || source.shut {
             return 0;
         }
-        (source.capacity - source.used).min(self.setup.total - self.used)
+        (source.capacity - source.used).min(self.room(source.name))
     }
 
     /// How many records a push may hold.
@@ -764,6 +815,11 @@ impl Pair {
             .max_sources(setup.max_sources)
             .stage_capacity(NAMES[0], setup.stage_a)
             .source_capacity(NAMES[0], setup.source_a);
+        for (name, &guarantee) in setup.guarantees.iter().enumerate() {
+            if guarantee > 0 {
+                builder = builder.source_guarantee(NAMES[name], guarantee);
+            }
+        }
         if let Some(limit) = setup.retry_limit {
             builder = builder.max_retries(limit);
         }
@@ -1188,7 +1244,6 @@ impl Pair {
     fn compare(&self) {
         let (manager, model) = (&self.manager, &self.model);
         let total = model.setup.total as f64;
-        let free = model.setup.total - model.used;
         let threshold = manager.controller().high_watermark();
         assert_eq!(manager.is_closed(), model.closed);
         assert_eq!(block_on(manager.get_total_buffered()), model.used);
@@ -1258,7 +1313,7 @@ impl Pair {
             let available = match source {
                 Some(source) => model.available(source),
                 None if model.closed => 0,
-                None => free.min(model.source_capacity(name)),
+                None => model.room(name).min(model.source_capacity(name)),
             };
             assert_eq!(block_on(manager.available_credits(id)), available, "source {id}");
             let unsettled = source.map_or(0, |source| {
@@ -1293,6 +1348,7 @@ impl Pair {
             let expected = &model.sources[*index];
             assert_eq!(source.capacity(), expected.capacity);
             assert_eq!(source.available_credits(), model.available(*index), "{}", source.id());
+            assert_eq!(source.guarantee(), model.guarantee(expected.name));
             let utilization = expected.used as f64 / expected.capacity as f64;
             assert_eq!(source.utilization(), utilization);
         }

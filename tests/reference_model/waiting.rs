@@ -104,7 +104,8 @@ impl Model {
     /// How a push of `len` records stands that takes all or waits.
     fn standing(&self, from: usize, to: usize, len: usize) -> Standing {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
-        let (own, total, places) = (source.capacity, self.setup.total, stage.capacity);
+        let (own, total) = (source.capacity, self.total_for(source.name));
+        let places = stage.capacity;
         let too_large = |capacity, limit| {
             Standing::Refused(RejectReason::TooLarge { records: len, capacity, limit })
         };
@@ -133,12 +134,12 @@ impl Model {
     /// The limit that such a push waits at.
     fn obstacle(&self, from: usize, to: usize, len: usize) -> Option<RejectReason> {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
-        let (own, room) = (source.capacity - source.used, self.setup.total - self.used);
+        let (own, room) = (source.capacity - source.used, self.room(source.name));
         let full = if own < len && own <= room {
             let (source_id, held) = (NAMES[source.name].into(), source.used);
             Some(RejectReason::SourceFull { source_id, held, capacity: source.capacity })
         } else if room < len {
-            Some(RejectReason::GlobalFull { held: self.used, capacity: self.setup.total })
+            Some(self.full(source.name, len))
         } else if stage.capacity - stage.occupied < len {
             let (stage_id, held) = (NAMES[stage.name].into(), stage.occupied);
             Some(RejectReason::StageFull { stage_id, held, capacity: stage.capacity })

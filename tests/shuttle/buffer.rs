@@ -117,6 +117,7 @@ impl Buffer {
             source_capacities: HashMap::new(),
             retries: RetryPolicy::new(caps.retry_limit, None),
             clock: None,
+            source_guarantees: HashMap::new(),
         };
         let registry = Registry::new(limits, Arc::clone(&admission), dead_letters);
         Arc::new(Self {
@@ -234,7 +235,7 @@ impl Buffer {
             );
         } else {
             let total = self.caps.total;
-            let account = self.admission.open_account(&Arc::from("checker"), total);
+            let account = self.admission.open_account(&Arc::from("checker"), total, 0);
             let places = self.admission.make_places(total, total);
             let admitted = self.admission.try_acquire(account, &places, total);
             assert_eq!((admitted.records, admitted.denied), (total, None), "a credit is lost");
