@@ -16,7 +16,7 @@ use super::{Entry, Model, NAMES, Open, Operation, Pair, Record, Row, StageModel,
 
 /// For how many steps a call that wants room is kept. A request that is bypassed more often than that
 /// allows reserves what it needs, which this model does not know.
-const STEPS: usize = 4;
+const STEPS: usize = 2;
 
 /// A call that waits.
 struct Kept<T> {
