@@ -7,6 +7,7 @@ use std::sync::Arc;
 // Not loom's: it counts over all executions.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::backpressure::BackpressureController;
@@ -105,39 +106,44 @@ pub(crate) fn controller() -> BackpressureController {
 
 /// A buffer with these caps, whose two sources may lease one credit ahead of need each.
 pub(crate) fn buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
-    buffer_of(ONE_AHEAD, total, per_stage, per_source, &[])
+    buffer_of(ONE_AHEAD, total, Limits { per_stage, per_source, ..limits() })
 }
 
 /// A buffer with these caps, whose sources lease exactly what they use.
 pub(crate) fn exact_buffer(total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
-    buffer_of(0, total, per_stage, per_source, &[])
+    buffer_of(0, total, Limits { per_stage, per_source, ..limits() })
 }
 
 /// A buffer with this global cap, which guarantees records to sources.
 pub(crate) fn guaranteeing(total: u32, guarantees: &[(&str, u32)]) -> BufferManager<Item> {
-    buffer_of(ONE_AHEAD, total, 8, 8, guarantees)
+    let source_guarantees = guarantees.iter().map(|&(id, n)| (id.to_owned(), n)).collect();
+    buffer_of(ONE_AHEAD, total, Limits { source_guarantees, ..limits() })
 }
 
-fn buffer_of(
-    idle_budget: u32,
-    total: u32,
-    per_stage: u32,
-    per_source: u32,
-    guarantees: &[(&str, u32)],
-) -> BufferManager<Item> {
-    let admission = Admission::new(total, idle_budget, controller());
-    let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));
-    let limits = Limits {
+/// A buffer in which a source that holds nothing gives its place to a new name.
+pub(crate) fn evicting(max_sources: usize) -> BufferManager<Item> {
+    let idle_sources = Some(Duration::ZERO);
+    buffer_of(0, 8, Limits { max_sources, idle_sources, ..limits() })
+}
+
+fn limits() -> Limits {
+    Limits {
         max_stages: 8,
         max_sources: 8,
-        per_stage,
-        per_source,
+        per_stage: 8,
+        per_source: 8,
         stage_capacities: HashMap::new(),
         source_capacities: HashMap::new(),
+        source_guarantees: HashMap::new(),
+        idle_sources: None,
         retries: RetryPolicy::default(),
         clock: None,
-        source_guarantees: guarantees.iter().map(|&(id, n)| (id.to_owned(), n)).collect(),
-    };
+    }
+}
+
+fn buffer_of(idle_budget: u32, total: u32, limits: Limits) -> BufferManager<Item> {
+    let admission = Admission::new(total, idle_budget, controller());
+    let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));
     BufferManager::from_registry(Registry::new(limits, admission, dead_letters))
 }
 

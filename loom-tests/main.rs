@@ -59,6 +59,7 @@ mod drain;
 mod failure;
 mod guarantees;
 mod idle;
+mod idle_sources;
 mod ledger;
 mod limits;
 mod notification;

@@ -2,7 +2,6 @@
 //! face for the queues, the arena and the map, whose own interleavings are not modelled here.
 
 /// Not loom's: see the library's own.
-#[cfg(feature = "tracing")]
 pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::Cell;
 use std::collections::VecDeque;

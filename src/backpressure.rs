@@ -280,6 +280,12 @@ impl SignalCell {
         }
     }
 
+    /// Takes a level of zero out of its zone, so that each thread that has lowered the level to zero
+    /// calls [`follow`](Self::follow). Until the marks are replaced.
+    pub(crate) fn leave_at_zero(&self) {
+        self.least[Zone::Low as usize].store(1, SeqCst);
+    }
+
     fn bands(&self) -> Bands {
         let load = |marks: &[AtomicSetting; 4]| std::array::from_fn(|i| marks[i].load(SeqCst));
         Bands { least: load(&self.least), most: load(&self.most) }

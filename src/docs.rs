@@ -611,6 +611,15 @@ pub mod internals {
     //! hold it has ended. Accounts live in an append-only arena ([`boxcar`](https://docs.rs/boxcar)) and
     //! are never freed. An account that is closed and empty is used again for the next source.
     //!
+    //! If idle sources give their places to new names, each account notes when it became empty. This
+    //! costs other buffers nothing: such an account moves the lower end of its signal's lowest zone to
+    //! one, so the thread that lowers the level to zero takes the slow path that updates the signal, and
+    //! notes the time there. A name that finds no place looks at up to 1,024 accounts, and goes on where
+    //! the name before stopped. It removes the first source whose account has been empty for long enough
+    //! and whose core only the map refers to. Handles are made under the lock of the registry, so no
+    //! handle appears meanwhile. A push by name that has looked the source up finds its account closed,
+    //! and registers the name again. Models: `loom-tests/idle_sources.rs`.
+    //!
     //! A thread keeps the memory of the batch that it settled last for its next batch, up to 64 KiB for
     //! the records and as much for their runs.
     //!

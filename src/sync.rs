@@ -10,7 +10,6 @@
 //! few steps that need the total order of `SeqCst`.
 
 /// A lock of state that no protocol depends on. The models do not explore it.
-#[cfg(feature = "tracing")]
 pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};

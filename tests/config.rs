@@ -121,7 +121,7 @@ fn a_wrong_value_in_any_field_is_an_error_that_names_the_field() {
         for wrong in ["\"many\"", "-1", "[]", "true", "0"] {
             // What `build` checks, or what may be 0.
             let shares = ["high_watermark", "low_watermark", "jitter"];
-            let counts = ["max_retries", "first_ms", "longest_ms", "max_age_ms"];
+            let counts = ["max_retries", "first_ms", "longest_ms", "max_age_ms", "idle_sources_ms"];
             if wrong == "true" && field == "measure_time"
                 || wrong == "0" && counts.contains(&field)
                 || ["0", "-1"].contains(&wrong) && shares.contains(&field)
@@ -208,6 +208,10 @@ fn a_configuration_can_be_made_in_the_program() {
     let manager = Builder::<Row>::from_config(config.clone()).build().unwrap();
     assert_eq!(manager.stage("a").unwrap().capacity(), 3);
     assert_eq!(manager.source("b").unwrap().capacity(), 2);
+    (config.max_sources, config.idle_sources_ms) = (Some(1), Some(0));
+    let manager = Builder::<Row>::from_config(config.clone()).build().unwrap();
+    let made = ["b", "c", "d"].map(|id| manager.source(id).is_ok());
+    assert_eq!(made, [true; 3], "each gives its place to the next");
     let mut backoff = BackoffConfig::default();
     (backoff.first_ms, backoff.longest_ms) = (5, Some(50));
     let (first, longest) = (Duration::from_millis(5), Duration::from_millis(50));

@@ -150,6 +150,29 @@ fn a_request_that_never_fits_beside_the_guarantees_of_others_is_too_large() {
 }
 
 #[test]
+fn a_request_that_waits_needs_only_what_exceeds_the_guarantee() {
+    let manager = builder(10, 3).build().unwrap();
+    let (stage, quiet) = (manager.stage("stage").unwrap(), manager.source("quiet").unwrap());
+    let loud = manager.source("loud").unwrap();
+    loud.try_send_batch(&stage, rows("loud", 0..7)).unwrap();
+    // Three of five are guaranteed.
+    let mut waits = waiting(quiet.send_batch(&stage, rows("quiet", 7..12)));
+    take(&stage, 1).ack();
+    assert_eq!(waits.wakes(), 0);
+    take(&stage, 1).ack();
+    waits.woken().unwrap();
+
+    // Now all three are in use, until the source itself gives one back.
+    let mut waits = waiting(quiet.send(&stage, row("quiet", 12)));
+    waits.waits();
+    drop(take(&stage, 5));
+    assert_eq!(waits.wakes(), 0);
+    take(&stage, 5).ack();
+    waits.woken().unwrap();
+    assert_eq!(drain(&stage).len(), 6);
+}
+
+#[test]
 fn a_guarantee_belongs_to_the_name() {
     let manager = builder(10, 3).build().unwrap();
     let (stage, loud) = (manager.stage("stage").unwrap(), manager.source("loud").unwrap());

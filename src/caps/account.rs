@@ -3,7 +3,7 @@
 use super::counts::Tally;
 use super::packed::{Packed, Word};
 use crate::backpressure::{Marks, SignalCell};
-use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, SeqCst};
+use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, Instant, PlainMutex, SeqCst, now};
 
 /// The credits of one source, its cap, and the signal that follows its level.
 pub(crate) struct Account {
@@ -24,6 +24,8 @@ pub(crate) struct Account {
     pub(super) listed: AtomicBool,
     cell: SignalCell,
     tally: Tally,
+    /// Since when no credit is in use, for an account that [notes](Self::note_when_empty) it.
+    empty_since: PlainMutex<Option<Instant>>,
 }
 
 /// An account's word.
@@ -110,6 +112,7 @@ impl Account {
             listed: AtomicBool::new(false),
             cell: SignalCell::new(),
             tally: Tally::default(),
+            empty_since: PlainMutex::new(None),
         }
     }
 
@@ -135,6 +138,7 @@ impl Account {
     pub(super) fn open(&self, marks: Marks, guarantee: u32) {
         self.guarantee.store(guarantee, SeqCst);
         self.reserved.store(0, SeqCst);
+        *self.empty_since.lock() = None;
         self.set_marks(marks);
         self.cell.restart();
         self.tally.reset();
@@ -146,6 +150,9 @@ impl Account {
     /// [`docs::internals`](crate::docs::internals#changing-a-cap).
     pub(super) fn set_marks(&self, marks: Marks) {
         self.cell.set_marks(marks);
+        if self.empty_since.lock().is_some() {
+            self.cell.leave_at_zero();
+        }
         self.capacity.store(marks.capacity, SeqCst);
     }
 
@@ -287,6 +294,22 @@ impl Account {
     #[cold]
     fn follow_level(&self) {
         self.cell.follow(|| self.word.fence().used);
+        if self.used() == 0
+            && let Some(since) = &mut *self.empty_since.lock()
+        {
+            *since = now();
+        }
+    }
+
+    /// Lets an account without credits in use note from now on since when that is so.
+    pub(crate) fn note_when_empty(&self) {
+        *self.empty_since.lock() = Some(now());
+        self.cell.leave_at_zero();
+    }
+
+    /// Returns since when no credit is in use, if the account notes it and none is.
+    pub(crate) fn empty_since(&self) -> Option<Instant> {
+        if self.used() == 0 { *self.empty_since.lock() } else { None }
     }
 
     /// Updates the signal after the caller has taken credits, and left `used` in use.

@@ -260,6 +260,11 @@ impl Ledger {
         self.accounts.get(index as usize).expect("an account is opened before it is named")
     }
 
+    /// Returns how many accounts there are, open or not. Their indices begin at 0.
+    pub(crate) fn accounts(&self) -> u32 {
+        self.accounts.count() as u32
+    }
+
     /// Opens an account with a cap of `capacity` credits, of which `guarantee` are
     /// [guaranteed](Self::guarantee). Returns its index, and whether the pool's level has changed.
     pub(crate) fn open_account(&self, capacity: u32, guarantee: u32) -> (u32, bool) {

@@ -122,7 +122,7 @@
 //! | --- | --- |
 //! | a cap, in records | 4,294,967,295 |
 //! | stages at once | 1,024, or [`Builder::max_stages`](crate::Builder::max_stages) |
-//! | sources at once | 131,072, or [`Builder::max_sources`](crate::Builder::max_sources) |
+//! | sources at once | 131,072, or [`Builder::max_sources`](crate::Builder::max_sources); [idle ones](crate::Builder::idle_sources) can give their places to new names |
 //! | dead letters without credits | 1,024, or [`Builder::dead_letter_capacity`](crate::Builder::dead_letter_capacity) |
 //! | records of a producer's block | 65,536 |
 //! | age of a record | 24 days |

@@ -61,6 +61,7 @@ pub struct Builder<E: Envelope> {
     stage_capacities: HashMap<String, usize>,
     source_capacities: HashMap<String, usize>,
     source_guarantees: HashMap<String, usize>,
+    idle_sources: Option<Duration>,
     records: PhantomData<fn(E)>,
 }
 
@@ -145,6 +146,7 @@ impl<E: Envelope> Builder<E> {
             stage_capacities: HashMap::new(),
             source_capacities: HashMap::new(),
             source_guarantees: HashMap::new(),
+            idle_sources: None,
             records: PhantomData,
         }
     }
@@ -283,6 +285,53 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
+    /// Lets a source that has held nothing for so long give its place to a new name, when the limit of
+    /// [sources](Self::max_sources) is reached. Default: sources stay until they are
+    /// [removed](BufferManager::remove_source).
+    ///
+    /// So ever new names are not refused for ever. A source stays while it holds records, queued, in
+    /// batches, as dead letters that are parked or reserved by a permit, while a handle to it exists
+    /// ([`Source`](crate::Source), [`Producer`](crate::Producer), permit or receiver of its signals),
+    /// and if it has a [guarantee](Self::source_guarantee). One that gave its place is created anew
+    /// when it is named again: with the capacity that the builder set, and open, even if it had
+    /// been closed.
+    ///
+    /// At the limit, a new name looks at 1,024 sources at most, each in a few nanoseconds, and the
+    /// next name goes on from there. So where there are more sources, a name may be refused as
+    /// [`TooManySources`](crate::RejectReason::TooManySources) though one of the others is idle. With
+    /// [`Duration::ZERO`], every source that holds nothing is idle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+    ///
+    /// # pollster::block_on(async {
+    /// let manager = BufferManager::builder(BufferSettings::default())
+    ///     .max_sources(2)
+    ///     .idle_sources(Duration::ZERO)
+    ///     .build()?;
+    /// let line = |id: &str| BufferedRecord::new("line", id, "p", "parse");
+    /// for id in ["session-1", "session-2", "session-3"] {
+    ///     manager.buffer_for_stage("parse", line(id)).await?;
+    ///     assert_eq!(manager.get_batch("parse", 1).await.len(), 1);
+    /// }
+    ///
+    /// // A source that holds a record stays, and so does one with a handle.
+    /// let handle = manager.source("admin")?;
+    /// manager.buffer_for_stage("parse", line("session-4")).await?;
+    /// let rejected = manager.buffer_for_stage("parse", line("session-5")).await.unwrap_err();
+    /// assert_eq!(rejected.reason.to_string(), "too many sources: at most 2 may exist");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn idle_sources(mut self, after: Duration) -> Self {
+        self.idle_sources = Some(after);
+        self
+    }
+
     /// Sets how many dead letters are held without credits, at least 1. Default: 1,024.
     ///
     /// The buffer allocates room for them when it is built. Further letters are parked: see
@@ -389,6 +438,7 @@ impl<E: Envelope> Builder<E> {
             stage_capacities: capacities("stage_capacity", self.stage_capacities)?,
             source_capacities: capacities("source_capacity", self.source_capacities)?,
             source_guarantees: capacities("source_guarantee", self.source_guarantees)?,
+            idle_sources: self.idle_sources,
             retries: RetryPolicy::new(self.max_retries, self.retry_backoff),
             clock: Clock::new(max_age, self.measure_time),
         };
@@ -450,6 +500,7 @@ impl<E: Envelope> fmt::Debug for Builder<E> {
             .field("stage_capacities", &self.stage_capacities)
             .field("source_capacities", &self.source_capacities)
             .field("source_guarantees", &self.source_guarantees)
+            .field("idle_sources", &self.idle_sources)
             .finish()
     }
 }

@@ -66,6 +66,8 @@ pub struct Config {
     pub max_stages: Option<usize>,
     /// [`Builder::max_sources`].
     pub max_sources: Option<usize>,
+    /// [`Builder::idle_sources`], in milliseconds.
+    pub idle_sources_ms: Option<u64>,
     /// [`Builder::dead_letter_capacity`].
     pub dead_letter_capacity: Option<usize>,
     /// What differs from the settings in single stages, by name.
@@ -149,6 +151,8 @@ impl<E: Envelope> Builder<E> {
         builder = set(builder, config.measure_time, Self::measure_time);
         builder = set(builder, config.max_stages, Self::max_stages);
         builder = set(builder, config.max_sources, Self::max_sources);
+        let idle = config.idle_sources_ms.map(Duration::from_millis);
+        builder = set(builder, idle, Self::idle_sources);
         builder = set(builder, config.dead_letter_capacity, Self::dead_letter_capacity);
         for (id, stage) in &config.stages {
             builder = set(builder, stage.capacity, |builder, n| builder.stage_capacity(id, n));
@@ -228,6 +232,7 @@ deserialize_fields!(Config {
     measure_time: value,
     max_stages: optional_number,
     max_sources: optional_number,
+    idle_sources_ms: value,
     dead_letter_capacity: optional_number,
     stages: entries,
     sources: entries,

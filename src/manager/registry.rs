@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::remaining::Remaining;
 use crate::admission::Admission;
@@ -12,7 +13,7 @@ use crate::record::Envelope;
 use crate::retry::RetryPolicy;
 use crate::stats::Totals;
 use crate::store::{DeadLetterQueue, StageCore};
-use crate::sync::{Map, Mutex, Pinned};
+use crate::sync::{Map, Mutex, Pinned, now};
 use crate::trace::event;
 
 /// All stages and sources of a buffer, by name.
@@ -36,7 +37,15 @@ struct Counts {
     /// What the stages did that were removed.
     removed: Totals,
     closed: bool,
+    /// The account at which the search for an idle source goes on.
+    next_account: u32,
+    /// Sources that gave their places to new names. The thread that has released the lock rejects
+    /// what waits for them.
+    evicted: Vec<Arc<SourceCore>>,
 }
+
+/// The most accounts that one new name looks at to find an idle source.
+const LOOKS: u32 = 1_024;
 
 /// How many stages and sources may exist, and their caps.
 #[derive(Debug, Clone)]
@@ -48,6 +57,8 @@ pub(crate) struct Limits {
     pub(crate) stage_capacities: HashMap<String, u32>,
     pub(crate) source_capacities: HashMap<String, u32>,
     pub(crate) source_guarantees: HashMap<String, u32>,
+    /// For how long a source has held nothing that gives its place to a new name.
+    pub(crate) idle_sources: Option<Duration>,
     pub(crate) retries: RetryPolicy,
     pub(crate) clock: Option<Clock>,
 }
@@ -143,14 +154,28 @@ impl<E: Envelope> Registry<E> {
 
     /// Returns the named source, and creates it if it does not exist.
     pub(super) fn source(&self, id: &str) -> Result<Arc<SourceCore>, RegistryError> {
-        match self.find_source(id) {
-            Some(source) => Ok(source),
-            None => {
-                let made = self.register_source(&mut self.counts.lock(), id);
-                self.admission.follow_pool();
-                made
-            }
+        // Where idle sources are removed, the lock keeps one from that until it has its handle.
+        if self.limits.idle_sources.is_none()
+            && let Some(source) = self.find_source(id)
+        {
+            return Ok(source);
         }
+        let made = self.with_counts(|counts| self.register_source(counts, id));
+        self.admission.follow_pool();
+        made
+    }
+
+    /// Works on the counts, and rejects what waits for evicted sources after the lock is released.
+    fn with_counts<T>(&self, work: impl FnOnce(&mut Counts) -> T) -> T {
+        let mut counts = self.counts.lock();
+        let done = work(&mut counts);
+        let evicted = std::mem::take(&mut counts.evicted);
+        drop(counts);
+        for source in evicted {
+            source.reject_waiters();
+            event!(info, source = &**source.id(), "idle source removed");
+        }
+        done
     }
 
     /// Returns the names of the stages that have queued records, sorted.
@@ -226,22 +251,21 @@ impl<E: Envelope> Registry<E> {
     ///
     /// Waits for a removal in progress.
     pub(super) fn register(&self, stage_id: &str, source_id: &str) -> Result<(), RegistryError> {
-        let made = {
-            let counts = self.counts.lock();
-            self.check_source(&counts, source_id)?;
+        let is_missing = self.with_counts(|counts| {
+            self.check_source(counts, source_id)?;
             match self.find_stage(stage_id) {
-                Some(_) => None,
-                None => Some(self.check_stage(&counts, stage_id)?),
+                Some(_) => Ok(false),
+                None => self.check_stage(counts, stage_id).map(|()| true),
             }
-        };
-        let made = made.map(|()| self.make_stage(stage_id)).transpose()?;
-        let mut counts = self.counts.lock();
-        self.check_source(&counts, source_id)?;
-        if let Some(stage) = made {
-            self.register_stage(&mut counts, stage)?;
-        }
-        self.register_source(&mut counts, source_id)?;
-        drop(counts);
+        })?;
+        let made = is_missing.then(|| self.make_stage(stage_id)).transpose()?;
+        self.with_counts(|counts| {
+            self.make_room(counts, source_id)?;
+            if let Some(stage) = made {
+                self.register_stage(counts, stage)?;
+            }
+            self.register_source(counts, source_id).map(drop)
+        })?;
         self.admission.follow_pool();
         Ok(())
     }
@@ -292,17 +316,72 @@ impl<E: Envelope> Registry<E> {
     /// Returns the named source, or `None` if it does not exist and may be created.
     fn check_source(
         &self,
-        counts: &Counts,
+        counts: &mut Counts,
         id: &str,
     ) -> Result<Option<Arc<SourceCore>>, RegistryError> {
         if let Some(source) = self.find_source(id) {
             return Ok(Some(source));
         }
         counts.check(id, "source")?;
-        if self.limits.source_guarantee(id) == 0 && counts.sources >= self.limits.max_sources {
+        if self.is_at_limit(counts, id) && self.find_idle(counts).is_none() {
             return Err(RegistryError::TooManySources { max: self.limits.max_sources });
         }
         Ok(None)
+    }
+
+    /// Returns whether there is no place for a new source of this name.
+    fn is_at_limit(&self, counts: &Counts, id: &str) -> bool {
+        self.limits.source_guarantee(id) == 0 && counts.sources >= self.limits.max_sources
+    }
+
+    /// The same as [`check_source`](Self::check_source), and removes an idle source if the new one
+    /// needs its place.
+    fn make_room(
+        &self,
+        counts: &mut Counts,
+        id: &str,
+    ) -> Result<Option<Arc<SourceCore>>, RegistryError> {
+        let source = self.check_source(counts, id)?;
+        while source.is_none() && self.is_at_limit(counts, id) {
+            let idle = self.find_idle(counts);
+            let idle =
+                idle.ok_or(RegistryError::TooManySources { max: self.limits.max_sources })?;
+            if idle.try_close_empty().is_ok() {
+                self.unregister_source(counts, &idle);
+                counts.evicted.push(idle);
+            }
+        }
+        Ok(source)
+    }
+
+    /// Returns a source that has held nothing for long enough, and of which no handle exists. The
+    /// next search begins with it.
+    fn find_idle(&self, counts: &mut Counts) -> Option<Arc<SourceCore>> {
+        let after = self.limits.idle_sources?;
+        let (ledger, now) = (self.admission.ledger(), now());
+        let is_idle = |index| {
+            let since = ledger.account(index).empty_since();
+            since.is_some_and(|since| now.saturating_duration_since(since) >= after)
+        };
+        for _ in 0..ledger.accounts().min(LOOKS) {
+            let index = counts.next_account;
+            let name = is_idle(index).then(|| self.admission.source_name(index)).flatten();
+            if let Some(source) = name.and_then(|name| self.find_source(&name))
+                && source.index() == index
+                && self.limits.source_guarantee(source.id()) == 0
+                // One reference is in the map, and one is this.
+                && Arc::strong_count(&source) == 2
+            {
+                return Some(source);
+            }
+            counts.next_account = (index + 1) % ledger.accounts();
+        }
+        None
+    }
+
+    fn unregister_source(&self, counts: &mut Counts, source: &SourceCore) {
+        self.sources.remove(source.id());
+        counts.sources -= usize::from(self.limits.source_guarantee(source.id()) == 0);
     }
 
     /// Returns the named source, and creates it if it does not exist. The caller then calls
@@ -312,7 +391,7 @@ impl<E: Envelope> Registry<E> {
         counts: &mut Counts,
         id: &str,
     ) -> Result<Arc<SourceCore>, RegistryError> {
-        if let Some(source) = self.check_source(counts, id)? {
+        if let Some(source) = self.make_room(counts, id)? {
             return Ok(source);
         }
         let id: Arc<str> = id.into();
@@ -320,6 +399,9 @@ impl<E: Envelope> Registry<E> {
             (self.limits.source_capacity(&id), self.limits.source_guarantee(&id));
         let admission = Arc::clone(&self.admission);
         let source = Arc::new(SourceCore::new(Arc::clone(&id), capacity, guarantee, admission));
+        if self.limits.idle_sources.is_some() {
+            source.account().note_when_empty();
+        }
         self.sources.pin().insert(id, Arc::clone(&source));
         counts.sources += usize::from(guarantee == 0);
         Ok(source)
@@ -354,8 +436,7 @@ impl<E: Envelope> Registry<E> {
             source_id: source_id(),
             held: held as usize,
         })?;
-        self.sources.remove(id);
-        counts.sources -= usize::from(self.limits.source_guarantee(id) == 0);
+        self.unregister_source(&mut counts, &source);
         drop(counts);
         source.reject_waiters();
         event!(info, source = id, "source removed");

@@ -118,6 +118,7 @@ impl Buffer {
             retries: RetryPolicy::new(caps.retry_limit, None),
             clock: None,
             source_guarantees: HashMap::new(),
+            idle_sources: None,
         };
         let registry = Registry::new(limits, Arc::clone(&admission), dead_letters);
         Arc::new(Self {

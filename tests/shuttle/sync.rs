@@ -3,7 +3,6 @@
 //! ones. They never wait for a thread that is not running, so that a call of theirs is one step here;
 //! a point before and one after it let others come in between.
 
-#[cfg(feature = "tracing")]
 pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::Cell;
 use std::future::Future;

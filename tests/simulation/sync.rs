@@ -3,7 +3,6 @@
 //!
 //! This file and the list of modules in `main.rs` are all that knows the inside of the library.
 
-#[cfg(feature = "tracing")]
 pub(crate) use parking_lot::Mutex as PlainMutex;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
