@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Budget};
 use crate::backpressure::BackpressureController;
 use crate::handle::{Batch, Outcome, Source, Stage};
 use crate::manager::BufferManager;
@@ -88,6 +88,11 @@ impl Envelope for Item {
     fn increment_retry(&mut self) {
         self.retries += 1;
     }
+
+    /// One unit, and one more for each retry.
+    fn size_bytes(&self) -> usize {
+        64 * (1 + self.retries as usize)
+    }
 }
 
 pub(crate) fn item(source: &'static str, id: u32) -> Item {
@@ -113,8 +118,23 @@ pub(crate) fn exact_buffer(total: u32, per_stage: u32, per_source: u32) -> Buffe
     buffer_of(0, total, per_stage, per_source)
 }
 
+/// A buffer whose byte budgets have so many units, and which holds more records than a model has.
+/// Its two sources may lease one unit ahead of need each.
+pub(crate) fn bytes_buffer(total: u32, per_source: u32) -> BufferManager<Item> {
+    let budget = Budget::with_idle_budget(total, per_source, controller().watermarks(), ONE_AHEAD);
+    buffer_with(0, [8, 8, 8], Some(budget))
+}
+
 fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
-    let admission = Admission::new(total, idle_budget, controller());
+    buffer_with(idle_budget, [total, per_stage, per_source], None)
+}
+
+fn buffer_with(
+    idle_budget: u32,
+    [total, per_stage, per_source]: [u32; 3],
+    bytes: Option<Budget>,
+) -> BufferManager<Item> {
+    let admission = Admission::new(total, idle_budget, controller(), bytes);
     let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));
     let limits = Limits {
         max_stages: 8,

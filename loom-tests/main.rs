@@ -51,6 +51,7 @@ mod unwind;
 
 mod harness;
 
+mod bytes;
 mod close;
 mod drain;
 mod failure;

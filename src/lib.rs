@@ -301,7 +301,7 @@ pub use handle::{
 pub use handle::{Batches, DeadLetterStream, RecordSink};
 #[cfg(feature = "serde")]
 pub use manager::{BackoffConfig, Config, SourceConfig, StageConfig};
-pub use manager::{BufferManager, Builder, Remaining, SourceStats, StageStats, Stats};
+pub use manager::{BufferManager, Builder, ByteStats, Remaining, SourceStats, StageStats, Stats};
 pub use record::{BufferedRecord, Envelope, Record};
 pub use retry::Backoff;
 pub use settings::{BufferSettings, SettingsError};

@@ -3,6 +3,7 @@
 #[cfg(feature = "futures")]
 mod adapters;
 mod batch;
+mod bytes;
 mod dead_letters;
 mod force;
 mod forward;

@@ -16,4 +16,4 @@ pub use builder::Builder;
 pub use config::{BackoffConfig, Config, SourceConfig, StageConfig};
 pub use manager::BufferManager;
 pub use remaining::Remaining;
-pub use stats::{SourceStats, StageStats, Stats};
+pub use stats::{ByteStats, SourceStats, StageStats, Stats};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::manager::BufferManager;
 use super::registry::Registry;
+use crate::caps::{Ledger, bytes_of};
 use crate::handle::SourceCore;
 use crate::record::Envelope;
 use crate::settings::share;
@@ -54,6 +55,9 @@ pub struct Stats {
     /// The dead letters that are parked, and hold credits and places: see
     /// [`DeadLetters::parked`](crate::DeadLetters::parked).
     pub parked: usize,
+    /// The bytes that records are charged, in a buffer with
+    /// [byte budgets](crate::Builder::max_total_bytes).
+    pub bytes: Option<ByteStats>,
     /// Each stage, sorted by name.
     pub stages: Vec<StageStats>,
     /// Each source, sorted by name.
@@ -96,6 +100,48 @@ pub struct SourceStats {
     pub parked: usize,
     /// The cap of the source.
     pub capacity: usize,
+    /// The bytes that its records are charged, in a buffer with
+    /// [byte budgets](crate::Builder::max_total_bytes).
+    pub bytes: Option<ByteStats>,
+}
+
+/// How many bytes records are charged, in steps of 64 bytes for each record.
+///
+/// # Examples
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
+/// let manager = BufferManager::builder(BufferSettings::default())
+///     .max_total_bytes(1 << 20)
+///     .max_source_bytes(1 << 16)
+///     .build()?;
+/// let (stage, source) = (manager.stage("parse")?, manager.source("a")?);
+/// source.try_send(&stage, BufferedRecord::new([0_u8; 1_000], "a", "p", "parse"))?;
+///
+/// let stats = manager.stats();
+/// let bytes = stats.bytes.unwrap();
+/// assert!((1_000..1_300).contains(&bytes.held));
+/// assert_eq!((bytes.capacity, stats.sources[0].bytes.unwrap().capacity), (1 << 20, 1 << 16));
+/// assert_eq!((bytes.held, bytes.held), (manager.held_bytes(), source.held_bytes()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ByteStats {
+    /// The bytes in use: of records that are queued, delayed or in unsettled batches, of permits,
+    /// and of parked dead letters.
+    pub held: usize,
+    /// The budget: of a source the smaller of its own and that of the buffer. A buffer without one
+    /// has the largest that there is.
+    pub capacity: usize,
+}
+
+impl ByteStats {
+    fn of(held: u32, capacity: u32) -> Self {
+        Self { held: bytes_of(held), capacity: bytes_of(capacity) }
+    }
 }
 
 impl<E: Envelope> BufferManager<E> {
@@ -110,6 +156,7 @@ impl<E: Envelope> BufferManager<E> {
             capacity: self.capacity(),
             dead_letters: letters.len(),
             parked: letters.parked(),
+            bytes: self.admission().bytes().map(|of| ByteStats::of(of.used(), of.capacity())),
             stages,
             sources,
         }
@@ -150,11 +197,21 @@ impl<E: Envelope> BufferManager<E> {
         self.admission().ledger().capacity() as usize
     }
 
-    /// Returns the used share of the global cap, from 0.0 to 1.0. The caveat of
-    /// [`len`](Self::len) applies.
+    /// Returns how many bytes records are charged, in steps of 64 bytes for each record. Those of
+    /// [permits](crate::Permit) and of parked dead letters count. Returns 0 in a buffer without
+    /// [byte budgets](crate::Builder::max_total_bytes).
+    ///
+    /// The caveat of [`len`](Self::len) applies.
+    pub fn held_bytes(&self) -> usize {
+        self.admission().bytes().map_or(0, |bytes| bytes_of(bytes.used()))
+    }
+
+    /// Returns the used share of the global cap, from 0.0 to 1.0, or that of the byte budget if it
+    /// is higher. The caveat of [`len`](Self::len) applies.
     pub fn utilization(&self) -> f64 {
-        let ledger = self.admission().ledger();
-        share(ledger.used(), ledger.capacity())
+        let share_of = |ledger: &Ledger| share(ledger.used(), ledger.capacity());
+        let records = share_of(self.admission().ledger());
+        self.admission().bytes().map_or(records, |bytes| records.max(share_of(bytes)))
     }
 }
 
@@ -192,12 +249,16 @@ impl StageStats {
 impl SourceStats {
     fn new(source: &SourceCore) -> Self {
         let account = source.account();
+        let most = source.admission().bytes().map_or(0, Ledger::capacity);
         Self {
             id: source.id().to_string(),
             held: account.used() as usize,
             reserved: account.permitted() as usize,
             parked: account.parked() as usize,
             capacity: account.capacity() as usize,
+            bytes: source
+                .bytes_account()
+                .map(|of| ByteStats::of(of.used(), most.min(of.capacity()))),
         }
     }
 }
@@ -209,6 +270,9 @@ impl fmt::Display for Stats {
             f,
             "{held} of {capacity} records held, {dead_letters} dead letters and {parked} parked"
         )?;
+        if let Some(ByteStats { held, capacity }) = self.bytes {
+            writeln!(f, "{held} of {capacity} bytes held")?;
+        }
         let head = ["held", "of", "queued", "delayed", "in flight", "reserved", "parked"];
         let stages = self.stages.iter().map(|stage| {
             let StageStats { queued, delayed, in_flight, reserved, parked, capacity, .. } = *stage;
@@ -216,6 +280,20 @@ impl fmt::Display for Stats {
             (stage.id.as_str(), row)
         });
         table(f, "stage", head, stages)?;
+        if self.bytes.is_some() {
+            let sources = self.sources.iter().map(|source| {
+                let SourceStats { held, reserved, parked, capacity, .. } = *source;
+                let bytes = source.bytes.unwrap_or_default();
+                let row = [held, capacity, reserved, parked, bytes.held, bytes.capacity];
+                (source.id.as_str(), row)
+            });
+            return table(
+                f,
+                "source",
+                ["held", "of", "reserved", "parked", "bytes", "of"],
+                sources,
+            );
+        }
         let sources = self.sources.iter().map(|source| {
             let SourceStats { held, reserved, parked, capacity, .. } = *source;
             (source.id.as_str(), [held, capacity, reserved, parked])

@@ -7,15 +7,36 @@ use crate::settings::MAX_CAP;
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
-    /// Either of them, with the time of their push, in a buffer that asks for it. Boxed, so that
-    /// the others do not pay for it.
+    /// Either of them, with what some buffers keep of each record: the time of its push, and what
+    /// it was charged. Boxed, so that the others do not pay for it.
     Stamped(Box<Stamped<E>>),
 }
 
 pub(crate) struct Stamped<E> {
     /// When the records were pushed to their first stage: see `Run::pushed`.
     pub(crate) pushed: u32,
+    pub(crate) units: Units,
     pub(crate) records: Vec<E>,
+}
+
+/// What the records of a block were charged, in units: see `Run::charge`.
+pub(crate) enum Units {
+    Same(u32),
+    Each(Vec<u32>),
+}
+
+impl Units {
+    /// No record was charged.
+    pub(crate) const NONE: Self = Self::Same(0);
+
+    /// Returns the charges of a block, of which `units` has one for each record, or none.
+    pub(crate) fn of(units: &[u32]) -> Self {
+        match units {
+            [] => Self::NONE,
+            [first, rest @ ..] if rest.iter().all(|units| units == first) => Self::Same(*first),
+            _ => Self::Each(units.to_vec()),
+        }
+    }
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account, and their sequences
@@ -31,9 +52,9 @@ pub(crate) struct Block<E> {
 }
 
 impl<E> Block<E> {
-    /// Returns the block with the time of the push of its records.
-    pub(super) fn stamped(self, pushed: u32) -> Self {
-        let stamped = Stamped { pushed, records: self.records.into_vec() };
+    /// Returns the block with the time of the push of its records, and what they were charged.
+    pub(super) fn stamped(self, pushed: u32, units: Units) -> Self {
+        let stamped = Stamped { pushed, units, records: self.records.into_vec() };
         Self { records: Records::Stamped(Box::new(stamped)), ..self }
     }
 }

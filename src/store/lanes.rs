@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::block::{Block, Records, Stamped};
+use super::block::{Block, Records, Stamped, Units};
 use super::contents::{BatchContents, Run};
 use super::returned::{Fragment, Returned};
 use crate::caps::Places;
@@ -231,11 +231,39 @@ impl<E> Lanes<E> {
                 self.take_many(places, contents, run, records, max, fill)
             }
             Records::Stamped(stamped) => {
-                let Stamped { pushed, records } = *stamped;
+                let Stamped { pushed, units, records } = *stamped;
                 let run = Run { pushed, ..Run::new(account, first, records.len()) };
-                self.take_many(places, contents, run, records, max, fill)
+                match units {
+                    Units::Same(charge) => {
+                        let run = Run { charge, ..run };
+                        self.take_many(places, contents, run, records, max, fill)
+                    }
+                    Units::Each(units) => {
+                        let block = BatchContents::charged(run, &units, records);
+                        self.take_mixed(places, contents, block, max);
+                        true
+                    }
+                }
             }
         }
+    }
+
+    /// Adds a block of several charges that was popped, cut in two if need be.
+    fn take_mixed(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        mut block: BatchContents<E>,
+        max: usize,
+    ) {
+        let len = block.len();
+        let rest = block.split_off(max - contents.len());
+        contents.append(block);
+        if !rest.is_empty() {
+            self.push_returned(places, rest, false);
+        }
+        // After the rest of a cut block is among the returned records: see `take_slow`.
+        places.surplus.fetch_sub(len as u64 - 1, SeqCst);
     }
 
     /// Adds a block that was popped. `false` if it was left for the next batch.

@@ -10,7 +10,7 @@ mod recycle;
 mod returned;
 mod stage_core;
 
-pub(crate) use block::{Block, Records, shrink_if_sparse, to_u32};
+pub(crate) use block::{Block, Records, Units, shrink_if_sparse, to_u32};
 pub(crate) use contents::{BatchContents, Run};
 pub use dead_letters::{DeadLetter, DeadLetterReason};
 pub(crate) use dead_letters::{DeadLetterQueue, LetterMeta};

@@ -104,7 +104,7 @@ impl Model {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
         let (own, total, places) = (source.capacity, self.setup.total, stage.capacity);
         let too_large = |capacity, limit| {
-            Standing::Refused(RejectReason::TooLarge { records: len, capacity, limit })
+            Standing::Refused(RejectReason::TooLarge { records: len, bytes: None, capacity, limit })
         };
         if len > own {
             too_large(own, format!("source {}", NAMES[source.name]))
@@ -162,7 +162,7 @@ impl Model {
             None
         } else if len > capacity {
             let limit = format!("stage {}", NAMES[name]);
-            Some(RejectReason::TooLarge { records: len, capacity, limit })
+            Some(RejectReason::TooLarge { records: len, bytes: None, capacity, limit })
         } else if shut {
             Some(RejectReason::Closed)
         } else if capacity - held >= len {
