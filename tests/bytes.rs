@@ -427,6 +427,10 @@ fn a_forward_and_a_return_measure_again() {
     batch.return_to_buffer();
     assert_eq!(manager.held_bytes(), 64 + 2_048 + 64);
     let mut batch = take(&stage, 10);
+    batch.iter_mut().for_each(|blob| blob.resize(256));
+    batch.requeue();
+    assert_eq!(manager.held_bytes(), 3 * 256);
+    let mut batch = take(&stage, 10);
     batch.iter_mut().for_each(|blob| blob.resize(128));
     batch.try_forward(&next).unwrap();
     assert_eq!((manager.held_bytes(), next.len()), (3 * 128, 3));

@@ -229,8 +229,11 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn requeue(self) {
-        let (stage, contents) = self.into_contents();
+        let (stage, mut contents) = self.into_contents();
+        let mut panics = Panics::default();
+        stage.measure_again(&mut contents, &mut panics);
         stage.push_returned(contents, false);
+        panics.resume();
     }
 
     /// Moves all records to the dead letters, whatever their retry counts, with a reason for
