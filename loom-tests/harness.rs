@@ -119,10 +119,10 @@ pub(crate) fn exact_buffer(total: u32, per_stage: u32, per_source: u32) -> Buffe
 }
 
 /// A buffer whose byte budgets have so many units, and which holds more records than a model has.
-/// Its two sources may lease one unit ahead of need each.
+/// Its two sources may lease one credit and one unit ahead of need each.
 pub(crate) fn bytes_buffer(total: u32, per_source: u32) -> BufferManager<Item> {
     let budget = Budget::with_idle_budget(total, per_source, controller().watermarks(), ONE_AHEAD);
-    buffer_with(0, [8, 8, 8], Some(budget))
+    buffer_with(ONE_AHEAD, [8, 8, 8], Some(budget))
 }
 
 fn buffer_of(idle_budget: u32, total: u32, per_stage: u32, per_source: u32) -> BufferManager<Item> {
