@@ -175,7 +175,7 @@ fn a_worker_goes_after_a_close_though_a_request_that_was_granted_is_dropped() {
     for close in [CLOSES[0], CLOSES[1]] {
         explore_within(2, move || {
             let (manager, stage, source, batch) = full();
-            let request = source.core().wait(stage.core(), Wanted::All(1));
+            let request = source.core().wait(stage.core(), Wanted::All(1, 0));
             let closer = thread::spawn({
                 let (stage, source) = (stage.clone(), source.clone());
                 move || close(&manager, &stage, &source)

@@ -162,7 +162,7 @@ fn a_drain_ends_though_a_reservation_ends_the_leases_of_others() {
             dead_letter(take(&stage, 1).unwrap());
         }
         b.try_send(&stage, item("b", 0)).unwrap();
-        let request = a.core().wait(stage.core(), Wanted::All(2));
+        let request = a.core().wait(stage.core(), Wanted::All(2, 0));
         for id in 1..5 {
             take(&stage, 1).unwrap().ack();
             b.try_send(&stage, item("b", id)).unwrap();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Budget};
 use crate::backpressure::BackpressureController;
 use crate::handle::{Batch, Outcome, Source, Stage};
 use crate::manager::BufferManager;
@@ -89,6 +89,11 @@ impl Envelope for Item {
     fn increment_retry(&mut self) {
         self.retries += 1;
     }
+
+    /// One unit, and one more for each retry.
+    fn size_bytes(&self) -> usize {
+        64 * (1 + self.retries as usize)
+    }
 }
 
 pub(crate) fn item(source: &'static str, id: u32) -> Item {
@@ -126,6 +131,13 @@ pub(crate) fn evicting(max_sources: usize) -> BufferManager<Item> {
     buffer_of(0, 8, Limits { max_sources, idle_sources, ..limits() })
 }
 
+/// A buffer whose byte budgets have so many units, and which holds more records than a model has.
+/// Its two sources may lease one credit and one unit ahead of need each.
+pub(crate) fn bytes_buffer(total: u32, per_source: u32) -> BufferManager<Item> {
+    let budget = Budget::with_idle_budget(total, per_source, controller().watermarks(), ONE_AHEAD);
+    buffer_with(ONE_AHEAD, 8, limits(), Some(budget))
+}
+
 fn limits() -> Limits {
     Limits {
         max_stages: 8,
@@ -142,7 +154,16 @@ fn limits() -> Limits {
 }
 
 fn buffer_of(idle_budget: u32, total: u32, limits: Limits) -> BufferManager<Item> {
-    let admission = Admission::new(total, idle_budget, controller());
+    buffer_with(idle_budget, total, limits, None)
+}
+
+fn buffer_with(
+    idle_budget: u32,
+    total: u32,
+    limits: Limits,
+    bytes: Option<Budget>,
+) -> BufferManager<Item> {
+    let admission = Admission::new(total, idle_budget, controller(), bytes);
     let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));
     BufferManager::from_registry(Registry::new(limits, admission, dead_letters))
 }

@@ -176,7 +176,7 @@ fn a_request_larger_than_a_cap_that_was_lowered_is_granted_before_or_rejected() 
 /// Has a request for two records reserve what it needs at a cap of two.
 fn reserve(stage: &Stage<Item>, source: &Source<Item>) -> Acquire {
     let mut batch = take(stage, 1).unwrap();
-    let request = source.core().wait(stage.core(), Wanted::All(2));
+    let request = source.core().wait(stage.core(), Wanted::All(2, 0));
     while source.try_send(stage, item("a", 1)).is_ok() {
         std::mem::replace(&mut batch, take(stage, 1).unwrap()).ack();
     }

@@ -54,6 +54,7 @@ mod unwind;
 
 mod harness;
 
+mod bytes;
 mod close;
 mod drain;
 mod failure;

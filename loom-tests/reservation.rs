@@ -36,7 +36,7 @@ fn reserved(
     let (a, other) = (manager.source("a").unwrap(), manager.source(other).unwrap());
     other.try_send(&stage, item("b", 0)).unwrap();
     let mut batch = take(&stage, 1).unwrap();
-    let request = a.core().wait(stage.core(), Wanted::All(2));
+    let request = a.core().wait(stage.core(), Wanted::All(2, 0));
     let mut bypassed = 0;
     while other.try_send(&stage, item("b", 1)).is_ok() {
         bypassed += 1;

@@ -22,7 +22,7 @@ struct Door {
 }
 
 fn door(capacity: u32, idle_budget: u32, controller: BackpressureController) -> Arc<Door> {
-    let admission = Admission::new(capacity, idle_budget, controller);
+    let admission = Admission::new(capacity, idle_budget, controller, None);
     let places = admission.make_places(1000, 1000);
     Arc::new(Door { admission, places })
 }

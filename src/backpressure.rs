@@ -328,12 +328,12 @@ impl SignalCell {
         self.changes.listen()
     }
 
-    fn update(&self, change: impl Fn(State) -> State) -> BackpressureSignal {
+    fn update(&self, change: impl Fn(State) -> State) {
         let mut state = self.state();
         loop {
             let new = change(state);
             match self.replace(state, new) {
-                Ok(()) => return new.signal(),
+                Ok(()) => return,
                 Err(actual) => state = actual,
             }
         }
@@ -372,17 +372,23 @@ impl SignalCell {
     /// observes a concurrent change of the level, or precedes it in the modification order of the
     /// level's word; in the second case the other thread observes the new cell. Hence the last
     /// thread to return leaves the cell in a zone that contains the level.
-    pub(crate) fn follow(&self, read: impl Fn() -> u32) {
+    ///
+    /// Returns whether the level has entered another zone.
+    pub(crate) fn follow(&self, read: impl Fn() -> u32) -> bool {
         let mut state = self.state();
+        let mut moved = false;
         loop {
             // The level first: a thread that changes the marks writes the word of the level next.
             let level = read();
             let new = state.seen_in(self.bands().zone(state.zone, level));
             if new == state {
-                return;
+                return moved;
             }
             state = match self.replace(state, new) {
-                Ok(()) => new,
+                Ok(()) => {
+                    moved = true;
+                    new
+                }
                 Err(actual) => actual,
             };
         }
@@ -435,6 +441,8 @@ pub struct BackpressureController {
 struct Inner {
     watermarks: Watermarks,
     cell: SignalCell,
+    /// Follows the bytes that the buffer holds. Without byte budgets, it asks for nothing.
+    bytes: SignalCell,
 }
 
 impl BackpressureController {
@@ -471,7 +479,8 @@ impl BackpressureController {
     }
 
     pub(crate) fn from_watermarks(watermarks: Watermarks) -> Self {
-        Self { inner: Arc::new(Inner { watermarks, cell: SignalCell::new() }) }
+        let (cell, bytes) = (SignalCell::new(), SignalCell::new());
+        Self { inner: Arc::new(Inner { watermarks, cell, bytes }) }
     }
 
     pub(crate) fn watermarks(&self) -> Watermarks {
@@ -480,6 +489,19 @@ impl BackpressureController {
 
     pub(crate) fn cell(&self) -> &SignalCell {
         &self.inner.cell
+    }
+
+    /// Returns the cell that follows the bytes that the buffer holds.
+    pub(crate) fn bytes_cell(&self) -> &SignalCell {
+        &self.inner.bytes
+    }
+
+    /// Updates the signal after the number of bytes that the buffer holds has changed. As any change
+    /// of the level, one that crosses a mark ends a signal that was set by hand.
+    pub(crate) fn follow_bytes(&self, level: u32, read: impl Fn() -> u32) {
+        if self.inner.bytes.is_outside(level) && self.inner.bytes.follow(read) {
+            self.inner.cell.update(|state| State { by_hand: None, ..state });
+        }
     }
 
     /// Sets the signal by hand, and notifies every [subscriber](Self::subscribe) if it changes.
@@ -516,7 +538,8 @@ impl BackpressureController {
 
     /// Returns the current signal.
     pub fn current(&self) -> BackpressureSignal {
-        self.inner.cell.signal()
+        let state = self.inner.cell.state();
+        state.by_hand.unwrap_or_else(|| state.measured.max(self.inner.bytes.signal()))
     }
 
     /// Derives the signal from a utilization from 0.0 to 1.0, and returns it. Ends a signal that was
@@ -529,7 +552,8 @@ impl BackpressureController {
         self.inner.cell.update(|state| State {
             by_hand: None,
             ..state.seen_in(watermarks.zone(state.zone, utilization))
-        })
+        });
+        self.current()
     }
 
     /// Returns the utilization above which sources are asked to slow down.

@@ -25,6 +25,8 @@ pub mod internals {
     //! | pool | the credits of the whole buffer; every account draws on it |
     //! | lease | the credits that an account has taken from the pool |
     //! | idle credit | a leased credit that no record uses |
+    //! | unit | 64 bytes, in which the byte budgets count |
+    //! | charge | the units that a record holds |
     //! | block | one entry of a stage's ring: a record, or several that were pushed together |
     //! | batch | records in the hands of a worker |
     //! | settle | acknowledge, return, forward or dead-letter a record, or hand it out of the library |
@@ -53,6 +55,7 @@ pub mod internals {
     //! | --- | --- |
     //! | push, the usual case | `handle/source.rs`, `admission/admission.rs`, `caps/account.rs`, `caps/places.rs`, `store/stage_core.rs`, `store/lanes.rs`, `admission/receivers.rs` |
     //! | push that needs the pool | the same, with `admission/protocol.rs` and `caps/ledger.rs` before `caps/account.rs` |
+    //! | push in a buffer with byte budgets | that, with `handle/bytes.rs` before and `admission/bytes.rs` after `caps/ledger.rs` |
     //! | push that waits | `handle/send.rs`, `admission/acquire.rs`, `admission/wait_queue.rs`, `admission/protocol.rs` |
     //! | take | `handle/stage.rs` or `handle/recv.rs`, `store/stage_core.rs`, `store/lanes.rs`, `store/contents.rs`, `handle/batch.rs` |
     //! | acknowledge | `handle/batch.rs`, `handle/settle.rs`, `store/stage_core.rs`, `admission/admission.rs`, `caps/` |
@@ -256,17 +259,53 @@ pub mod internals {
     //! by name and comes back takes a new place. A bit in its sequence puts it before all records that
     //! never left.
     //!
+    //! # Byte budgets
+    //!
+    //! A buffer with byte budgets has a second ledger of the same type, which counts units of 64 bytes
+    //! (`admission/bytes.rs`). Each source has an account of the same index in both. All that is said
+    //! of leases, sweeps, epochs and reservations holds for both, and the models of the ledger speak
+    //! for both. Without budgets, the only trace is a flag in `Protocol::gate`, which the shortcuts of
+    //! admission read in any case: with budgets they leave every push to `Protocol::acquire`.
+    //!
+    //! - **The charge** of a record is what it measured at admission, rounded up to units. `size_bytes`
+    //!   is user code: it runs before anything is taken, and under no lock. A block holds the charges
+    //!   of its records in a box, and a run of a batch has records of one charge, so that to split a
+    //!   batch splits its charges exactly, and a worker that changes records does not change what is
+    //!   given back.
+    //! - **Order of the moves:** credits, units, places on the way in; places, units, credits on the
+    //!   way out. So an account without credits in use has no units in use: whoever may close it or use
+    //!   its index again finds both ledgers empty. It also leaves the pool's word the last that is
+    //!   written, so that a drain needs to look at that word alone.
+    //! - **A forward or a return** measures again (`StageCore::measure_again`). What a record has shrunk
+    //!   by is given back. What it has grown by is taken as far as there is room, and not at all from a
+    //!   closed account: neither call may fail for bytes, or two stages of grown records would wait for
+    //!   each other. If `size_bytes` panics, the record keeps its charge, and the panic resumes when the
+    //!   call has done its work.
+    //! - **A parked letter** keeps its units. Since no drain looks at the ledger of bytes, they stay
+    //!   counted as leased, without a word of their own.
+    //! - **A producer** takes the units of each record when it accepts it, and none ahead. A **permit**
+    //!   holds the units that `reserve_bytes` took, and takes what its records need beyond these.
+    //!
+    //! A request that waits names its units. It is blocked at the budget that denied it, among others
+    //! by their units, and a reservation covers both ledgers. A request that the budget of the buffer
+    //! denies sweeps the ledger of bytes before it looks for the last time: H1, H2 and H5 hold for both.
+    //! Models: `loom-tests/bytes.rs`.
+    //!
+    //! The signal of a source is the stronger of those of its two accounts. The controller of the
+    //! buffer has a second cell, which follows the pool of bytes.
+    //!
     //! # The admission protocol
     //!
     //! `admission/protocol.rs` holds the one function that admits records: for pushes that answer at
     //! once, for requests that wait, and, without credits, for forwards.
     //!
     //! 1. Take credits of the account, which leases from the pool what it lacks.
-    //! 2. Take places of the stage.
-    //! 3. Push into the ring. This cannot fail: the ring has a slot for each place.
+    //! 2. In a buffer with byte budgets, take the units of the records.
+    //! 3. Take places of the stage.
+    //! 4. Push into the ring. This cannot fail: the ring has a slot for each place.
     //!
     //! What a later step refuses, the earlier steps give back: `Credits` is a value that returns its
-    //! credits when it is dropped. Credits that were taken and given back were invisible to others
+    //! credits and units when it is dropped. Credits that were taken and given back were invisible to others
     //! meanwhile. So the function reports what it has moved, and its caller, `admission/admission.rs`,
     //! updates the signals and notifies waiters and drainers.
     //!
@@ -280,7 +319,7 @@ pub mod internals {
     //! `admission/wait_queue.rs` is a batch semaphore, as tokio's `batch_semaphore` is: a request for
     //! many permits waits until it gets them all at once, and the thread that releases permits takes
     //! them on behalf of the request. Here a request takes permits of three semaphores: the source's
-    //! account, the pool and the stage.
+    //! account, the pool and the stage; and of two more in a buffer with byte budgets.
     //!
     //! ## Who waits where
     //!
@@ -288,8 +327,9 @@ pub mod internals {
     //!   sees first in, first out. Forwards to one stage share a line.
     //! - A head that is denied is **blocked** at the cap that denied it. It holds nothing meanwhile. If
     //!   it is tried again and another cap denies it, it moves there.
-    //! - A release names up to three caps: those of the account, of the pool and of the stage. At each of
-    //!   them `serve` grants the oldest head that fits what is free, until none fits.
+    //! - A release names up to three caps: those of the account, of the pool and of the stage, and the
+    //!   byte budgets of the first two. At each of them `serve` grants the oldest head that fits what is
+    //!   free, until none fits; among heads of more than 64 sizes, the oldest of the 64 smallest.
     //!
     //! While any request waits, a call that waits does not try first: it enters the queue. Calls that do
     //! not wait (`try_`) do not enter it, and may overtake.
@@ -327,8 +367,8 @@ pub mod internals {
     //! | --- | --- |
     //! | a release, or a push, while no request waits | one load |
     //! | enter, leave, grant, reject | `O(log n)` |
-    //! | a release while requests wait | `O(log n)` for each of three caps, and then for each head that it grants or moves |
-    //! | find the oldest head that fits | one look-up for each size that fits, at most as many as records are free |
+    //! | a release while requests wait | `O(log n)` for each of at most five caps, and then for each head that it grants or moves |
+    //! | find the oldest head that fits | one look-up for each size that fits, at most 64 |
     //! | a check at the global cap that the pool and the own account cannot satisfy | one load for each account that leases ahead, at most one for 200 credits of the cap |
     //!
     //! The lock of the queue is held for at most 64 grants or rejections (`PORTION`), and is handed to a
@@ -368,7 +408,7 @@ pub mod internals {
     //! ## The age of records
     //!
     //! If the buffer expires records by age, `StageCore::push` puts a block in a box together with the
-    //! time. The others have no such field, and do not read the clock. A batch carries the time for each
+    //! time; the box has the charges as well. The others have no such field, and do not read the clock. A batch carries the time for each
     //! run of records, so that a return or a forward keeps it.
     //!
     //! ## The surplus, and why `Empty` is honest

@@ -46,6 +46,28 @@ pub enum RejectReason {
         /// The source's capacity.
         capacity: usize,
     },
+    /// The byte budget of the buffer has too little left for the next record, or for the batch.
+    ///
+    /// Sizes count in steps of 64 bytes, rounded up for each record.
+    GlobalBytesFull {
+        /// Bytes held at the time of the refusal.
+        held: usize,
+        /// The budget, [`max_total_bytes`](crate::Builder::max_total_bytes).
+        capacity: usize,
+        /// The bytes that were asked for.
+        wanted: usize,
+    },
+    /// The byte budget of the source has too little left for the next record, or for the batch.
+    SourceBytesFull {
+        /// The name of the source.
+        source_id: Arc<str>,
+        /// Bytes that the source holds at the time of the refusal.
+        held: usize,
+        /// The budget, [`max_source_bytes`](crate::Builder::max_source_bytes).
+        capacity: usize,
+        /// The bytes that were asked for.
+        wanted: usize,
+    },
     /// The named stage does not exist, and the buffer has reached its limit of stages.
     TooManyStages {
         /// The maximum number of stages.
@@ -77,11 +99,14 @@ pub enum RejectReason {
     },
     /// The records exceed a cap, so that they can never be accepted at once.
     TooLarge {
-        /// The number of records in the request.
+        /// The number of records in the request; 1 if `bytes` is set.
         records: usize,
-        /// The cap that they exceed.
+        /// The bytes of the request, if it is a byte budget that they exceed.
+        bytes: Option<usize>,
+        /// The cap that they exceed, in records, or in bytes if `bytes` is set.
         capacity: usize,
-        /// The owner of the cap: `the buffer`, `stage filter` or `source kafka-1`.
+        /// The owner of the cap: `the buffer`, `stage filter`, `source kafka-1`, `the byte budget
+        /// of the buffer` or `the byte budget of source kafka-1`.
         limit: String,
     },
     /// A cap is reached, and parked dead letters occupy a part of it.
@@ -104,7 +129,8 @@ pub enum RejectReason {
     /// canceled, or after a bounded time without a release: see
     /// [`send_batch`](crate::Source::send_batch). [`is_full`](Self::is_full) is true.
     OthersFirst {
-        /// The owner of the cap: `the buffer`, `stage filter` or `source kafka-1`.
+        /// The owner of the cap: `the buffer`, `stage filter`, `source kafka-1`, `the byte budget
+        /// of the buffer` or `the byte budget of source kafka-1`.
         limit: String,
     },
     /// What the global cap leaves is guaranteed to other sources: see
@@ -137,6 +163,8 @@ impl RejectReason {
             Self::GlobalFull { .. }
                 | Self::StageFull { .. }
                 | Self::SourceFull { .. }
+                | Self::GlobalBytesFull { .. }
+                | Self::SourceBytesFull { .. }
                 | Self::ParkedLetters { .. }
                 | Self::OthersFirst { .. }
                 | Self::GuaranteedToOthers { .. }
@@ -162,7 +190,19 @@ impl fmt::Display for RejectReason {
             Self::SourceFull { source_id, held, capacity } => {
                 write!(f, "source buffer full: {source_id} holds {held} of {capacity} records")
             }
-            Self::TooLarge { records, capacity, limit } => {
+            Self::GlobalBytesFull { held, capacity, wanted } => write!(
+                f,
+                "global byte budget full: it holds {held} of {capacity} bytes, {wanted} more do not fit"
+            ),
+            Self::SourceBytesFull { source_id, held, capacity, wanted } => write!(
+                f,
+                "source byte budget full: {source_id} holds {held} of {capacity} bytes, \
+                 {wanted} more do not fit"
+            ),
+            Self::TooLarge { bytes: Some(bytes), capacity, limit, .. } => {
+                write!(f, "too large: {bytes} bytes never fit under the {capacity} of {limit}")
+            }
+            Self::TooLarge { records, capacity, limit, .. } => {
                 write!(f, "too large: {records} records never fit under the {capacity} of {limit}")
             }
             Self::TooManyStages { max } => write!(f, "too many stages: at most {max} may exist"),

@@ -308,7 +308,7 @@ pub use manager::{BufferManager, Builder, Remaining};
 pub use record::{BufferedRecord, Envelope, Record};
 pub use retry::Backoff;
 pub use settings::{BufferSettings, SettingsError};
-pub use stats::{Counts, Quantiles, Refusals, SourceStats, StageStats, Stats, Waits};
+pub use stats::{ByteStats, Counts, Quantiles, Refusals, SourceStats, StageStats, Stats, Waits};
 pub use store::{DeadLetter, DeadLetterReason};
 
 /// The example of the README, as a test.

@@ -72,6 +72,49 @@ pub trait Envelope: Send + 'static {
 
     /// Adds one to the retry count.
     fn increment_retry(&mut self);
+
+    /// Returns how many bytes of memory the record occupies, for the byte budgets
+    /// [`max_total_bytes`](crate::Builder::max_total_bytes) and
+    /// [`max_source_bytes`](crate::Builder::max_source_bytes).
+    ///
+    /// The default is the size of the record's type, which counts nothing on the heap: a type that
+    /// owns a `String` or a `Vec` adds its capacity. A buffer without byte budgets never calls the
+    /// method.
+    ///
+    /// The buffer measures a record when it is pushed, forwarded or returned. In between the record
+    /// is charged what it measured then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::Envelope;
+    ///
+    /// struct Line {
+    ///     text: String,
+    ///     retries: u32,
+    /// }
+    ///
+    /// impl Envelope for Line {
+    ///     fn source_id(&self) -> &str {
+    ///         "kafka-1"
+    ///     }
+    ///     fn retry_count(&self) -> u32 {
+    ///         self.retries
+    ///     }
+    ///     fn increment_retry(&mut self) {
+    ///         self.retries += 1;
+    ///     }
+    ///     fn size_bytes(&self) -> usize {
+    ///         size_of::<Self>() + self.text.capacity()
+    ///     }
+    /// }
+    ///
+    /// let line = Line { text: String::with_capacity(1_000), retries: 0 };
+    /// assert_eq!(line.size_bytes(), size_of::<Line>() + 1_000);
+    /// ```
+    fn size_bytes(&self) -> usize {
+        size_of_val(self)
+    }
 }
 
 /// A payload and a retry count: the record for those who push by handle.

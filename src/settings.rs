@@ -176,6 +176,13 @@ pub enum SettingsError {
         /// The value that was set.
         value: Duration,
     },
+    /// A byte budget is below 64 bytes or above 256 GiB less 128 bytes.
+    Bytes {
+        /// The name of the setting.
+        field: &'static str,
+        /// The value that was set.
+        value: usize,
+    },
     /// A stage or a source that was given its own capacity has an empty name.
     EmptyName {
         /// The builder's method.
@@ -230,6 +237,9 @@ impl fmt::Display for SettingsError {
             }
             Self::BelowGuarantee { field, value, guarantee } => {
                 write!(f, "{field} must be at least {guarantee} for source_guarantee, got {value}")
+            }
+            Self::Bytes { field, value } => {
+                write!(f, "{field} must be from 64 to 274877906816, got {value}")
             }
             Self::BeyondRing { field, value, slots } => write!(
                 f,

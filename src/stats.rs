@@ -68,6 +68,9 @@ pub struct Stats {
     /// The dead letters that are parked, and hold credits and places: see
     /// [`DeadLetters::parked`](crate::DeadLetters::parked).
     pub parked: usize,
+    /// The bytes that records are charged, in a buffer with
+    /// [byte budgets](crate::Builder::max_total_bytes).
+    pub bytes: Option<ByteStats>,
     /// The sums over all stages, including those that were removed.
     pub counts: Counts,
     /// The sums over all stages, including those that were removed.
@@ -134,6 +137,9 @@ pub struct SourceStats {
     pub parked: usize,
     /// The cap of the source.
     pub capacity: usize,
+    /// The bytes that its records are charged, in a buffer with
+    /// [byte budgets](crate::Builder::max_total_bytes).
+    pub bytes: Option<ByteStats>,
     /// The records that the source pushed. Those of a [`Producer`](crate::Producer) count when they
     /// are published.
     pub accepted: u64,
@@ -141,6 +147,39 @@ pub struct SourceStats {
     pub refusals: Refusals,
     /// The pushes that waited.
     pub waits: Waits,
+}
+
+/// How many bytes records are charged, in steps of 64 bytes for each record.
+///
+/// # Examples
+///
+/// ```
+/// use conveyor_buffer::{BufferManager, BufferSettings, BufferedRecord};
+///
+/// let manager = BufferManager::builder(BufferSettings::default())
+///     .max_total_bytes(1 << 20)
+///     .max_source_bytes(1 << 16)
+///     .build()?;
+/// let (stage, source) = (manager.stage("parse")?, manager.source("a")?);
+/// source.try_send(&stage, BufferedRecord::new([0_u8; 1_000], "a", "p", "parse"))?;
+///
+/// let stats = manager.stats();
+/// let bytes = stats.bytes.unwrap();
+/// assert!((1_000..1_300).contains(&bytes.held));
+/// assert_eq!((bytes.capacity, stats.sources[0].bytes.unwrap().capacity), (1 << 20, 1 << 16));
+/// assert_eq!((bytes.held, bytes.held), (manager.held_bytes(), source.held_bytes()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ByteStats {
+    /// The bytes in use: of records that are queued, delayed or in unsettled batches, of permits,
+    /// and of parked dead letters.
+    pub held: usize,
+    /// The budget: of a source the smaller of its own and that of the buffer. A buffer without one
+    /// has the largest that there is.
+    pub capacity: usize,
 }
 
 /// What became of records since the stage, or the buffer, was made.
@@ -192,6 +231,10 @@ pub struct Refusals {
     pub global: u64,
     /// The cap of the stage.
     pub stage: u64,
+    /// The byte budget of the source.
+    pub source_bytes: u64,
+    /// The byte budget of the buffer.
+    pub global_bytes: u64,
     /// Credits that are guaranteed to other sources.
     pub guaranteed: u64,
     /// Parked dead letters that hold a part of a cap.
@@ -269,9 +312,10 @@ impl Counts {
 impl Refusals {
     /// Returns the sum of all refusals.
     pub fn total(&self) -> u64 {
-        let Self { source, global, stage, guaranteed, parked_letters, .. } = self;
-        let Self { others_first, too_large, closed, .. } = self;
-        source + global + stage + guaranteed + parked_letters + others_first + too_large + closed
+        let Self { source, global, stage, source_bytes, global_bytes, .. } = self;
+        let Self { guaranteed, parked_letters, others_first, too_large, closed, .. } = self;
+        let caps = source + global + stage + source_bytes + global_bytes;
+        caps + guaranteed + parked_letters + others_first + too_large + closed
     }
 }
 
@@ -317,6 +361,8 @@ sum!(Refusals {
     source,
     global,
     stage,
+    source_bytes,
+    global_bytes,
     guaranteed,
     parked_letters,
     others_first,
@@ -332,6 +378,9 @@ impl fmt::Display for Stats {
             f,
             "{held} of {capacity} records held, {dead_letters} dead letters and {parked} parked"
         )?;
+        if let Some(ByteStats { held, capacity }) = self.bytes {
+            writeln!(f, "{held} of {capacity} bytes held")?;
+        }
         let mut levels = Table::new([
             "stage",
             "held",
@@ -393,14 +442,18 @@ impl fmt::Display for Stats {
         let mut by_source = Table::new([
             "source", "held", "of", "reserved", "parked", "accepted", "refused", "waits", "waited",
         ]);
+        let mut by_bytes = Table::new(["source", "bytes", "of"]);
         for source in sources {
             let SourceStats { held, reserved, parked, capacity, accepted, waits, .. } = source;
             let numbers = [*held, *capacity, *reserved, *parked].map(|number| number as u64);
             let counts = [*accepted, source.refusals.total(), waits.calls];
             let cells = numbers.into_iter().chain(counts).map(|number| number.to_string());
             by_source.line(&source.id, cells.chain([short(waits.time)]));
+            if let Some(ByteStats { held, capacity }) = source.bytes {
+                by_bytes.line(&source.id, [held, capacity]);
+            }
         }
-        write!(f, "{levels}{flow}{times}{by_source}")
+        write!(f, "{levels}{flow}{times}{by_source}{by_bytes}")
     }
 }
 

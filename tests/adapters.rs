@@ -867,6 +867,74 @@ fn a_sink_that_is_not_ready_panics_when_it_is_given_a_record() {
 }
 
 #[test]
+fn a_record_that_lacks_bytes_waits_in_the_sink_until_there_are_enough() {
+    // Each row takes 64 bytes.
+    let build = || Manager::builder(caps(10, 10, 10)).max_total_bytes(128).build().unwrap();
+    let manager = build();
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    let mut sink = by_hand(source.sink(&stage));
+    for id in 0..3 {
+        assert!(sink.ready().is_ready());
+        sink.inner.start_send_unpin(row("a", id)).unwrap();
+    }
+    // The third is not accepted yet, and those before it are published.
+    assert_eq!((stage.len(), source.len(), manager.held_bytes()), (2, 2, 128));
+    assert!(sink.ready().is_pending());
+    assert!(sink.poll(Sink::poll_flush).is_pending());
+    take(&stage, 1).ack();
+    assert_eq!(sink.wakes(), 1);
+    assert_eq!(sink.poll(Sink::poll_flush), Poll::Ready(Ok(())));
+    assert_eq!(drain(&stage), [1, 2]);
+
+    // A sink that is dropped drops it, and a close takes it back.
+    for closes in [false, true] {
+        for id in 0..3 {
+            assert!(sink.ready().is_ready());
+            sink.inner.start_send_unpin(row("a", id)).unwrap();
+        }
+        if closes {
+            assert!(sink.close().is_pending());
+            manager.close();
+            assert_eq!(sink.close(), Poll::Ready(Err(RejectReason::Closed)));
+        }
+        sink = by_hand(source.sink(&stage));
+        assert_eq!(drain(&stage), [0, 1]);
+    }
+    assert_eq!((manager.len(), manager.held_bytes()), (0, 0));
+
+    // A whole stream goes through.
+    let manager = build();
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    let worker = thread::spawn({
+        let stage = stage.clone();
+        move || {
+            let mut seen = Vec::new();
+            while let Ok(batch) = stage.recv_batch_blocking(3) {
+                seen.extend(ack(batch));
+            }
+            seen
+        }
+    });
+    let mut sink = source.sink(&stage);
+    let mut records = stream::iter((0..100).map(|id| Ok(row("a", id))));
+    block_on(sink.send_all(&mut records)).unwrap();
+    block_on(sink.close()).unwrap();
+    manager.close();
+    assert_eq!(worker.join().unwrap(), Vec::from_iter(0..100));
+
+    // A sink waits for the bytes of a permit, too.
+    let manager = Manager::builder(caps(10, 10, 10)).max_total_bytes(64).build().unwrap();
+    let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+    let permit = source.try_reserve_bytes(&stage, 1, 64).unwrap();
+    let mut sink = by_hand(source.sink(&stage));
+    assert!(sink.ready().is_ready());
+    sink.inner.start_send_unpin(row("a", 0)).unwrap();
+    drop(permit);
+    assert_eq!(sink.close(), Poll::Ready(Ok(())));
+    assert_eq!(drain(&stage), [0]);
+}
+
+#[test]
 fn adapters_can_be_moved_sent_and_shown() {
     fn check<T: Send + Sync + Unpin + Debug + 'static>(_: &T) {}
 

@@ -15,10 +15,10 @@ use crate::sync::{Instant, now};
 /// The number of records that a request wants credits and places for.
 #[derive(Clone, Copy)]
 pub(crate) enum Wanted {
-    /// All of them at once.
-    All(usize),
-    /// All of them at once, for records to come.
-    Ahead(usize),
+    /// All of them at once, with so many units of bytes; 0 in a buffer without byte budgets.
+    All(usize, u32),
+    /// All of them at once, with so many units of bytes, for records to come.
+    Ahead(usize, u32),
     /// As many as there are, from 1 to this number, for records to come.
     AheadUpTo(usize),
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::StageState;
-use super::protocol::{Acquired, Admitted, Moved, ONE_EVENT, Protocol};
+use super::bytes::{Budget, Charges};
+use super::protocol::{Acquired, Admitted, Demand, Moved, ONE_EVENT, Protocol};
 use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
@@ -49,12 +50,18 @@ impl Admission {
         capacity: u32,
         idle_budget: u32,
         controller: BackpressureController,
+        bytes: Option<Budget>,
     ) -> Arc<Self> {
         let ledger = Ledger::new(capacity, idle_budget, controller.watermarks());
         controller.cell().set_marks(controller.watermarks().of(capacity));
         controller.cell().set_owner("buffer", &Arc::from(""));
+        if let Some(bytes) = &bytes {
+            let capacity = bytes.ledger.capacity();
+            controller.bytes_cell().set_marks(controller.watermarks().of(capacity));
+            controller.bytes_cell().set_owner("buffer", &Arc::from(""));
+        }
         Arc::new_cyclic(|this| Self {
-            protocol: Protocol::new(ledger),
+            protocol: Protocol::new(ledger, bytes),
             controller,
             queue: Mutex::new(WaitQueue::default()),
             stage_numbers: AtomicSetting::new(0),
@@ -87,7 +94,7 @@ impl Admission {
 
     /// Takes credits and places for `wanted` records if the account has the credits idle. Makes one
     /// attempt: two compare-and-swaps. This is the usual case.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_acquire_fast(
         &self,
         account: u32,
@@ -134,7 +141,7 @@ impl Admission {
 
     /// Takes places for credits that left `used` in use, and updates the account's signal, or gives
     /// the credits back.
-    #[inline]
+    #[inline(always)]
     fn acquire_places_fast(
         &self,
         account: u32,
@@ -162,25 +169,40 @@ impl Admission {
 
     /// Takes credits and places for a push that does not wait: `wanted`, or as many as are free.
     pub(crate) fn try_acquire(&self, account: u32, places: &Places, wanted: u32) -> Admitted {
-        // One more than the stage has places for: enough to learn which limit is the tightest. A
-        // long batch must not take credits from others for a moment, only to give them back.
-        let asked = wanted.min(places.free(0).saturating_add(1));
-        self.acquire(Some(account), places, 1, asked)
+        self.try_acquire_charged(account, places, wanted, Charges::None)
     }
 
-    /// Takes credits and places for `wanted` records, or none. Checks first: credits that are taken
-    /// in vain are missing to others for a moment.
+    /// The same, with the bytes of the records.
+    pub(crate) fn try_acquire_charged(
+        &self,
+        account: u32,
+        places: &Places,
+        wanted: u32,
+        charges: Charges<'_>,
+    ) -> Admitted {
+        // One more than the stage has places for: enough to learn which limit is the tightest. A
+        // long batch must not take credits from others for a moment, only to give them back.
+        let wanted = wanted.min(places.free(0).saturating_add(1));
+        let account = Some(account);
+        self.acquire(places, Demand { account, least: 1, wanted, charges, reserved: false })
+    }
+
+    /// Takes credits, `units` of bytes, and places for `wanted` records, or none. Checks first:
+    /// credits that are taken in vain are missing to others for a moment.
     pub(crate) fn try_acquire_all(
         &self,
         account: u32,
         places: &Places,
         wanted: u32,
+        units: u32,
     ) -> Result<Acquired, Denied> {
         if let Some(first) = self.try_acquire_fast(account, places, wanted) {
             return Ok(Acquired { records: wanted, first });
         }
-        self.protocol.check(Some(account), places, wanted, 0)?;
-        self.acquire(Some(account), places, wanted, wanted).at_least(wanted)
+        let (account, charges) = (Some(account), Charges::Together(units));
+        let demand = Demand { account, least: wanted, wanted, charges, reserved: false };
+        self.protocol.check(places, &demand)?;
+        self.acquire(places, demand).at_least(wanted)
     }
 
     /// Takes up to `wanted` credits and places for records to come, and counts them as such.
@@ -206,9 +228,10 @@ impl Admission {
         places: &Places,
         wanted: u32,
     ) -> Result<Acquired, Denied> {
-        self.protocol.take_ahead(None, places, wanted, || {
-            self.acquire(None, places, wanted, wanted).at_least(wanted)
-        })
+        let charges = Charges::None;
+        let demand = Demand { account: None, least: wanted, wanted, charges, reserved: false };
+        self.protocol
+            .take_ahead(None, places, wanted, || self.acquire(places, demand).at_least(wanted))
     }
 
     /// Makes the places of a stage with a cap of `capacity` records and a ring of `slots`.
@@ -225,17 +248,17 @@ impl Admission {
 
     /// Takes credits and places by the protocol, updates signals and notifies. If a reservation
     /// denies the request, ends it if its time is over, and makes a second attempt.
-    fn acquire(&self, account: Option<u32>, places: &Places, least: u32, wanted: u32) -> Admitted {
+    fn acquire(&self, places: &Places, demand: Demand<'_>) -> Admitted {
         let attempt = || {
             let mut moved = Moved::default();
             if self.protocol.reclaims() {
                 self.end_reclaiming();
             }
-            let admitted = self.protocol.acquire(account, places, least, wanted, 0, &mut moved);
+            let admitted = self.protocol.acquire(places, demand, &mut moved);
             self.follow(&moved);
             places.update_signal();
             if moved.left_some {
-                self.notify(Freed { account, stage: None, pool: true });
+                self.notify(Freed { account: demand.account, ..Freed::pool() });
             }
             admitted
         };
@@ -250,9 +273,13 @@ impl Admission {
     }
 
     /// Updates the signals after a move, and notifies drainers if every record is settled.
-    fn follow(&self, moved: &Moved) {
+    pub(super) fn follow(&self, moved: &Moved) {
         if let Some(index) = moved.account {
             self.account(index).update_signal();
+            self.update_account_bytes_signal(index);
+        }
+        if moved.bytes {
+            self.update_bytes_signal();
         }
         if moved.pool {
             self.update_signal();
@@ -274,12 +301,36 @@ impl Admission {
     /// Gives places and credits of one account back for records that are gone: the places first,
     /// because they were taken last.
     #[inline]
-    pub(crate) fn release<S: StageState + ?Sized>(&self, stage: &S, account: u32, records: u32) {
+    pub(crate) fn release<S: StageState + ?Sized>(
+        &self,
+        stage: &S,
+        account: u32,
+        records: u32,
+        units: u32,
+    ) {
         self.release_places(stage, records);
-        self.release_credits(account, records, Some(stage_key(stage)));
+        self.release_charged(account, records, units, Some(stage_key(stage)));
     }
 
-    /// Gives credits back, and notifies requests that wait for them or for a place in that stage.
+    /// Gives credits and bytes back, and notifies requests that wait for them or for a place in that
+    /// stage.
+    #[inline]
+    pub(crate) fn release_charged(
+        &self,
+        index: u32,
+        credits: u32,
+        units: u32,
+        stage: Option<StageKey>,
+    ) {
+        // Before the credits: an account without credits in use has no bytes in use.
+        if units > 0 {
+            self.return_units(index, units);
+        }
+        self.release_credits(index, credits, stage);
+    }
+
+    /// Gives credits back, and notifies requests that wait for them, for bytes of the account, or
+    /// for a place in that stage.
     #[inline]
     pub(crate) fn release_credits(&self, index: u32, credits: u32, stage: Option<StageKey>) {
         let account = self.account(index);
@@ -294,7 +345,7 @@ impl Admission {
             self.notify_if_drained();
         }
         if self.has_waiters() {
-            self.notify(Freed { account: Some(index), stage, pool: true });
+            self.notify(Freed { account: Some(index), stage, ..Freed::pool() });
         }
     }
 
@@ -309,7 +360,7 @@ impl Admission {
 
     /// Notifies requests that wait for places in the stage. Must be called after releasing places.
     pub(crate) fn notify_places<S: StageState + ?Sized>(&self, stage: &S) {
-        self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: false });
+        self.notify(Freed::stage(stage_key(stage)));
     }
 
     /// Parks the credit and the place of a record that becomes a dead letter. `store` puts the
@@ -328,11 +379,15 @@ impl Admission {
         // request may have been denied what is free now.
         self.update_signal();
         stage.places().update_signal();
-        self.notify(Freed { account: None, stage: Some(stage_key(stage)), pool: true });
+        self.notify(Freed { stage: Some(stage_key(stage)), ..Freed::pool() });
     }
 
-    /// Gives back the credit and the place of a parked letter, and notifies. Its stage may be gone.
-    pub(crate) fn release_parked(&self, stage: Option<&dyn StageState>, account: u32) {
+    /// Gives back the credit, the bytes and the place of a parked letter, and notifies. Its stage
+    /// may be gone.
+    pub(crate) fn release_parked(&self, stage: Option<&dyn StageState>, account: u32, units: u32) {
+        if units > 0 {
+            self.return_units(account, units);
+        }
         if let Some(stage) = stage {
             stage.places().release_parked();
             stage.places().update_signal();
@@ -340,7 +395,8 @@ impl Admission {
         let used = self.ledger().release_parked(self.account(account));
         self.account(account).signal_fall(used);
         self.update_signal();
-        self.notify(Freed { account: Some(account), stage: stage.map(stage_key), pool: true });
+        let (account, stage) = (Some(account), stage.map(stage_key));
+        self.notify(Freed { account, stage, ..Freed::pool() });
     }
 
     /// Updates the signal of the whole buffer. Must be called after the pool's level has changed.
@@ -413,7 +469,7 @@ impl Admission {
         if lowered {
             self.after_lowering();
         } else {
-            self.notify(Freed { account: Some(index), stage: None, pool: false });
+            self.notify(Freed { account: Some(index), stage: None, pool: false, bytes: false });
         }
     }
 
@@ -460,6 +516,7 @@ impl Admission {
     pub(crate) fn open_account(&self, name: &Arc<str>, capacity: u32, guarantee: u32) -> u32 {
         let (index, _) = self.ledger().open_account(capacity, guarantee);
         self.account(index).cell().set_owner("source", name);
+        self.open_bytes(index, name);
         self.names.lock().insert(index, Arc::clone(name));
         index
     }
@@ -477,6 +534,7 @@ impl Admission {
     /// Returns the number of records that it holds.
     pub(crate) fn try_close_account(&self, index: u32) -> Result<(), u32> {
         let _ = self.ledger().try_close_empty(index)?;
+        self.close_bytes(index);
         self.protocol.count_event();
         Ok(())
     }
@@ -484,6 +542,7 @@ impl Admission {
     /// Closes an account, and rejects the requests that wait for its credits.
     pub(crate) fn close_account(&self, index: u32) {
         let _ = self.ledger().close_account(index);
+        self.close_bytes(index);
         self.protocol.count_event();
         self.reject_account(index);
     }
@@ -516,6 +575,7 @@ impl Admission {
             event!(info, "buffer closed");
         }
         self.ledger().close();
+        self.close_all_bytes();
         self.update_signal();
         self.reject_waiters(|queue, deferred| queue.reject_pushes(&self.protocol, deferred));
         self.ledger().fence();
@@ -616,7 +676,7 @@ impl Admission {
     /// Notifies waiters, if any: grants the requests that fit. Must be called after releasing
     /// credits or places.
     #[cold]
-    fn notify(&self, freed: Freed) {
+    pub(super) fn notify(&self, freed: Freed) {
         if self.has_waiters() {
             self.with_queue(|queue, deferred| queue.note_freed(&self.protocol, freed, deferred));
             self.serve();

@@ -5,6 +5,8 @@
 mod acquire;
 #[allow(clippy::module_inception)] // The file is named after its type.
 mod admission;
+mod bytes;
+mod charging;
 mod protocol;
 mod pushers;
 mod receivers;
@@ -12,6 +14,7 @@ mod wait_queue;
 
 pub(crate) use acquire::{Acquire, Wanted};
 pub(crate) use admission::Admission;
+pub(crate) use bytes::{Budget, Charges};
 pub(crate) use protocol::{Acquired, Admitted};
 pub(crate) use pushers::Pushers;
 pub(crate) use receivers::{Receiver, Receivers};

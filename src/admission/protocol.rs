@@ -2,13 +2,16 @@
 //! waiter, and reports what it has moved. See
 //! [`docs::internals`](crate::docs::internals#the-admission-protocol).
 
-use crate::caps::{Account, Denied, Leasing, Ledger, Places, Sequence};
+use super::bytes::{Budget, Charges};
+use crate::caps::{Account, Denied, Grant, Leasing, Ledger, Limit, Places, Sequence};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, SeqCst};
 
 /// The ledger, and the flags that say which notifications a change of it needs.
 pub(crate) struct Protocol {
     pub(super) ledger: Ledger,
-    /// The flags [`CLOSED`] and [`RECLAIMS`].
+    /// In a buffer with byte budgets.
+    pub(super) bytes: Option<Budget>,
+    /// The flags [`CLOSED`], [`RECLAIMS`] and [`MEASURES`].
     gate: AtomicU8,
     /// How many requests wait, in the lower half: while there are some, each release notifies them, and
     /// accounts lease exactly. In the upper half, how often a source, a stage or the buffer was closed,
@@ -27,6 +30,33 @@ const CLOSED: u8 = 1 << 0;
 /// The global cap was lowered, and more credits may be leased than it allows. Idle credits are among
 /// them, so no request may use one.
 const RECLAIMS: u8 = 1 << 1;
+/// The buffer has byte budgets, so that a request takes more than credits and places.
+const MEASURES: u8 = 1 << 2;
+
+/// What a request asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Demand<'a> {
+    /// The account whose credits it takes; none if the records have their credits and bytes.
+    pub(super) account: Option<u32>,
+    /// The least number of records that it takes.
+    pub(super) least: u32,
+    pub(super) wanted: u32,
+    pub(super) charges: Charges<'a>,
+    /// Whether `least` credits and places, and their bytes, are reserved for it.
+    pub(super) reserved: bool,
+}
+
+impl Demand<'_> {
+    /// Returns how many of the reserved credits and places are for this request.
+    fn own(&self) -> u32 {
+        if self.reserved { self.least } else { 0 }
+    }
+
+    /// Returns how many of the reserved units are for this request.
+    fn own_units(&self) -> u32 {
+        if self.reserved { self.charges.least() } else { 0 }
+    }
+}
 
 /// What a push was given: records, the sequence of the first, and why they are not more.
 #[must_use]
@@ -54,31 +84,41 @@ pub(super) struct Moved {
     pub(super) account: Option<u32>,
     /// Whether the pool's level has changed.
     pub(super) pool: bool,
+    /// Whether the level of the pool of bytes has changed.
+    pub(super) bytes: bool,
     /// Whether credits that were in transit can be taken by others now.
     pub(super) left_some: bool,
     /// Whether the pool has become empty.
     pub(super) pool_empty: bool,
 }
 
-/// Credits that have no places yet. Dropping the value gives them back.
+impl Moved {
+    /// A sweep left idle credits or units to others.
+    pub(super) fn swept() -> Self {
+        Self { pool: true, bytes: true, left_some: true, ..Self::default() }
+    }
+}
+
+/// Credits and units that have no places yet. Dropping the value gives them back.
 struct Credits<'a> {
     protocol: &'a Protocol,
     account: u32,
     records: u32,
+    units: u32,
     moved: &'a mut Moved,
 }
 
 impl Drop for Credits<'_> {
     fn drop(&mut self) {
         if self.records > 0 {
-            self.protocol.release(self.account, self.records, self.moved);
+            self.protocol.release(self.account, self.records, self.units, self.moved);
             self.moved.left_some = true;
         }
     }
 }
 
 impl Admitted {
-    fn none(denied: Denied) -> Self {
+    pub(super) fn none(denied: Denied) -> Self {
         Self { records: 0, first: Sequence::default(), denied: Some(denied) }
     }
 
@@ -97,10 +137,11 @@ impl Admitted {
 }
 
 impl Protocol {
-    pub(super) fn new(ledger: Ledger) -> Self {
+    pub(super) fn new(ledger: Ledger, bytes: Option<Budget>) -> Self {
         Self {
             ledger,
-            gate: AtomicU8::new(0),
+            gate: AtomicU8::new(if bytes.is_some() { MEASURES } else { 0 }),
+            bytes,
             events: AtomicU64::new(0),
             drainers: AtomicU32::new(0),
         }
@@ -163,11 +204,11 @@ impl Protocol {
     }
 
     /// Returns `false` while a request or a drainer waits.
-    fn may_lease_ahead(&self) -> bool {
+    pub(super) fn may_lease_ahead(&self) -> bool {
         !self.has_waiters() && !self.has_drainers()
     }
 
-    fn leasing(&self) -> Leasing {
+    pub(super) fn leasing(&self) -> Leasing {
         if self.reclaims() {
             Leasing::Reclaim
         } else if self.may_lease_ahead() {
@@ -178,21 +219,29 @@ impl Protocol {
     }
 
     /// Checks whether a request could be granted now, and takes nothing. A request without an
-    /// account needs places alone. `own` of the reserved credits and places are for this request.
-    pub(super) fn check(
-        &self,
-        account: Option<u32>,
-        places: &Places,
-        wanted: u32,
-        own: u32,
-    ) -> Result<(), Denied> {
-        if places.is_closed() || account.is_some() && self.is_closed() {
+    /// account needs places alone.
+    pub(super) fn check(&self, places: &Places, demand: &Demand<'_>) -> Result<(), Denied> {
+        if places.is_closed() || demand.account.is_some() && self.is_closed() {
             return Err(Denied::Closed);
         }
-        if let Some(account) = account {
-            self.ledger.check(self.account(account), wanted, own)?;
+        let own = demand.own();
+        if let Some(account) = demand.account {
+            self.ledger.check(self.account(account), demand.least, own)?;
+            if let Some(bytes) = &self.bytes {
+                bytes.check(account, demand.charges.least(), demand.own_units())?;
+            }
         }
-        places.check(wanted, own)
+        places.check(demand.least, own)
+    }
+
+    /// Frees idle credits of other accounts for a request that a cap of the whole buffer denies.
+    /// Returns `true` if the request must look again, and waiters must be notified.
+    pub(super) fn sweep_for(&self, denied: Denied) -> bool {
+        match (denied.limit(), &self.bytes) {
+            (Some(Limit::Global), _) => self.ledger.sweep(),
+            (Some(Limit::GlobalBytes), Some(bytes)) => bytes.ledger.sweep(),
+            _ => false,
+        }
     }
 
     /// Counts credits and places that are about to be taken for records to come, takes them, and ends
@@ -224,22 +273,19 @@ impl Protocol {
         }
     }
 
-    /// Takes credits of the account, if the request has one, and places: `wanted` of both, or as
-    /// many as are free if they are at least `least`. `own` of the reserved ones are for this
-    /// request.
+    /// Takes credits of the account, if the request has one, the bytes of the records, and places:
+    /// what is wanted, or what is free if it is enough for the least number of records.
     ///
-    /// Takes the credits first, then the places; the caller then takes a slot of the ring. What a
-    /// later step denies, the earlier steps give back.
+    /// Takes the credits first, then the bytes, then the places; the caller then takes a slot of
+    /// the ring. What a later step denies, the earlier steps give back.
     pub(super) fn acquire(
         &self,
-        account: Option<u32>,
         places: &Places,
-        least: u32,
-        wanted: u32,
-        own: u32,
+        demand: Demand<'_>,
         moved: &mut Moved,
     ) -> Admitted {
-        let Some(account) = account else {
+        let (least, wanted, own) = (demand.least, demand.wanted, demand.own());
+        let Some(account) = demand.account else {
             let (taken, first) = places.acquire(least, wanted, own);
             return Admitted { records: taken.records, first, denied: taken.denied };
         };
@@ -249,21 +295,52 @@ impl Protocol {
         let grant = self.ledger.acquire(account, least, wanted, own, self.leasing());
         moved.account = Some(account);
         moved.pool |= grant.pool_moved;
-        moved.left_some |= grant.left_some;
-        // A drainer that was not seen above may have swept before the account announced its turn.
-        moved.left_some |= grant.turned_ahead && !self.may_lease_ahead() && self.ledger.sweep();
+        self.follow_grant(&self.ledger, &grant, moved);
         if grant.taken.records == 0 {
             return Admitted { records: 0, first: Sequence::default(), denied: grant.taken.denied };
         }
-        let mut credits = Credits { protocol: self, account, records: grant.taken.records, moved };
-        let (taken, first) = places.acquire(least, credits.records, own);
+        let records = grant.taken.records;
+        let mut credits = Credits { protocol: self, account, records, units: 0, moved };
+        let mut denied = grant.taken.denied;
+        let mut fit = records;
+        if let Some(bytes) = &self.bytes
+            && demand.charges.least() > 0
+        {
+            let (own, leasing) = (demand.own_units(), self.leasing());
+            let charged = match bytes.acquire(account, demand.charges, records, own, leasing) {
+                Ok(charged) => charged,
+                Err(denied) => return Admitted::none(denied),
+            };
+            credits.moved.bytes |= charged.grant.pool_moved;
+            self.follow_grant(&bytes.ledger, &charged.grant, credits.moved);
+            credits.units = charged.units;
+            fit = charged.records;
+            denied = if fit < records { charged.denied } else { denied };
+            if fit == 0 {
+                return Admitted { records: 0, first: Sequence::default(), denied };
+            }
+        }
+        let (taken, first) = places.acquire(least, fit, own);
         credits.records -= taken.records;
-        let denied = taken.denied.or(grant.taken.denied);
-        Admitted { records: taken.records, first, denied }
+        credits.units -= demand.charges.of_first(taken.records);
+        Admitted { records: taken.records, first, denied: taken.denied.or(denied) }
     }
 
-    /// Gives credits back. The caller updates the signals and notifies waiters and drainers.
-    pub(super) fn release(&self, index: u32, credits: u32, moved: &mut Moved) {
+    /// Notes what a grant has left to others.
+    pub(super) fn follow_grant(&self, ledger: &Ledger, grant: &Grant, moved: &mut Moved) {
+        moved.left_some |= grant.left_some;
+        // A drainer that was not seen before may have swept before the account announced its turn.
+        moved.left_some |= grant.turned_ahead && !self.may_lease_ahead() && ledger.sweep();
+    }
+
+    /// Gives credits and units back: the units first, so that an account without credits in use
+    /// has no units in use. The caller updates the signals and notifies waiters and drainers.
+    pub(super) fn release(&self, index: u32, credits: u32, units: u32, moved: &mut Moved) {
+        if units > 0
+            && let Some(bytes) = &self.bytes
+        {
+            moved.bytes |= bytes.release(index, units).pool_moved;
+        }
         let account = self.account(index);
         let (_, unreturned) = self.ledger.release(account, credits);
         let released = self.ledger.return_lease(account, unreturned);

@@ -13,22 +13,25 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::protocol::{Acquired, Moved, Protocol};
+use super::bytes::Charges;
+use super::protocol::{Acquired, Demand, Moved, Protocol};
 use super::{SharedStage, StageState};
 use crate::caps::{Account, Denied, Limit};
 use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
 /// A request for places for `records` records, and for credits of `account`, unless the records
-/// have their credits. When it is granted, it takes what is free for up to `most`. While it is
-/// granted, these count as taken for records to come; if it is `ahead`, they still do when its
-/// outcome is taken.
+/// have their credits. When it is granted, it takes what is free for up to `most`, unless it asks
+/// for bytes. While it is granted, these count as taken for records to come; if it is `ahead`, they
+/// still do when its outcome is taken.
 pub(crate) struct Request {
     pub(crate) account: Option<u32>,
     pub(crate) stage: SharedStage,
     pub(crate) records: u32,
     pub(crate) most: u32,
     pub(crate) ahead: bool,
+    /// The bytes of all records, in units; 0 if it asks for none.
+    pub(crate) units: u32,
 }
 
 /// The number of a request in the order of arrival.
@@ -47,6 +50,8 @@ enum Cap {
     Source(u32),
     Global,
     Stage(StageKey),
+    SourceBytes(u32),
+    GlobalBytes,
 }
 
 /// The source and the stage of the requests of a line. Forwards have no source.
@@ -92,9 +97,13 @@ enum State {
     Decided(Result<Acquired, Denied>),
 }
 
+/// The number of sizes of which the heads are looked at when one is granted.
+const MAX_SIZES: usize = 64;
+
 /// The heads that are blocked at one cap.
 #[derive(Default)]
 struct Blocked {
+    /// By what they ask for there, in records or in units.
     by_size: BTreeSet<(u32, Ticket)>,
     by_turn: BTreeSet<(u64, Ticket)>,
 }
@@ -170,11 +179,18 @@ pub(super) struct Freed {
     pub(super) account: Option<u32>,
     pub(super) stage: Option<StageKey>,
     pub(super) pool: bool,
+    /// Bytes of the account, if there is one, and of the whole buffer.
+    pub(super) bytes: bool,
 }
 
 impl Freed {
+    /// Credits and bytes of the whole buffer.
     pub(super) fn pool() -> Self {
-        Self { account: None, stage: None, pool: true }
+        Self { account: None, stage: None, pool: true, bytes: true }
+    }
+
+    pub(super) fn stage(stage: StageKey) -> Self {
+        Self { account: None, stage: Some(stage), pool: false, bytes: false }
     }
 
     fn caps(self) -> impl Iterator<Item = Cap> {
@@ -182,6 +198,8 @@ impl Freed {
             self.account.map(Cap::Source),
             self.pool.then_some(Cap::Global),
             self.stage.map(Cap::Stage),
+            self.account.filter(|_| self.bytes).map(Cap::SourceBytes),
+            self.bytes.then_some(Cap::GlobalBytes),
         ];
         caps.into_iter().flatten()
     }
@@ -195,9 +213,26 @@ impl Request {
     fn cap(&self, limit: Limit) -> Cap {
         match (limit, self.account) {
             (Limit::Source, Some(account)) => Cap::Source(account),
+            (Limit::SourceBytes, Some(account)) => Cap::SourceBytes(account),
             (Limit::Global, _) => Cap::Global,
-            (Limit::Stage | Limit::Source, _) => Cap::Stage(stage_key(&*self.stage)),
+            (Limit::GlobalBytes, _) => Cap::GlobalBytes,
+            (Limit::Stage | Limit::Source | Limit::SourceBytes, _) => {
+                Cap::Stage(stage_key(&*self.stage))
+            }
         }
+    }
+
+    /// Returns how much it asks for at a cap, in records or in units.
+    fn size_at(&self, cap: Cap) -> u32 {
+        match cap {
+            Cap::Source(_) | Cap::Global | Cap::Stage(_) => self.records,
+            Cap::SourceBytes(_) | Cap::GlobalBytes => self.units,
+        }
+    }
+
+    fn demand(&self, most: u32, reserved: bool) -> Demand<'static> {
+        let Self { account, records: least, units, .. } = *self;
+        Demand { account, least, wanted: most, charges: Charges::of(units), reserved }
     }
 
     /// Checks that the request exceeds no cap.
@@ -210,14 +245,19 @@ impl Request {
         ];
         let records = self.records;
         match caps.into_iter().find(|(_, capacity)| capacity.is_some_and(|cap| cap < records)) {
-            Some((limit, Some(capacity))) => Err(Denied::TooLarge { limit, records, capacity }),
-            _ => Ok(()),
+            Some((limit, Some(capacity))) => {
+                Err(Denied::TooLarge { limit, size: records, capacity })
+            }
+            _ => match (self.account, &protocol.bytes) {
+                (Some(account), Some(bytes)) => bytes.check_size(account, self.units),
+                _ => Ok(()),
+            },
         }
     }
 
     fn freed(&self) -> Freed {
         let (account, stage) = (self.account, Some(stage_key(&*self.stage)));
-        Freed { account, stage, pool: account.is_some() }
+        Freed { account, stage, pool: account.is_some(), bytes: self.units > 0 }
     }
 
     fn is_closed(&self, protocol: &Protocol) -> bool {
@@ -252,14 +292,16 @@ impl Waiter {
 }
 
 impl Blocked {
-    /// Returns the oldest head that asks for no more than `free`. Looks at one head of each size
-    /// that fits, so at no more than `free` heads.
+    /// Returns the oldest head that asks for no more than `free`: if these are of more than 64
+    /// sizes, the oldest of the 64 smallest sizes.
     fn oldest_that_fits(&self, free: u32) -> Option<Ticket> {
         let mut oldest: Option<Ticket> = None;
         let mut from = (0, 0);
-        while let Some(&(size, ticket)) = self.by_size.range(from..).next()
-            && size <= free
-        {
+        for _ in 0..MAX_SIZES {
+            let Some(&(size, ticket)) = self.by_size.range(from..).next() else { break };
+            if size > free {
+                break;
+            }
             oldest = Some(oldest.map_or(ticket, |other| other.min(ticket)));
             let Some(larger) = size.checked_add(1) else { break };
             from = (larger, 0);
@@ -282,6 +324,9 @@ impl WaitQueue {
         request.stage.places().fence();
         if let Some(account) = request.account {
             protocol.ledger.fence_all(protocol.account(account));
+            if let Some(bytes) = &protocol.bytes {
+                bytes.ledger.fence_all(bytes.account(account));
+            }
         }
         let ticket = self.next_number();
         let line = request.line();
@@ -372,14 +417,16 @@ impl WaitQueue {
 
     /// Returns what denies a request that is not the head of its line.
     fn denied_in_line(&self, protocol: &Protocol, request: &Request) -> Denied {
-        let Request { account, ref stage, records, .. } = *request;
-        if let Err(denied) = protocol.check(account, stage.places(), records, 0) {
+        let demand = request.demand(request.records, false);
+        if let Err(denied) = protocol.check(request.stage.places(), &demand) {
             return denied;
         }
         let first = self.lines.get(&request.line()).and_then(BTreeSet::first);
         let limit = match first.and_then(|first| self.waiters.get(first)).map(|w| w.state) {
             Some(State::Blocked(Cap::Source(_))) => Limit::Source,
             Some(State::Blocked(Cap::Global)) => Limit::Global,
+            Some(State::Blocked(Cap::SourceBytes(_))) => Limit::SourceBytes,
+            Some(State::Blocked(Cap::GlobalBytes)) => Limit::GlobalBytes,
             _ => Limit::Stage,
         };
         Denied::Reserved { limit }
@@ -399,7 +446,7 @@ impl WaitQueue {
             deferred.places_moved.push(Arc::clone(stage));
             if let Some(account) = account {
                 let mut moved = Moved::default();
-                protocol.release(account, records, &mut moved);
+                protocol.release(account, records, waiter.request.units, &mut moved);
                 deferred.moved.push(moved);
             }
             self.note_freed(protocol, waiter.request.freed(), deferred);
@@ -502,15 +549,20 @@ impl WaitQueue {
         }
         let Some((_, ticket)) = self.candidates.pop_first() else { return };
         let Some(waiter) = self.waiters.get(&ticket) else { return };
-        let Request { account, ref stage, records, .. } = waiter.request;
+        let Request { account, ref stage, records, units, .. } = waiter.request;
         stage.places().reserve(records);
         if let Some(account) = account {
             protocol.account(account).reserve(records);
             protocol.ledger.reserve(records);
             // Idle credits that others have leased ahead are not theirs any more.
-            if protocol.ledger.sweep() {
-                let moved = Moved { pool: true, left_some: true, ..Moved::default() };
-                deferred.moved.push(moved);
+            let mut swept = protocol.ledger.sweep();
+            if let Some(bytes) = &protocol.bytes {
+                bytes.account(account).reserve(units);
+                bytes.ledger.reserve(units);
+                swept |= bytes.ledger.sweep();
+            }
+            if swept {
+                deferred.moved.push(Moved::swept());
             }
         }
         let patience = waiter.patience.max(waiter.longest_gap.saturating_mul(2));
@@ -523,11 +575,15 @@ impl WaitQueue {
     fn end_reservation(&mut self, protocol: &Protocol) {
         let Some(Reservation { ticket, .. }) = self.reservation.take() else { return };
         let Some(waiter) = self.waiters.get(&ticket) else { return };
-        let Request { account, ref stage, records, .. } = waiter.request;
+        let Request { account, ref stage, records, units, .. } = waiter.request;
         stage.places().unreserve(records);
         if let Some(account) = account {
             protocol.account(account).reserve(0);
             protocol.ledger.unreserve(records);
+            if let Some(bytes) = &protocol.bytes {
+                bytes.account(account).reserve(0);
+                bytes.ledger.unreserve(units);
+            }
         }
         for cap in waiter.request.freed().caps() {
             if self.blocked.contains_key(&cap) {
@@ -613,7 +669,12 @@ impl WaitQueue {
 
     /// Returns how much the heads blocked at a cap may take there.
     fn free_at(&self, protocol: &Protocol, cap: Cap, blocked: &Blocked) -> u32 {
+        let bytes = protocol.bytes.as_ref();
         match cap {
+            Cap::SourceBytes(account) => {
+                bytes.map_or(0, |bytes| bytes.ledger.room(bytes.account(account)))
+            }
+            Cap::GlobalBytes => bytes.map_or(0, |bytes| bytes.ledger.free()),
             Cap::Source(account) => protocol.ledger.room(protocol.account(account)),
             Cap::Global => protocol.ledger.free(),
             Cap::Stage(_) => {
@@ -639,24 +700,26 @@ impl WaitQueue {
             return Ok(());
         }
         let Request { account, ref stage, records, most, .. } = waiter.request;
-        let own = if self.holds_reservation(ticket) { records } else { 0 };
+        let reserved = self.holds_reservation(ticket);
         let places = stage.places();
-        let look = || protocol.check(account, places, records, own);
+        let demand = waiter.request.demand(most, reserved);
+        let look = || protocol.check(places, &demand);
         let mut looked = waiter.request.check_size(protocol).and_then(|()| look());
-        if looked.is_err_and(|denied| denied.limit() == Some(Limit::Global))
-            && protocol.ledger.sweep()
+        while let Err(denied) = looked
+            && protocol.sweep_for(denied)
         {
             // What is released in those accounts from now on goes to the pool, and is seen to do so.
-            deferred.moved.push(Moved { pool: true, left_some: true, ..Moved::default() });
+            deferred.moved.push(Moved::swept());
             looked = look();
         }
         let taken = looked.and_then(|()| {
             let mut moved = Moved::default();
             // No more credits than there are places: others would miss them for a moment.
+            let own = if reserved { records } else { 0 };
             let most = most.min(places.free(own)).max(records);
+            let demand = Demand { wanted: most, ..demand };
             let taken = protocol.take_ahead(account, places, most, || {
-                let admitted = protocol.acquire(account, places, records, most, own, &mut moved);
-                admitted.at_least(records)
+                protocol.acquire(places, demand, &mut moved).at_least(records)
             });
             deferred.moved.push(moved);
             deferred.places_moved.push(Arc::clone(stage));
@@ -673,7 +736,7 @@ impl WaitQueue {
                             let account = protocol.account(account);
                             protocol.ledger.beyond_guarantee(account, records)
                         }
-                        _ => records,
+                        (cap, _) => waiter.request.size_at(cap),
                     };
                     self.block(ticket, cap, size);
                     return Err(denied);

@@ -94,6 +94,8 @@ pub(crate) struct Tally {
     source: Counter,
     global: Counter,
     stage: Counter,
+    source_bytes: Counter,
+    global_bytes: Counter,
     guaranteed: Counter,
     parked_letters: Counter,
     others_first: Counter,
@@ -111,6 +113,8 @@ impl Tally {
             RejectReason::SourceFull { .. } => &self.source,
             RejectReason::GlobalFull { .. } => &self.global,
             RejectReason::StageFull { .. } => &self.stage,
+            RejectReason::SourceBytesFull { .. } => &self.source_bytes,
+            RejectReason::GlobalBytesFull { .. } => &self.global_bytes,
             RejectReason::GuaranteedToOthers { .. } => &self.guaranteed,
             RejectReason::ParkedLetters { .. } => &self.parked_letters,
             RejectReason::OthersFirst { .. } => &self.others_first,
@@ -131,6 +135,8 @@ impl Tally {
             source: self.source.get(),
             global: self.global.get(),
             stage: self.stage.get(),
+            source_bytes: self.source_bytes.get(),
+            global_bytes: self.global_bytes.get(),
             guaranteed: self.guaranteed.get(),
             parked_letters: self.parked_letters.get(),
             others_first: self.others_first.get(),
@@ -148,6 +154,8 @@ impl Tally {
             source,
             global,
             stage,
+            source_bytes,
+            global_bytes,
             guaranteed,
             parked_letters,
             others_first,
@@ -156,8 +164,8 @@ impl Tally {
             waits,
             waited,
         } = self;
-        let refusals =
-            [source, global, stage, guaranteed, parked_letters, others_first, too_large, closed];
-        refusals.into_iter().chain([waits, waited]).for_each(Counter::reset);
+        let caps = [source, global, stage, source_bytes, global_bytes, guaranteed];
+        let others = [parked_letters, others_first, too_large, closed];
+        caps.into_iter().chain(others).chain([waits, waited]).for_each(Counter::reset);
     }
 }

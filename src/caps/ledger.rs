@@ -271,10 +271,23 @@ impl Ledger {
         let mut register = self.register.lock();
         let index =
             register.vacant.pop().unwrap_or_else(|| self.accounts.push(Account::new()) as u32);
+        (index, self.open(&mut register, index, capacity, guarantee))
+    }
+
+    /// Opens the account of an index that another ledger has given, in a ledger that gives none
+    /// itself. The caller ensures that the account is closed and holds nothing.
+    pub(crate) fn open_account_at(&self, index: u32, capacity: u32) {
+        let mut register = self.register.lock();
+        while self.accounts.count() <= index as usize {
+            self.accounts.push(Account::new());
+        }
+        self.open(&mut register, index, capacity, 0);
+    }
+
+    fn open(&self, register: &mut Register, index: u32, capacity: u32, guarantee: u32) -> bool {
         self.account(index).open(self.watermarks.of(capacity), guarantee);
         register.open += 1;
-        let moved = self.share_idle_budget(&mut register);
-        (index, moved)
+        self.share_idle_budget(register)
     }
 
     /// Closes an account that holds no record. [`vacate`](Self::vacate) frees its index.

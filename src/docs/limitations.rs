@@ -16,8 +16,17 @@
 //!
 //! A stage allocates its ring when it is created, one slot for each record that it may hold: see
 //! [`BufferSettings::max_per_stage`](crate::BufferSettings::max_per_stage). With many stages, give
-//! each the capacity that it needs: [`Builder::stage_capacity`](crate::Builder::stage_capacity). The
-//! caps count records and not bytes: a record that owns memory elsewhere counts as one.
+//! each the capacity that it needs: [`Builder::stage_capacity`](crate::Builder::stage_capacity).
+//!
+//! # Bytes are what the record says
+//!
+//! The caps count records. [`Builder::max_total_bytes`](crate::Builder::max_total_bytes) adds a budget
+//! of bytes, as [`Envelope::size_bytes`](crate::Envelope::size_bytes) measures them. Its default knows
+//! the size of the record's type, and nothing of what the record owns on the heap: implement it.
+//!
+//! A record that grows in a worker's hands is measured again when it is forwarded or returned. Growth
+//! for which the budget has no room is not charged, since neither call fails. Stages have no byte
+//! budget of their own, and the budgets stay what they were built with.
 //!
 //! # Order with several workers
 //!

@@ -83,7 +83,8 @@ impl<E: Envelope> Source<E> {
     /// # }).unwrap();
     /// ```
     pub fn sink(&self, stage: &Stage<E>) -> RecordSink<E> {
-        RecordSink { producer: self.producer(stage), reserving: None, ready: false, closed: false }
+        let producer = self.producer(stage);
+        RecordSink { producer, reserving: None, late: None, ready: false, closed: false }
     }
 }
 
@@ -234,13 +235,18 @@ impl<E: Envelope> fmt::Debug for DeadLetterStream<E> {
 /// one record. Closing it publishes what is pending, gives back what it holds, and closes this sink alone:
 /// its source and its stage stay open.
 ///
+/// In a buffer with [byte budgets](crate::Builder::max_total_bytes) it learns the size of a record when
+/// it is given the record. One for which there are too few bytes stays in the sink, as its only one,
+/// until there are enough: the next call waits for that.
+///
 /// # Errors
 ///
 /// - [`RejectReason::Closed`] if the buffer, the source, the stage or this sink was closed.
 /// - [`RejectReason::ForeignStage`] if the stage belongs to another buffer.
 ///
 /// Both come from waiting until the sink is ready. A sink that is ready accepts a record even if
-/// the buffer was closed after that. A combinator that fails drops its record; use
+/// the buffer was closed after that, unless the record must be measured for a byte budget; one that
+/// exceeds a budget is refused as [`TooLarge`](RejectReason::TooLarge). A combinator that fails drops its record; use
 /// [`send`](Source::send) to get it back.
 ///
 /// # Panics
@@ -249,7 +255,8 @@ impl<E: Envelope> fmt::Debug for DeadLetterStream<E> {
 ///
 /// # Cancel safety
 ///
-/// Dropping the sink releases what it holds, or removes its waiting request.
+/// Dropping the sink releases what it holds, or removes its waiting request. A record that waits in
+/// the sink for bytes is dropped with it, and was not accepted.
 ///
 /// Dropping the future of `SinkExt::send` drops its record, but the sink keeps its request, and
 /// later the credit and place. These stay in use, and [`drain`](crate::BufferManager::drain) waits
@@ -279,6 +286,8 @@ pub struct RecordSink<E: Envelope> {
     producer: Producer<E>,
     /// The request for the next record's credit and place, where it waits for them.
     reserving: Option<Reserving>,
+    /// A record that it was given, and that waits for bytes, with its units.
+    late: Option<(E, u32)>,
     /// Whether it has said that it takes a record.
     ready: bool,
     closed: bool,
@@ -297,12 +306,38 @@ impl<E: Envelope> RecordSink<E> {
             }
             producer.flush();
         }
-        let reserving = self.reserving.get_or_insert_with(|| Reserving::new(Wanted::Ahead(1)));
+        self.poll_hold(0, context)
+    }
+
+    /// Waits until the producer holds a credit, units and a place for one record.
+    fn poll_hold(
+        &mut self,
+        units: u32,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), RejectReason>> {
+        let producer = &mut self.producer;
+        let reserving =
+            self.reserving.get_or_insert_with(|| Reserving::new(Wanted::Ahead(1, units)));
         let reserved = ready!(reserving.poll(producer.source(), producer.stage(), context));
         self.reserving = None;
         Poll::Ready(reserved.map(|acquired| producer.hold(1, acquired.first)))
     }
+
+    /// Waits until the record that lacked bytes is pushed, if there is one.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
+        if let Some((_, units)) = self.late {
+            let held = ready!(self.poll_hold(units, context));
+            if let Some((record, units)) = self.late.take() {
+                held?;
+                self.producer.accept_prepared(record, units);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
+
+/// It never pins its records.
+impl<E: Envelope> Unpin for RecordSink<E> {}
 
 impl<E: Envelope> Sink<E> for RecordSink<E> {
     type Error = RejectReason;
@@ -316,9 +351,12 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
             return Poll::Ready(Err(RejectReason::Closed));
         }
         if !this.ready {
-            let prepared = ready!(this.poll_prepare(context));
+            let prepared = match this.poll_late(context) {
+                Poll::Ready(Ok(())) => this.poll_prepare(context),
+                late => late,
+            };
             let (source, stage) = (this.producer.source(), this.producer.stage());
-            prepared.map_err(|reason| source.core().refuse(stage.core(), reason))?;
+            ready!(prepared).map_err(|reason| source.core().refuse(stage.core(), reason))?;
             this.ready = true;
         }
         Poll::Ready(Ok(()))
@@ -328,24 +366,40 @@ impl<E: Envelope> Sink<E> for RecordSink<E> {
         let this = self.get_mut();
         assert!(this.ready, "a sink was given a record when it was not ready");
         this.ready = false;
-        this.producer.accept_prepared(record);
+        let units = this.producer.source().core().measure(&record);
+        match this.producer.charge(units) {
+            Ok(()) => this.producer.accept_prepared(record, units),
+            Err(reason) if reason.is_full() => {
+                this.producer.flush();
+                this.late = Some((record, units));
+            }
+            Err(reason) => return Err(reason),
+        }
         Ok(())
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
+    fn poll_flush(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), RejectReason>> {
         let this = self.get_mut();
+        let pushed = ready!(this.poll_late(context));
         this.producer.flush();
         this.ready = false;
-        Poll::Ready(Ok(()))
+        Poll::Ready(pushed)
     }
 
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
+    fn poll_close(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), RejectReason>> {
         let this = self.get_mut();
+        let pushed = ready!(this.poll_late(context));
         this.producer.flush();
         this.reserving = None;
         this.ready = false;
         this.closed = true;
-        Poll::Ready(Ok(()))
+        Poll::Ready(pushed)
     }
 }
 

@@ -9,8 +9,11 @@ use std::time::Duration;
 use super::settle::{Outcome, Settled, Settling, acknowledge};
 use crate::caps::Sequence;
 use crate::record::Envelope;
-use crate::store::{BatchContents, Block, DeadLetterReason, Records, Run, StageCore, to_u32};
+use crate::store::{
+    BatchContents, Block, DeadLetterReason, Records, Run, StageCore, Units, to_u32,
+};
 use crate::trace::event;
+use crate::unwind::Panics;
 
 /// Records that a worker has taken from a stage and not yet settled.
 ///
@@ -84,10 +87,10 @@ impl<E: Envelope> Batch<E> {
         account: u32,
         first: Sequence,
         records: Vec<E>,
+        units: &[u32],
     ) -> Self {
-        let mut contents = BatchContents::default();
-        contents.push_many(Run::new(account, first.returned(), records.len()), records);
-        Self { stage, contents }
+        let run = Run::new(account, first.returned(), records.len());
+        Self { stage, contents: BatchContents::charged(run, units, records) }
     }
 
     /// Returns the number of records in the batch.
@@ -226,9 +229,12 @@ impl<E: Envelope> Batch<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn requeue(self) {
-        let (stage, contents) = self.into_contents();
+        let (stage, mut contents) = self.into_contents();
         stage.places().flow().requeued.add_some(contents.len());
+        let mut panics = Panics::default();
+        stage.measure_again(&mut contents, &mut panics);
         stage.push_returned(contents, false);
+        panics.resume();
     }
 
     /// Moves all records to the dead letters, whatever their retry counts, with a reason for
@@ -416,6 +422,8 @@ impl<E: Envelope> Batch<E> {
 impl<E: Envelope> Batch<E> {
     /// Moves the records to places in another stage that the caller has taken for them.
     pub(crate) fn move_to(mut self, next: &StageCore<E>, mut first: Sequence) {
+        let mut panics = Panics::default();
+        self.stage.measure_again(&mut self.contents, &mut panics);
         let len = to_u32(self.len());
         let records = self.contents.take_records();
         self.stage.places().flow().forwarded_out.add(u64::from(len));
@@ -425,17 +433,21 @@ impl<E: Envelope> Batch<E> {
         // records, neither stage may count them.
         self.stage.admission().release_places(&*self.stage, len);
         if let [run] = self.contents.runs() {
-            next.push_forwarded(Block { account: run.account, first, records }, run.pushed);
+            let block = Block { account: run.account, first, records };
+            next.push_forwarded(block, run.pushed, Units::Same(run.charge));
         } else {
             let mut records = records.into_vec().into_iter();
-            for run in self.contents.runs() {
-                let block = records.by_ref().take(run.len as usize).collect();
+            for runs in self.contents.runs().chunk_by(Run::differs_in_charge) {
+                let len = runs.iter().map(|run| run.len).sum();
+                let block = records.by_ref().take(len as usize).collect();
                 let records = Records::from_vec(block);
-                next.push_forwarded(Block { account: run.account, first, records }, run.pushed);
-                first = first.plus(run.len);
+                let block = Block { account: runs[0].account, first, records };
+                next.push_forwarded(block, runs[0].pushed, Run::charges(runs));
+                first = first.plus(len);
             }
         }
         self.stage.admission().notify_places(&*self.stage);
+        panics.resume();
     }
 
     pub(crate) fn stage(&self) -> &Arc<StageCore<E>> {

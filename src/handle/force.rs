@@ -16,8 +16,8 @@ impl<E: Envelope> Source<E> {
     ///
     /// Usually one record is evicted. A request that waits for a place in the stage, or another
     /// thread, may take the place that it had held, and then the call evicts the next. Only the cap
-    /// of the stage makes room in this way, because an eviction at another cap could take records
-    /// of other stages or sources. Records in unsettled batches are never evicted.
+    /// of the stage makes room in this way, because an eviction at another cap, or for bytes, could
+    /// take records of other stages or sources. Records in unsettled batches are never evicted.
     ///
     /// # Errors
     ///
@@ -54,9 +54,10 @@ impl<E: Envelope> Source<E> {
         record: E,
         evicted: impl FnMut(E),
     ) -> Result<(), Rejected<E>> {
-        match self.core().acquire_evicting(stage.core(), evicted) {
+        let units = self.core().measure(&record);
+        match self.core().acquire_evicting(stage.core(), units, evicted) {
             Ok(first) => {
-                self.core().store_one(stage.core(), first, record);
+                self.core().store_one_charged(stage.core(), first, record, units);
                 Ok(())
             }
             Err(reason) => Err(self.core().refuse_one(stage.core(), record, reason)),
@@ -65,14 +66,15 @@ impl<E: Envelope> Source<E> {
 }
 
 impl SourceCore {
-    /// Takes a credit and a place for one record, and evicts records while the stage is full.
+    /// Takes a credit, units and a place for one record, and evicts records while the stage is full.
     fn acquire_evicting<E: Envelope>(
         &self,
         stage: &StageCore<E>,
+        units: u32,
         mut evicted: impl FnMut(E),
     ) -> Result<Sequence, RejectReason> {
         loop {
-            let denied = match self.try_acquire_one(stage)? {
+            let denied = match self.try_acquire_one(stage, units)? {
                 Ok(first) => return Ok(first),
                 Err(denied) => denied,
             };

@@ -93,7 +93,8 @@ impl<E: Envelope> Batch<E> {
     /// Moves all records to the back of the next stage without waiting.
     ///
     /// The records keep their credits; only the places in the two stages change. A closed buffer
-    /// still forwards, so that a pipeline can drain.
+    /// still forwards, so that a pipeline can drain. In a buffer with byte budgets the records are
+    /// measured again: see [`Builder::max_total_bytes`](crate::Builder::max_total_bytes).
     ///
     /// The call does not queue behind requests that wait for places in the next stage, and may take
     /// free places before them. This ends once the first of these requests has been bypassed by
@@ -149,7 +150,7 @@ impl<E: Envelope> Batch<E> {
             Some(RejectReason::ForeignStage { stage_id: Arc::clone(next.id()) })
         } else if records > capacity {
             let limit = format!("stage {}", next.id());
-            Some(RejectReason::TooLarge { records, capacity, limit })
+            Some(RejectReason::TooLarge { records, bytes: None, capacity, limit })
         } else {
             None
         }
@@ -336,7 +337,8 @@ impl<E: Envelope> Batch<E> {
         }
         let stage = Arc::clone(next) as SharedStage;
         let records = to_u32(batch.len());
-        let request = Request { account: None, stage, records, most: records, ahead: true };
+        let most = records;
+        let request = Request { account: None, stage, records, most, units: 0, ahead: true };
         let acquire = Acquire::new(next.admission(), request);
         Err((batch, acquire))
     }

@@ -3,6 +3,7 @@
 #[cfg(feature = "futures")]
 mod adapters;
 mod batch;
+mod bytes;
 mod dead_letters;
 mod force;
 mod forward;
@@ -28,4 +29,4 @@ pub use signals::SignalReceiver;
 pub use source::Source;
 pub(crate) use source::SourceCore;
 pub use stage::Stage;
-pub(crate) use stats::{source_stats, stage_stats};
+pub(crate) use stats::{byte_stats, source_stats, stage_stats};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::source::Source;
 use super::stage::Stage;
 use crate::admission::{Acquired, Wanted};
-use crate::caps::Sequence;
+use crate::caps::{Sequence, sum_of};
 use crate::error::RejectReason;
 use crate::record::Envelope;
 use crate::store::{StageCore, to_u32};
@@ -54,8 +54,9 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         records: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        let acquired = self.acquire(stage, Wanted::Ahead(records.max(1))).await;
-        Permit::new(self, stage, acquired)
+        let wanted = Wanted::Ahead(records.max(1), 0);
+        let acquired = self.acquire(stage, wanted).await;
+        Permit::new(self, stage, acquired, wanted)
     }
 
     /// Blocks the thread until credits and places for `records` records are reserved: the blocking
@@ -71,7 +72,7 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         records: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        self.reserve_until(stage, Wanted::Ahead(records.max(1)), None)
+        self.reserve_until(stage, Wanted::Ahead(records.max(1), 0), None)
     }
 
     /// Blocks the thread until credits and places for `records` records are reserved, for at most
@@ -108,7 +109,7 @@ impl<E: Envelope> Source<E> {
         records: usize,
         timeout: Duration,
     ) -> Result<Permit<E>, RejectReason> {
-        self.reserve_until(stage, Wanted::Ahead(records.max(1)), now().checked_add(timeout))
+        self.reserve_until(stage, Wanted::Ahead(records.max(1), 0), now().checked_add(timeout))
     }
 
     /// Reserves credits and places for `records` records without waiting.
@@ -138,8 +139,24 @@ impl<E: Envelope> Source<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_reserve(&self, stage: &Stage<E>, records: usize) -> Result<Permit<E>, RejectReason> {
-        let acquired = self.core().try_acquire_all(stage.core(), records.max(1));
-        Permit::new(self, stage, acquired)
+        self.try_reserve_wanted(stage, Wanted::Ahead(records.max(1), 0))
+    }
+
+    pub(super) fn try_reserve_wanted(
+        &self,
+        stage: &Stage<E>,
+        wanted: Wanted,
+    ) -> Result<Permit<E>, RejectReason> {
+        let core = self.core();
+        let acquired = match wanted {
+            Wanted::All(records, units) | Wanted::Ahead(records, units) => {
+                core.try_acquire_all(stage.core(), records, units)
+            }
+            Wanted::AheadUpTo(max) => {
+                core.acquire_up_to(stage.core(), core.clamp(stage.core(), max))
+            }
+        };
+        Permit::new(self, stage, acquired, wanted)
     }
 
     /// Waits until a record may be pushed, and reserves credits and places for as many records as
@@ -186,7 +203,7 @@ impl<E: Envelope> Source<E> {
         max: usize,
     ) -> Result<Permit<E>, RejectReason> {
         let acquired = self.acquire(stage, Wanted::AheadUpTo(max)).await;
-        Permit::new(self, stage, acquired)
+        Permit::new(self, stage, acquired, Wanted::AheadUpTo(max))
     }
 
     /// Blocks the thread until a record may be pushed: the blocking form of
@@ -253,23 +270,25 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         max: usize,
     ) -> Result<Permit<E>, RejectReason> {
-        let core = self.core();
-        let acquired = core.acquire_up_to(stage.core(), core.clamp(stage.core(), max));
-        Permit::new(self, stage, acquired)
+        self.try_reserve_wanted(stage, Wanted::AheadUpTo(max))
     }
 
-    fn reserve_until(
+    pub(super) fn reserve_until(
         &self,
         stage: &Stage<E>,
         wanted: Wanted,
         deadline: Option<Instant>,
     ) -> Result<Permit<E>, RejectReason> {
         let acquired = self.acquire_until(stage, wanted, deadline);
-        Permit::new(self, stage, acquired)
+        Permit::new(self, stage, acquired, wanted)
     }
 }
 
 /// Reserved credits and places in a stage, from [`Source::reserve`] and the calls beside it.
+///
+/// In a buffer with [byte budgets](crate::Builder::max_total_bytes), a permit from
+/// [`Source::reserve_bytes`] also holds bytes. A push takes what its record measures from these, and
+/// what they lack from the budgets. It is refused if the budgets have too little left.
 ///
 /// The places count in [`Stage::reserved`](crate::Stage::reserved), and the permit is named in
 /// [`BufferManager::remaining`](crate::BufferManager::remaining), as long as no record was pushed
@@ -301,19 +320,26 @@ pub struct Permit<E: Envelope> {
     source: Source<E>,
     stage: Arc<StageCore<E>>,
     records: u32,
+    /// Units of bytes that are reserved beside them.
+    units: u32,
     first: Sequence,
 }
 
 impl<E: Envelope> Permit<E> {
-    /// Creates a permit for records that were admitted.
-    fn new(
+    /// Creates a permit for what a request was granted.
+    pub(super) fn new(
         source: &Source<E>,
         stage: &Stage<E>,
         acquired: Result<Acquired, RejectReason>,
+        wanted: Wanted,
     ) -> Result<Self, RejectReason> {
         let (source, stage) = (source.clone(), Arc::clone(stage.core()));
+        let units = match wanted {
+            Wanted::All(_, units) | Wanted::Ahead(_, units) => units,
+            Wanted::AheadUpTo(_) => 0,
+        };
         match acquired {
-            Ok(Acquired { records, first }) => Ok(Self { source, stage, records, first }),
+            Ok(Acquired { records, first }) => Ok(Self { source, stage, records, units, first }),
             Err(reason) => Err(source.core().refuse(&*stage, reason)),
         }
     }
@@ -330,12 +356,14 @@ impl<E: Envelope> Permit<E> {
 
     /// Pushes one record and keeps the rest of the reservation.
     ///
-    /// The call cannot fail while the permit is not used up, even if the buffer was closed in the
-    /// meantime.
+    /// Without byte budgets the call cannot fail while the permit is not used up, even if the buffer
+    /// was closed in the meantime.
     ///
     /// # Errors
     ///
-    /// Returns the record if the permit [is used up](Self::is_empty).
+    /// Returns the record if the permit [is used up](Self::is_empty). In a buffer with byte budgets,
+    /// also returns it if it measures more than what is left of the permit's bytes and of the
+    /// budgets; the permit keeps its credit.
     ///
     /// # Examples
     ///
@@ -358,9 +386,34 @@ impl<E: Envelope> Permit<E> {
         if self.is_empty() {
             return Err(record);
         }
+        let units = self.source.core().measure(&record);
+        if !self.take_units(units) {
+            return Err(record);
+        }
         let first = self.use_up(1);
-        self.source.core().store_one(&self.stage, first, record);
+        self.source.core().store_one_charged(&self.stage, first, record, units);
+        self.release_spare_units();
         Ok(())
+    }
+
+    /// Takes units for a record, first of those that are reserved. Returns whether there were
+    /// enough.
+    fn take_units(&mut self, units: u32) -> bool {
+        let source = self.source.core();
+        let more = units.saturating_sub(self.units);
+        if more > 0 && source.admission().try_take_units(source.index(), more, more).is_err() {
+            return false;
+        }
+        self.units = self.units.saturating_sub(units);
+        true
+    }
+
+    /// Gives back the units that are left of a permit that is used up.
+    fn release_spare_units(&mut self) {
+        if self.is_empty() && self.units > 0 {
+            let source = self.source.core();
+            source.admission().release_units(source.index(), std::mem::take(&mut self.units));
+        }
     }
 
     /// Takes `records` out of the reservation, and returns the sequence of the first.
@@ -375,21 +428,23 @@ impl<E: Envelope> Permit<E> {
 
     /// Pushes one record and releases the rest of the reservation.
     ///
-    /// The call cannot fail on a permit that is not used up, even if the buffer was closed in the
-    /// meantime.
+    /// Without byte budgets the call cannot fail on a permit that is not used up, even if the buffer
+    /// was closed in the meantime.
     ///
     /// # Panics
     ///
-    /// Panics if the permit [is used up](Self::is_empty), and drops the record.
+    /// Panics where [`push`](Self::push) would return the record, and drops it. In a buffer with
+    /// byte budgets, reserve the bytes by [`Source::reserve_bytes`], or use `push`.
     pub fn send(mut self, record: E) {
-        assert!(self.push(record).is_ok(), "the permit is used up");
+        assert!(self.push(record).is_ok(), "the permit is used up, or the byte budgets are");
     }
 
     /// Pushes records as one block and releases the rest of the reservation.
     ///
     /// # Errors
     ///
-    /// Returns the records beyond [`len`](Self::len). Those before are pushed.
+    /// Returns the records beyond [`len`](Self::len), or beyond what the byte budgets leave. Those
+    /// before are pushed.
     ///
     /// # Examples
     ///
@@ -407,10 +462,19 @@ impl<E: Envelope> Permit<E> {
     /// # }).unwrap();
     /// ```
     pub fn send_batch(mut self, mut records: Vec<E>) -> Result<(), Vec<E>> {
-        let rest = records.split_off(records.len().min(self.len()));
+        let units = self.source.core().measure_all(&records);
+        let most = records.len().min(self.len());
+        let units = &units[..units.len().min(most)];
+        let fit = if self.take_units(sum_of(units)) {
+            most
+        } else {
+            units.iter().take_while(|units| self.take_units(**units)).count()
+        };
+        let rest = records.split_off(fit);
         if !records.is_empty() {
-            let first = self.use_up(to_u32(records.len()));
-            self.source.core().store_many(&self.stage, first, records);
+            let first = self.use_up(to_u32(fit));
+            let units = &units[..units.len().min(fit)];
+            self.source.core().store_charged(&self.stage, first, records, units);
         }
         if rest.is_empty() { Ok(()) } else { Err(rest) }
     }
@@ -419,8 +483,11 @@ impl<E: Envelope> Permit<E> {
 impl<E: Envelope> Drop for Permit<E> {
     fn drop(&mut self) {
         if self.records > 0 {
-            self.stage.release_unused(self.source.core().index(), self.records);
+            let units = std::mem::take(&mut self.units);
+            self.stage.release_unused(self.source.core().index(), self.records, units);
+            self.records = 0;
         }
+        self.release_spare_units();
     }
 }
 

@@ -65,7 +65,9 @@ const SHARE_OF_CAP: u32 = 4;
 /// A record holds its credit and its place from the moment it is accepted, so the caps are exact. A
 /// producer also holds credits and places *ahead*, for the rest of its present block at most, and
 /// fewer where there are fewer: at a cap it takes what was freed, as a block. It holds none ahead after
-/// a flush, and takes none while other requests wait.
+/// a flush, and takes none while other requests wait. In a buffer with
+/// [byte budgets](crate::Builder::max_total_bytes) each record is charged when it is accepted; no bytes
+/// are held ahead.
 ///
 /// # Order
 ///
@@ -80,6 +82,8 @@ pub struct Producer<E: Envelope> {
     stage: Stage<E>,
     /// Accepted and not published yet.
     open: Vec<E>,
+    /// The units of each, in a buffer with byte budgets.
+    units: Vec<u32>,
     /// The sequence of the first of them.
     first: Sequence,
     /// How many more records it holds credits and places for.
@@ -90,7 +94,13 @@ pub struct Producer<E: Envelope> {
     max_size: u32,
     /// [`Admission::events`](crate::admission::Admission::events) with nothing waiting.
     events: u64,
+    /// The same, where a record needs no more than a credit and a place: [`MEASURED`] in a buffer
+    /// with byte budgets.
+    fast: u64,
 }
+
+/// No count of events, so that each record is measured.
+const MEASURED: u64 = u64::MAX;
 
 impl<E: Envelope> Source<E> {
     /// Returns a handle that gathers this source's records for one stage into blocks.
@@ -114,11 +124,13 @@ impl<E: Envelope> Source<E> {
             source: self.clone(),
             stage: stage.clone(),
             open: Vec::new(),
+            units: Vec::new(),
             first: Sequence::default(),
             ahead: 0,
             size: FIRST_BLOCK,
             max_size: BLOCK_SIZE,
             events: 0,
+            fast: if self.core().admission().measures() { MEASURED } else { 0 },
         }
     }
 }
@@ -164,7 +176,7 @@ impl<E: Envelope> Producer<E> {
 
     #[inline]
     fn push(&mut self, record: E) -> Result<(), Rejected<E>> {
-        if self.ahead == 0 || self.source.core().admission().events() != self.events {
+        if self.ahead == 0 || self.source.core().admission().events() != self.fast {
             return self.push_slow(record);
         }
         self.accept(record);
@@ -185,16 +197,40 @@ impl<E: Envelope> Producer<E> {
 
     #[cold]
     fn push_slow(&mut self, record: E) -> Result<(), Rejected<E>> {
-        if let Err(reason) = self.prepare() {
+        let units = self.source.core().measure(&record);
+        if let Err(reason) = self.prepare().and_then(|()| self.charge(units)) {
             return Err(Rejected { record, reason });
         }
-        self.accept_prepared(record);
+        self.accept_prepared(record, units);
         Ok(())
     }
 
-    /// Takes a record after [`prepare`](Self::prepare), and holds nothing ahead where others wait.
-    pub(super) fn accept_prepared(&mut self, record: E) {
+    /// Takes units for the next record. What is pending is published if there are too few.
+    pub(super) fn charge(&mut self, units: u32) -> Result<(), RejectReason> {
+        if units == 0 {
+            return Ok(());
+        }
+        let source = self.source.core();
+        let taken = source.admission().try_take_units(source.index(), units, units);
+        let taken = taken.map_err(|denied| source.reason(self.stage.core(), denied));
+        if taken.is_err() {
+            self.publish();
+        }
+        taken.map(drop)
+    }
+
+    /// Takes a record for which it holds so many units.
+    fn accept_charged(&mut self, record: E, units: u32) {
+        if units > 0 {
+            self.units.push(units);
+        }
         self.accept(record);
+    }
+
+    /// Takes a record after [`prepare`](Self::prepare) and [`charge`](Self::charge), and holds
+    /// nothing ahead where others wait.
+    pub(super) fn accept_prepared(&mut self, record: E, units: u32) {
+        self.accept_charged(record, units);
         if self.source.core().admission().has_waiters() {
             self.flush();
         }
@@ -202,7 +238,8 @@ impl<E: Envelope> Producer<E> {
 
     /// Whether requests wait, so that a record that waits for room stands in line with them.
     pub(super) fn must_queue(&self) -> bool {
-        self.ahead == 0 && self.source.core().admission().has_waiters()
+        let all_is_ahead = self.ahead > 0 && self.fast != MEASURED;
+        !all_is_ahead && self.source.core().admission().has_waiters()
     }
 
     /// Sees to it that it holds a credit and a place for the next record.
@@ -217,6 +254,9 @@ impl<E: Envelope> Producer<E> {
             // A cap may have been lowered: what is ahead may be more than it allows.
             self.flush();
             self.events = events;
+            if self.fast != MEASURED {
+                self.fast = events;
+            }
         }
         if self.ahead > 0 {
             return Ok(());
@@ -273,8 +313,9 @@ impl<E: Envelope> Producer<E> {
     /// What was pending is published.
     pub async fn send(&mut self, record: E) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
-        let acquired = self.source.acquire(&self.stage, Wanted::Ahead(1)).await;
-        self.accept_acquired(record, acquired)
+        let units = self.source.core().measure(&record);
+        let acquired = self.source.acquire(&self.stage, Wanted::Ahead(1, units)).await;
+        self.accept_acquired(record, units, acquired)
     }
 
     /// Accepts a record as soon as there are a credit and a place for it; parks the thread until then.
@@ -301,8 +342,9 @@ impl<E: Envelope> Producer<E> {
     #[inline]
     fn send_until(&mut self, record: E, deadline: Option<Instant>) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
-        let acquired = self.source.acquire_until(&self.stage, Wanted::Ahead(1), deadline);
-        self.accept_acquired(record, acquired)
+        let units = self.source.core().measure(&record);
+        let acquired = self.source.acquire_until(&self.stage, Wanted::Ahead(1, units), deadline);
+        self.accept_acquired(record, units, acquired)
     }
 
     /// Accepts a record now, unless it must wait for room or for its turn: then it comes back, after what
@@ -325,12 +367,13 @@ impl<E: Envelope> Producer<E> {
     fn accept_acquired(
         &mut self,
         record: E,
+        units: u32,
         acquired: Result<Acquired, RejectReason>,
     ) -> Result<(), Rejected<E>> {
         match acquired {
             Ok(acquired) => {
                 self.hold(1, acquired.first);
-                self.accept(record);
+                self.accept_charged(record, units);
                 Ok(())
             }
             Err(reason) => Err(self.refuse(Rejected { record, reason })),
@@ -364,7 +407,7 @@ impl<E: Envelope> Producer<E> {
         self.publish();
         let ahead = std::mem::take(&mut self.ahead);
         if ahead > 0 {
-            self.stage.core().release_unused(self.source.core().index(), ahead);
+            self.stage.core().release_unused(self.source.core().index(), ahead, 0);
         }
     }
 
@@ -375,16 +418,18 @@ impl<E: Envelope> Producer<E> {
         }
         let (source, stage) = (self.source.core(), self.stage.core());
         source.admission().end_ahead(source.index(), stage.places(), len);
+        let units = std::mem::take(&mut self.units);
         match len {
             1 => {
                 if let Some(record) = self.open.pop() {
-                    source.store_one(stage, self.first, record);
+                    let units = units.first().copied().unwrap_or(0);
+                    source.store_one_charged(stage, self.first, record, units);
                 }
             }
             _ => {
                 let rest = Vec::with_capacity(self.ahead as usize);
                 let records = std::mem::replace(&mut self.open, rest);
-                source.store_many(stage, self.first, records);
+                source.store_charged(stage, self.first, records, &units);
             }
         }
         self.first = self.first.plus(len);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::source::Source;
 use super::stage::Stage;
 use crate::admission::{Acquire, Acquired, Wanted};
-use crate::caps::{Denied, Sequence};
+use crate::caps::Denied;
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::record::Envelope;
 use crate::sync::{Instant, block_on_until, now, spin_until};
@@ -69,8 +69,9 @@ impl<E: Envelope> Source<E> {
     /// # }).unwrap();
     /// ```
     pub async fn send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        let admitted = self.acquire(stage, Wanted::All(1)).await;
-        self.store_one(stage, admitted.map(|acquired| acquired.first), record)
+        let units = self.core().measure(&record);
+        let admitted = self.acquire(stage, Wanted::All(1, units)).await;
+        self.store_one(stage, admitted, record, units)
     }
 
     /// Blocks the thread until one record is pushed: the blocking form of [`send`](Self::send).
@@ -154,21 +155,23 @@ impl<E: Envelope> Source<E> {
         record: E,
         deadline: Option<Instant>,
     ) -> Result<(), Rejected<E>> {
-        let admitted = self.acquire_until(stage, Wanted::All(1), deadline);
-        self.store_one(stage, admitted.map(|acquired| acquired.first), record)
+        let units = self.core().measure(&record);
+        let admitted = self.acquire_until(stage, Wanted::All(1, units), deadline);
+        self.store_one(stage, admitted, record, units)
     }
 
     /// Stores an admitted record, or hands it back with the reason.
     #[inline]
-    pub(crate) fn store_one(
+    fn store_one(
         &self,
         stage: &Stage<E>,
-        admitted: Result<Sequence, RejectReason>,
+        admitted: Result<Acquired, RejectReason>,
         record: E,
+        units: u32,
     ) -> Result<(), Rejected<E>> {
         match admitted {
-            Ok(first) => {
-                self.core().store_one(stage.core(), first, record);
+            Ok(Acquired { first, .. }) => {
+                self.core().store_one_charged(stage.core(), first, record, units);
                 Ok(())
             }
             Err(reason) => Err(self.core().refuse_one(stage.core(), record, reason)),
@@ -289,8 +292,9 @@ impl<E: Envelope> Source<E> {
         if records.is_empty() {
             return Ok(());
         }
-        let admitted = self.acquire(stage, Wanted::All(records.len())).await;
-        self.store_batch(stage, admitted, records)
+        let (wanted, units) = self.core().request_for(&records);
+        let admitted = self.acquire(stage, wanted).await;
+        self.store_batch(stage, admitted, records, &units)
     }
 
     /// Blocks the thread until all records are pushed: the blocking form of
@@ -336,8 +340,9 @@ impl<E: Envelope> Source<E> {
         if records.is_empty() {
             return Ok(());
         }
-        let admitted = self.acquire_until(stage, Wanted::All(records.len()), deadline);
-        self.store_batch(stage, admitted, records)
+        let (wanted, units) = self.core().request_for(&records);
+        let admitted = self.acquire_until(stage, wanted, deadline);
+        self.store_batch(stage, admitted, records, &units)
     }
 
     fn store_batch(
@@ -345,10 +350,11 @@ impl<E: Envelope> Source<E> {
         stage: &Stage<E>,
         admitted: Result<Acquired, RejectReason>,
         records: Vec<E>,
+        units: &[u32],
     ) -> Result<(), RejectedBatch<E>> {
         match admitted {
-            Ok(acquired) => {
-                self.core().store_many(stage.core(), acquired.first, records);
+            Ok(Acquired { first, .. }) => {
+                self.core().store_charged(stage.core(), first, records, units);
                 Ok(())
             }
             Err(reason) => {

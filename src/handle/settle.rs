@@ -298,12 +298,16 @@ impl<'a, E: Envelope> Settling<'a, E> {
         flow.delayed.add_some(self.settled.delayed);
         flow.requeued.add_some(self.settled.requeued);
         let contents = std::mem::take(self.contents);
-        let [mut acked, returned, isolated, dead] =
+        let [mut acked, mut returned, mut isolated, dead] =
             contents.split_by(|place| ways.get(place).part());
+        let mut panics = Panics::default();
+        self.stage.measure_again(&mut returned, &mut panics);
+        self.stage.measure_again(&mut isolated, &mut panics);
         self.put_back(returned, &ways.delays(false), false);
         self.put_back(isolated, &ways.delays(true), true);
         self.stage.dead_letter(dead, ways.meta);
-        acknowledge(self.stage, &mut acked);
+        panics.catch(|| acknowledge(self.stage, &mut acked));
+        panics.resume();
     }
 
     /// Returns records, each after its delay.

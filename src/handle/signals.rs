@@ -61,19 +61,30 @@ impl Follows {
     }
 
     /// Registers listeners for every change of the signal. The caller then reads the signal.
-    fn listen(&self) -> [Option<Listener>; 4] {
+    fn listen(&self) -> [Option<Listener>; 6] {
+        let of = |controller: &BackpressureController| {
+            [Some(controller.cell().listen()), Some(controller.bytes_cell().listen())]
+        };
         match self {
-            Self::Controller(controller) => [Some(controller.cell().listen()), None, None, None],
-            Self::Stage(stage) => [Some(stage.places().cell().listen()), None, None, None],
+            Self::Controller(controller) => {
+                let [records, bytes] = of(controller);
+                [records, bytes, None, None, None, None]
+            }
+            Self::Stage(stage) => {
+                [Some(stage.places().cell().listen()), None, None, None, None, None]
+            }
             Self::Source(source) => {
                 // Before the stage is read, so that a push to another one is not missed.
                 let redirected = source.listen();
                 let stage = source.latest_stage();
+                let [records, bytes] = of(source.admission().controller());
                 [
                     Some(redirected),
                     stage.map(|stage| stage.places().cell().listen()),
                     Some(source.account().cell().listen()),
-                    Some(source.admission().controller().cell().listen()),
+                    source.bytes_account().map(|account| account.cell().listen()),
+                    records,
+                    bytes,
                 ]
             }
         }
@@ -84,7 +95,8 @@ impl SourceCore {
     fn signal(&self) -> BackpressureSignal {
         let stage = self.latest_stage().map(|stage| stage.places().cell().signal());
         let own = self.account().cell().signal().max(stage.unwrap_or_default());
-        own.max(self.admission().controller().current())
+        let bytes = self.bytes_account().map(|account| account.cell().signal());
+        own.max(bytes.unwrap_or_default()).max(self.admission().controller().current())
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::{Arc, Weak};
 
 use super::stage::Stage;
 use crate::admission::{
-    Acquire, Acquired, Admission, Admitted, Pushers, Request, SharedStage, StageState, Wanted,
+    Acquire, Acquired, Admission, Admitted, Charges, Pushers, Request, SharedStage, StageState,
+    Wanted,
 };
-use crate::caps::{Account, Counter, Denied, Limit, Sequence};
+use crate::caps::{Account, Counter, Denied, Limit, Sequence, bytes_of};
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::event::{Event, Listener};
 use crate::record::Envelope;
@@ -142,7 +143,11 @@ impl SourceCore {
 
     pub(crate) fn utilization(&self) -> f64 {
         let account = self.account();
-        share(account.used(), account.capacity())
+        let records = share(account.used(), account.capacity());
+        match self.bytes_account() {
+            Some(bytes) => records.max(share(bytes.used(), bytes.capacity())),
+            None => records,
+        }
     }
 
     pub(crate) fn available_credits(&self) -> usize {
@@ -169,6 +174,31 @@ impl SourceCore {
     ) {
         self.count_accepted(records.len());
         stage.store_many(self.account, first, records);
+    }
+
+    /// Stores a record that was admitted, and charged so much.
+    #[inline]
+    pub(crate) fn store_one_charged<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        first: Sequence,
+        record: E,
+        units: u32,
+    ) {
+        self.count_accepted(1);
+        stage.store_one_charged(self.account, first, record, units);
+    }
+
+    /// Stores records that were admitted, and charged so much each.
+    pub(crate) fn store_charged<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        first: Sequence,
+        records: Vec<E>,
+        units: &[u32],
+    ) {
+        self.count_accepted(records.len());
+        stage.store_charged(self.account, first, records, units);
     }
 
     /// Counts records that were admitted.
@@ -210,15 +240,41 @@ impl SourceCore {
         Arc::ptr_eq(&self.admission, stage.admission())
     }
 
-    /// Takes a credit and a place for one record and returns its sequence.
+    /// Pushes one record.
     #[inline]
-    pub(crate) fn acquire_one<E: Envelope>(
+    pub(crate) fn push_one<E: Envelope>(
         &self,
         stage: &StageCore<E>,
-    ) -> Result<Sequence, RejectReason> {
-        match self.acquire_fast(stage, 1) {
+        record: E,
+    ) -> Result<(), Rejected<E>> {
+        let acquired = match self.acquire_fast(stage, 1) {
             Some(first) => Ok(first),
-            None => self.acquire_one_slow(stage),
+            None if self.admission.measures() => return self.push_measured(stage, record),
+            None => self.acquire_one_slow(stage, 0),
+        };
+        match acquired {
+            Ok(first) => {
+                self.store_one(stage, first, record);
+                Ok(())
+            }
+            Err(reason) => Err(self.refuse_one(stage, record, reason)),
+        }
+    }
+
+    /// Pushes one record in a buffer with byte budgets.
+    #[cold]
+    fn push_measured<E: Envelope>(
+        &self,
+        stage: &StageCore<E>,
+        record: E,
+    ) -> Result<(), Rejected<E>> {
+        let units = self.measure(&record);
+        match self.acquire_one_slow(stage, units) {
+            Ok(first) => {
+                self.store_one_charged(stage, first, record, units);
+                Ok(())
+            }
+            Err(reason) => Err(self.refuse_one(stage, record, reason)),
         }
     }
 
@@ -226,22 +282,24 @@ impl SourceCore {
     fn acquire_one_slow<E: Envelope>(
         &self,
         stage: &StageCore<E>,
+        units: u32,
     ) -> Result<Sequence, RejectReason> {
-        self.try_acquire_one(stage)?.map_err(|denied| self.reason(stage, denied))
+        self.try_acquire_one(stage, units)?.map_err(|denied| self.reason(stage, denied))
     }
 
-    /// Takes a credit and a place for one record, or returns what denies them.
+    /// Takes a credit, units and a place for one record, or returns what denies them.
     pub(super) fn try_acquire_one<E: Envelope>(
         &self,
         stage: &StageCore<E>,
+        units: u32,
     ) -> Result<Result<Sequence, Denied>, RejectReason> {
-        let admitted = self.acquire(stage, 1)?;
+        let admitted = self.acquire(stage, 1, Charges::of(units))?;
         Ok(admitted.denied.map_or(Ok(admitted.first), Err))
     }
 
     /// Takes credits and places for `wanted` records if the account already leases the credits and
     /// the first attempt succeeds, which is the common case.
-    #[inline]
+    #[inline(always)]
     fn acquire_fast<E: Envelope>(&self, stage: &StageCore<E>, wanted: usize) -> Option<Sequence> {
         if !self.owns(stage) {
             return None;
@@ -251,19 +309,24 @@ impl SourceCore {
         self.admission.try_acquire_fast(self.account, stage.places(), wanted)
     }
 
-    /// Takes credits and places for up to `wanted` records.
+    /// Takes credits, the bytes of the records, and places for up to `wanted` records.
     ///
     /// The result may hold fewer records and no denial. The caller then continues with the rest.
     fn acquire<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         wanted: usize,
+        charges: Charges<'_>,
     ) -> Result<Admitted, RejectReason> {
         if !self.owns(stage) {
             return Err(RejectReason::ForeignStage { stage_id: Arc::clone(stage.id()) });
         }
         self.note_stage(stage);
         let wanted = to_u32(wanted.min(MAX_CAP));
+        if !charges.is_none() {
+            let (account, places) = (self.account, stage.places());
+            return Ok(self.admission.try_acquire_charged(account, places, wanted, charges));
+        }
         Ok(match self.admission.try_acquire_exact(self.account, stage.places(), wanted) {
             Some(first) => Admitted { records: wanted, first, denied: None },
             None => self.admission.try_acquire(self.account, stage.places(), wanted),
@@ -280,7 +343,7 @@ impl SourceCore {
             if let Some(first) = self.acquire_fast(stage, wanted as usize) {
                 return Ok(Acquired { records: wanted, first });
             }
-            let admitted = self.acquire(stage, wanted as usize)?;
+            let admitted = self.acquire(stage, wanted as usize, Charges::None)?;
             admitted.at_least(1).map_err(|denied| self.reason(stage, denied))
         })
     }
@@ -292,19 +355,20 @@ impl SourceCore {
         own.min(global).min(stage.places().capacity()).max(1)
     }
 
-    /// Takes credits and places for exactly `records` records to come, without regard to requests
+    /// Takes credits, units and places for exactly `records` records to come, without regard to requests
     /// that wait.
     pub(super) fn try_acquire_all<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         records: usize,
+        units: u32,
     ) -> Result<Acquired, RejectReason> {
-        self.check_size(stage, records)?;
+        self.check_size(stage, records, units)?;
         let records = to_u32(records);
         let places = stage.places();
         self.admission
             .take_ahead(self.account, places, records, || {
-                self.admission.try_acquire_all(self.account, places, records)
+                self.admission.try_acquire_all(self.account, places, records, units)
             })
             .map_err(|denied| self.reason(stage, denied))
     }
@@ -322,19 +386,19 @@ impl SourceCore {
         stage: &StageCore<E>,
         wanted: Wanted,
     ) -> Result<Option<Acquired>, RejectReason> {
-        let records = match wanted {
-            Wanted::All(records) | Wanted::Ahead(records) => records,
-            Wanted::AheadUpTo(_) => 1,
+        let (records, units) = match wanted {
+            Wanted::All(records, units) | Wanted::Ahead(records, units) => (records, units),
+            Wanted::AheadUpTo(_) => (1, 0),
         };
-        self.check_size(stage, records)?;
+        self.check_size(stage, records, units)?;
         if self.admission.has_waiters() {
             return Ok(None);
         }
         let (account, places) = (self.account, stage.places());
-        let all = || self.admission.try_acquire_all(account, places, to_u32(records));
+        let all = || self.admission.try_acquire_all(account, places, to_u32(records), units);
         let acquired = match wanted {
-            Wanted::All(_) => all(),
-            Wanted::Ahead(_) => self.admission.take_ahead(account, places, to_u32(records), all),
+            Wanted::All(..) => all(),
+            Wanted::Ahead(..) => self.admission.take_ahead(account, places, to_u32(records), all),
             Wanted::AheadUpTo(most) => {
                 let most = self.clamp(stage, most);
                 self.admission.take_ahead(account, places, most, || {
@@ -351,13 +415,16 @@ impl SourceCore {
 
     /// Queues a request for credits and places.
     pub(crate) fn wait<E: Envelope>(&self, stage: &Arc<StageCore<E>>, wanted: Wanted) -> Acquire {
-        let (records, most) = match wanted {
-            Wanted::All(records) | Wanted::Ahead(records) => (to_u32(records), to_u32(records)),
-            Wanted::AheadUpTo(most) => (1, self.clamp(stage, most)),
+        let (records, most, units) = match wanted {
+            Wanted::All(records, units) | Wanted::Ahead(records, units) => {
+                (to_u32(records), to_u32(records), units)
+            }
+            Wanted::AheadUpTo(most) => (1, self.clamp(stage, most), 0),
         };
-        let ahead = !matches!(wanted, Wanted::All(_));
+        let ahead = !matches!(wanted, Wanted::All(..));
         let stage = Arc::clone(stage) as SharedStage;
-        let request = Request { account: Some(self.account), stage, records, most, ahead };
+        let account = Some(self.account);
+        let request = Request { account, stage, records, most, units, ahead };
         Acquire::new(&self.admission, request)
     }
 
@@ -374,11 +441,12 @@ impl SourceCore {
         self.available_credits().min(stage.places().free(0) as usize)
     }
 
-    /// Checks that `records` records fit under every cap at once. Part of a push.
+    /// Checks that `records` records of `units` fit under every cap at once. Part of a push.
     fn check_size<E: Envelope>(
         &self,
         stage: &StageCore<E>,
         records: usize,
+        units: u32,
     ) -> Result<(), RejectReason> {
         if !self.owns(stage) {
             return Err(RejectReason::ForeignStage { stage_id: Arc::clone(stage.id()) });
@@ -390,9 +458,18 @@ impl SourceCore {
             (Limit::Stage, stage.places().capacity()),
         ];
         match capacities.into_iter().find(|(_, capacity)| records > *capacity as usize) {
-            None => Ok(()),
+            None => match self.admission.check_units(self.account, units) {
+                Err(Denied::TooLarge { limit, size, capacity }) => Err(RejectReason::TooLarge {
+                    records,
+                    bytes: Some(bytes_of(size)),
+                    capacity: bytes_of(capacity),
+                    limit: self.limit_name(stage, limit),
+                }),
+                _ => Ok(()),
+            },
             Some((limit, capacity)) => Err(RejectReason::TooLarge {
                 records,
+                bytes: None,
                 capacity: capacity as usize,
                 limit: self.limit_name(stage, limit),
             }),
@@ -405,6 +482,8 @@ impl SourceCore {
             Limit::Source => format!("source {}", self.id),
             Limit::Global => "the buffer".to_owned(),
             Limit::Stage => format!("stage {}", stage.id()),
+            Limit::SourceBytes => format!("the byte budget of source {}", self.id),
+            Limit::GlobalBytes => "the byte budget of the buffer".to_owned(),
         }
     }
 
@@ -419,11 +498,24 @@ impl SourceCore {
             Denied::Reserved { limit } => {
                 return RejectReason::OthersFirst { limit: self.limit_name(stage, limit) };
             }
-            Denied::TooLarge { limit, records, capacity } => {
-                return RejectReason::TooLarge {
-                    records: records as usize,
-                    capacity: capacity as usize,
-                    limit: self.limit_name(stage, limit),
+            Denied::TooLarge { limit, size, capacity } => {
+                let of_bytes = matches!(limit, Limit::SourceBytes | Limit::GlobalBytes);
+                let limit = self.limit_name(stage, limit);
+                return if of_bytes {
+                    let (bytes, capacity) = (Some(bytes_of(size)), bytes_of(capacity));
+                    RejectReason::TooLarge { records: 1, bytes, capacity, limit }
+                } else {
+                    let (records, capacity) = (size as usize, capacity as usize);
+                    RejectReason::TooLarge { records, bytes: None, capacity, limit }
+                };
+            }
+            Denied::BytesFull { limit, held, capacity, wanted } => {
+                let [held, capacity, wanted] = [held, capacity, wanted].map(bytes_of);
+                return if limit == Limit::SourceBytes {
+                    let source_id = Arc::clone(&self.id);
+                    RejectReason::SourceBytesFull { source_id, held, capacity, wanted }
+                } else {
+                    RejectReason::GlobalBytesFull { held, capacity, wanted }
                 };
             }
             Denied::Closed => return RejectReason::Closed,
@@ -431,7 +523,7 @@ impl SourceCore {
         let parked = match limit {
             Limit::Source => self.account().parked(),
             Limit::Global => self.admission.ledger().parked(),
-            Limit::Stage => return stage_reason(stage, denied),
+            _ => return stage_reason(stage, denied),
         };
         if parked > 0 {
             let (limit, parked) = (self.limit_name(stage, limit), parked as usize);
@@ -445,7 +537,7 @@ impl SourceCore {
             Limit::Source => {
                 RejectReason::SourceFull { source_id: Arc::clone(&self.id), held, capacity }
             }
-            Limit::Global | Limit::Stage => RejectReason::GlobalFull { held, capacity },
+            _ => RejectReason::GlobalFull { held, capacity },
         }
     }
 
@@ -461,7 +553,9 @@ impl SourceCore {
             self.store_many(stage, first, records);
             return Ok(());
         }
-        self.push_blocks(stage, records, |first, records| self.store_many(stage, first, records))
+        self.push_blocks(stage, records, |first, records, units| {
+            self.store_charged(stage, first, records, units);
+        })
     }
 
     /// Pushes records block by block, until all are stored or one is refused. The first block
@@ -470,15 +564,19 @@ impl SourceCore {
         &self,
         stage: &StageCore<E>,
         mut records: Vec<E>,
-        store: impl Fn(Sequence, Vec<E>),
+        store: impl Fn(Sequence, Vec<E>, &[u32]),
     ) -> Result<(), RejectedBatch<E>> {
         let mut accepted = 0;
+        let units = self.measure_all(&records);
+        let mut units = units.as_slice();
         while !records.is_empty() {
-            let reason = match self.acquire(stage, records.len()) {
+            let reason = match self.acquire(stage, records.len(), Charges::of_each(units)) {
                 Ok(Admitted { records: admitted, first, denied }) => {
                     if admitted > 0 {
-                        store(first, take_front(&mut records, admitted as usize));
+                        let (charged, rest) = units.split_at(units.len().min(admitted as usize));
+                        store(first, take_front(&mut records, admitted as usize), charged);
                         accepted += admitted as usize;
+                        units = rest;
                     }
                     denied.map(|denied| self.reason(stage, denied))
                 }
@@ -514,11 +612,13 @@ pub(super) fn stage_reason<E: Envelope>(stage: &StageCore<E>, denied: Denied) ->
     match denied {
         Denied::Closed => RejectReason::Closed,
         Denied::Reserved { .. } => RejectReason::OthersFirst { limit: limit() },
-        Denied::TooLarge { records, capacity, .. } => {
-            let (records, capacity) = (records as usize, capacity as usize);
-            RejectReason::TooLarge { records, capacity, limit: limit() }
+        Denied::TooLarge { size, capacity, .. } => {
+            let (records, capacity) = (size as usize, capacity as usize);
+            RejectReason::TooLarge { records, bytes: None, capacity, limit: limit() }
         }
-        Denied::Full { held, capacity, .. } | Denied::Guaranteed { held, capacity, .. } => {
+        Denied::Full { held, capacity, .. }
+        | Denied::Guaranteed { held, capacity, .. }
+        | Denied::BytesFull { held, capacity, .. } => {
             let (held, capacity) = (held as usize, capacity as usize);
             match stage.places().parked() as usize {
                 0 => RejectReason::StageFull { stage_id: Arc::clone(stage.id()), held, capacity },
@@ -569,7 +669,7 @@ impl<E: Envelope> Source<E> {
     /// stage of another buffer.
     #[inline]
     pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        self.store_one(stage, self.core.acquire_one(stage.core()), record)
+        self.core.push_one(stage.core(), record)
     }
 
     /// Pushes several records to a stage without waiting: all of them, or the longest prefix that

@@ -2,8 +2,9 @@
 
 use super::source::{Source, SourceCore};
 use super::stage::Stage;
+use crate::caps::{Ledger, bytes_of};
 use crate::record::Envelope;
-use crate::stats::{SourceStats, StageStats};
+use crate::stats::{ByteStats, SourceStats, StageStats};
 use crate::store::StageCore;
 
 impl<E: Envelope> Stage<E> {
@@ -75,14 +76,20 @@ pub(crate) fn stage_stats<E: Envelope>(stage: &StageCore<E>) -> StageStats {
 
 pub(crate) fn source_stats(source: &SourceCore) -> SourceStats {
     let account = source.account();
+    let most = source.admission().bytes().map_or(0, Ledger::capacity);
     SourceStats {
         id: source.id().to_string(),
         held: account.used() as usize,
         reserved: account.reserved_ahead() as usize,
         parked: account.parked() as usize,
         capacity: account.capacity() as usize,
+        bytes: source.bytes_account().map(|of| byte_stats(of.used(), most.min(of.capacity()))),
         accepted: source.accepted(),
         refusals: account.tally().refusals(),
         waits: account.tally().waits(),
     }
+}
+
+pub(crate) fn byte_stats(held: u32, capacity: u32) -> ByteStats {
+    ByteStats { held: bytes_of(held), capacity: bytes_of(capacity) }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::manager::BufferManager;
 use super::registry::{Limits, Registry, fits_in_memory};
-use crate::admission::Admission;
+use crate::admission::{Admission, Budget};
 use crate::age::{Clock, MAX_AGE};
 use crate::backpressure::{BackpressureController, Watermarks};
-use crate::caps::idle_budget_for;
+use crate::caps::{MAX_UNITS, budget_of, idle_budget_for};
 use crate::record::Envelope;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::{BufferSettings, SettingsError, at_least, cap};
@@ -58,6 +58,8 @@ pub struct Builder<E: Envelope> {
     max_stages: usize,
     max_sources: usize,
     dead_letter_capacity: usize,
+    max_total_bytes: Option<usize>,
+    max_source_bytes: Option<usize>,
     stage_capacities: HashMap<String, usize>,
     source_capacities: HashMap<String, usize>,
     source_guarantees: HashMap<String, usize>,
@@ -143,6 +145,8 @@ impl<E: Envelope> Builder<E> {
             max_stages: MAX_STAGES,
             max_sources: MAX_SOURCES,
             dead_letter_capacity: DEAD_LETTER_CAPACITY,
+            max_total_bytes: None,
+            max_source_bytes: None,
             stage_capacities: HashMap::new(),
             source_capacities: HashMap::new(),
             source_guarantees: HashMap::new(),
@@ -212,7 +216,7 @@ impl<E: Envelope> Builder<E> {
     /// millisecond: a record never expires early. What a [`Producer`](crate::Producer) has pending
     /// counts from the moment when it is published.
     ///
-    /// The buffer then reads the clock at each push and each take, and allocates 32 bytes for each
+    /// The buffer then reads the clock at each push and each take, and allocates 56 bytes for each
     /// block, and a `Vec` for each record that is pushed alone.
     ///
     /// # Examples
@@ -402,6 +406,80 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
+    /// Sets how many bytes the records of the whole buffer may measure, as a second limit beside the
+    /// number of records: 64 to 256 GiB less 128. Default: no limit.
+    ///
+    /// [`Envelope::size_bytes`] measures a record. Each record counts in steps of 64 bytes, and the
+    /// budget is rounded down to a multiple of 64.
+    ///
+    /// - A push takes the bytes of its record, and holds them as it holds its credit: until the record
+    ///   is settled. It is refused as [`GlobalBytesFull`](crate::RejectReason::GlobalBytesFull) or
+    ///   [`SourceBytesFull`](crate::RejectReason::SourceBytesFull) if too few are left, and calls that
+    ///   wait wait for them. A record that exceeds the budget, or a batch that is pushed as a whole, is
+    ///   refused at once as [`TooLarge`](crate::RejectReason::TooLarge).
+    /// - A record that is forwarded or returned is measured again. Neither fails for lack of bytes, so
+    ///   that a pipeline always drains: a record that grew in a worker's hands is charged no more than
+    ///   the budget leaves, and after a close no more than before.
+    /// - A parked dead letter keeps its bytes. One that holds no credit holds no bytes.
+    /// - [`Source::reserve_bytes`](crate::Source::reserve_bytes) makes permits that hold bytes.
+    ///
+    /// The signals and the utilization of the buffer and of a source follow records or bytes, whichever
+    /// is the higher share. [`BufferManager::held_bytes`] reads the level.
+    ///
+    /// What the buffer itself occupies does not count, such as the rings of the stages. With byte
+    /// budgets it allocates 56 bytes for each block, and a `Vec` for each record that is pushed alone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, Envelope};
+    ///
+    /// struct Page(Vec<u8>);
+    ///
+    /// impl Envelope for Page {
+    ///     fn source_id(&self) -> &str {
+    ///         "crawler"
+    ///     }
+    ///     fn retry_count(&self) -> u32 {
+    ///         0
+    ///     }
+    ///     fn increment_retry(&mut self) {}
+    ///     fn size_bytes(&self) -> usize {
+    ///         size_of::<Self>() + self.0.capacity()
+    ///     }
+    /// }
+    ///
+    /// let manager = BufferManager::builder(BufferSettings::default())
+    ///     .max_total_bytes(100_000)
+    ///     .build()?;
+    /// let (stage, source) = (manager.stage("parse")?, manager.source("crawler")?);
+    ///
+    /// source.try_send(&stage, Page(vec![0; 60_000]))?;
+    /// let rejected = source.try_send(&stage, Page(vec![0; 50_000])).err().unwrap();
+    /// assert_eq!(
+    ///     rejected.to_string(),
+    ///     "global byte budget full: it holds 60032 of 99968 bytes, 50048 more do not fit",
+    /// );
+    /// stage.try_recv_batch(1)?.ack();
+    /// source.try_send(&stage, rejected.into_inner())?;
+    ///
+    /// let rejected = source.try_send(&stage, Page(vec![0; 200_000])).err().unwrap();
+    /// assert!(!rejected.is_full());
+    /// assert!(rejected.to_string().starts_with("too large: 200064 bytes never fit"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_total_bytes(mut self, bytes: usize) -> Self {
+        self.max_total_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets how many bytes the records of each source may measure: see
+    /// [`max_total_bytes`](Self::max_total_bytes). Default: no limit of its own.
+    pub fn max_source_bytes(mut self, bytes: usize) -> Self {
+        self.max_source_bytes = Some(bytes);
+        self
+    }
+
     /// Validates all settings and builds the manager.
     ///
     /// # Errors
@@ -449,9 +527,15 @@ impl<E: Envelope> Builder<E> {
                 records: self.dead_letter_capacity,
             });
         }
+        let total = budget("max_total_bytes", self.max_total_bytes)?;
+        let per_source = budget("max_source_bytes", self.max_source_bytes)?;
+        let bytes = (total.is_some() || per_source.is_some()).then(|| {
+            let [total, per_source] = [total, per_source].map(|units| units.unwrap_or(MAX_UNITS));
+            Budget::new(total, per_source, watermarks)
+        });
         let controller = BackpressureController::from_watermarks(watermarks);
         let idle_budget = idle_budget_for(capacity, watermarks);
-        let admission = Admission::new(capacity, idle_budget, controller);
+        let admission = Admission::new(capacity, idle_budget, controller, bytes);
         let dead_letters =
             Arc::new(DeadLetterQueue::new(dead_letter_capacity, Arc::clone(&admission)));
         Ok(BufferManager::from_registry(Registry::new(limits, admission, dead_letters)))
@@ -497,12 +581,23 @@ impl<E: Envelope> fmt::Debug for Builder<E> {
             .field("max_stages", &self.max_stages)
             .field("max_sources", &self.max_sources)
             .field("dead_letter_capacity", &self.dead_letter_capacity)
+            .field("max_total_bytes", &self.max_total_bytes)
+            .field("max_source_bytes", &self.max_source_bytes)
             .field("stage_capacities", &self.stage_capacities)
             .field("source_capacities", &self.source_capacities)
             .field("source_guarantees", &self.source_guarantees)
             .field("idle_sources", &self.idle_sources)
             .finish()
     }
+}
+
+/// Checks a byte budget, if it is given, and converts it to units.
+pub(super) fn budget(
+    field: &'static str,
+    bytes: Option<usize>,
+) -> Result<Option<u32>, SettingsError> {
+    let check = |value| budget_of(value).ok_or(SettingsError::Bytes { field, value });
+    bytes.map(check).transpose()
 }
 
 /// Returns the age at which records expire in milliseconds.

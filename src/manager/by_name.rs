@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::manager::BufferManager;
 use super::registry::Registry;
 use crate::admission::SharedStage;
+use crate::caps::Ledger;
 use crate::error::{RejectReason, Rejected, RejectedBatch};
 use crate::handle::{Batch, SourceCore, Stage};
 use crate::record::Envelope;
@@ -188,9 +189,13 @@ impl<E: Envelope> BufferManager<E> {
             })
         };
         // The number of leased credits is an upper bound of those in use, and cheaper to read.
-        let ledger = self.admission().ledger();
-        let pool_is_high = || share(ledger.leased(), ledger.capacity()) > threshold;
-        pool_is_high() && share(ledger.used(), ledger.capacity()) > threshold || source_is_high()
+        let is_high = |ledger: &Ledger| {
+            share(ledger.leased(), ledger.capacity()) > threshold
+                && share(ledger.used(), ledger.capacity()) > threshold
+        };
+        is_high(self.admission().ledger())
+            || self.admission().bytes().is_some_and(is_high)
+            || source_is_high()
     }
 
     /// Returns how many more records the named source may push now.
@@ -275,20 +280,17 @@ impl<E: Envelope> BufferManager<E> {
 
 impl<E: Envelope> Registry<E> {
     /// Pushes one record to the named stage, charged to the source that it names.
-    pub(super) fn push(&self, stage_id: &str, record: E) -> Result<(), Rejected<E>> {
+    pub(super) fn push(&self, stage_id: &str, mut record: E) -> Result<(), Rejected<E>> {
         loop {
             let (stages, sources) = (self.stages(), self.sources());
             if let (Some(stage), Some(source)) =
                 (stages.get(stage_id), sources.get(record.source_id()))
             {
-                match source.acquire_one(stage) {
-                    Ok(first) => {
-                        source.store_one(stage, first, record);
-                        return Ok(());
-                    }
-                    Err(reason) if self.was_removed(&reason, stage, source) => {}
-                    Err(reason) => return Err(source.refuse_one(stage, record, reason)),
+                let Err(rejected) = source.push_one(stage, record) else { return Ok(()) };
+                if !self.was_removed(&rejected.reason, stage, source) {
+                    return Err(rejected);
                 }
+                record = rejected.record;
             }
             if let Err(error) = self.register(stage_id, record.source_id()) {
                 return Err(Rejected { record, reason: error.into() });
@@ -449,9 +451,10 @@ fn return_to<E: Envelope>(
     source: &SourceCore,
     records: Vec<E>,
 ) -> Result<(), RejectedBatch<E>> {
-    source.push_blocks(stage, records, |first, records| {
+    source.push_blocks(stage, records, |first, records, units| {
         source.count_accepted(records.len());
-        Batch::returned(Arc::clone(stage), source.index(), first, records).return_to_buffer();
+        let stage = Arc::clone(stage);
+        Batch::returned(stage, source.index(), first, records, units).return_to_buffer();
     })
 }
 

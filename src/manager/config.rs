@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use super::builder::Builder;
+use super::builder::{Builder, budget};
 use crate::backpressure::low_for;
 use crate::record::Envelope;
 use crate::retry::Backoff;
@@ -70,6 +70,10 @@ pub struct Config {
     pub idle_sources_ms: Option<u64>,
     /// [`Builder::dead_letter_capacity`].
     pub dead_letter_capacity: Option<usize>,
+    /// [`Builder::max_total_bytes`].
+    pub max_total_bytes: Option<usize>,
+    /// [`Builder::max_source_bytes`].
+    pub max_source_bytes: Option<usize>,
     /// What differs from the settings in single stages, by name.
     pub stages: BTreeMap<String, StageConfig>,
     /// What differs from the settings in single sources, by name.
@@ -154,6 +158,8 @@ impl<E: Envelope> Builder<E> {
         let idle = config.idle_sources_ms.map(Duration::from_millis);
         builder = set(builder, idle, Self::idle_sources);
         builder = set(builder, config.dead_letter_capacity, Self::dead_letter_capacity);
+        builder = set(builder, config.max_total_bytes, Self::max_total_bytes);
+        builder = set(builder, config.max_source_bytes, Self::max_source_bytes);
         for (id, stage) in &config.stages {
             builder = set(builder, stage.capacity, |builder, n| builder.stage_capacity(id, n));
         }
@@ -234,6 +240,8 @@ deserialize_fields!(Config {
     max_sources: optional_number,
     idle_sources_ms: value,
     dead_letter_capacity: optional_number,
+    max_total_bytes: optional_budget,
+    max_source_bytes: optional_budget,
     stages: entries,
     sources: entries,
 });
@@ -268,6 +276,15 @@ fn optional_number<'de, A: MapAccess<'de>>(
         cap(field, number).map_err(A::Error::custom)?;
     }
     Ok(number)
+}
+
+/// Reads a byte budget, where there may be none.
+fn optional_budget<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    field: &'static str,
+) -> Result<Option<usize>, A::Error> {
+    let bytes = value(map, field)?;
+    budget(field, bytes).map(|_| bytes).map_err(A::Error::custom)
 }
 
 fn threshold<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<f64, A::Error> {

@@ -50,10 +50,12 @@ const COUNTS: [Count; 10] = [
 type Labeled<T, N> = (&'static str, fn(&T) -> N);
 
 /// The limits of a refusal, as values of the label `limit`.
-const LIMITS: [Labeled<Refusals, u64>; 8] = [
+const LIMITS: [Labeled<Refusals, u64>; 10] = [
     ("source", |refusals| refusals.source),
     ("global", |refusals| refusals.global),
     ("stage", |refusals| refusals.stage),
+    ("source_bytes", |refusals| refusals.source_bytes),
+    ("global_bytes", |refusals| refusals.global_bytes),
     ("guaranteed", |refusals| refusals.guaranteed),
     ("parked_letters", |refusals| refusals.parked_letters),
     ("others_first", |refusals| refusals.others_first),
@@ -87,6 +89,7 @@ impl<E: Envelope> BufferManager<E> {
     /// | metric | kind | labels beside `buffer` |
     /// | --- | --- | --- |
     /// | `conveyor_buffer_held`, `_capacity`, `_dead_letters` | gauge | |
+    /// | `conveyor_buffer_held_bytes`, `_capacity_bytes` | gauge | |
     /// | `conveyor_buffer_stage_records` | gauge | `stage`, `state` |
     /// | `conveyor_buffer_stage_capacity` | gauge | `stage` |
     /// | `conveyor_buffer_stage_oldest_seconds` | gauge | `stage` |
@@ -94,11 +97,12 @@ impl<E: Envelope> BufferManager<E> {
     /// | `conveyor_buffer_accepted_total`, `_forwarded_in_total`, `_forwarded_out_total`, `_acknowledged_total`, `_handed_out_total`, `_evicted_total`, `_dead_lettered_total`, `_returned_total`, `_delayed_total`, `_requeued_total` | counter | `stage` |
     /// | `conveyor_buffer_refused_total` | counter | `stage`, `limit` |
     /// | `conveyor_buffer_waits_total`, `conveyor_buffer_wait_microseconds_total` | counter | `stage` |
-    /// | `conveyor_buffer_source_held`, `_source_capacity` | gauge | `source` |
+    /// | `conveyor_buffer_source_held`, `_source_capacity`, `_source_held_bytes` | gauge | `source` |
     /// | `conveyor_buffer_source_accepted_total`, `_source_refused_total` | counter | `source` |
     ///
     /// The gauges of time are there if the buffer
-    /// [measures time](crate::Builder::measure_time). The gauges of a stage or a source that was
+    /// [measures time](crate::Builder::measure_time), and those of bytes if it has
+    /// [byte budgets](crate::Builder::max_total_bytes). The gauges of a stage or a source that was
     /// removed keep their last value: give the recorder an idle timeout, or few names.
     ///
     /// # Examples
@@ -130,6 +134,9 @@ fn describe() {
         ("conveyor_buffer_held", Unit::Count, "Records in the buffer."),
         ("conveyor_buffer_capacity", Unit::Count, "The global cap."),
         ("conveyor_buffer_dead_letters", Unit::Count, "Dead letters that wait to be received."),
+        ("conveyor_buffer_held_bytes", Unit::Bytes, "Bytes that records are charged."),
+        ("conveyor_buffer_capacity_bytes", Unit::Bytes, "The byte budget of the buffer."),
+        ("conveyor_buffer_source_held_bytes", Unit::Bytes, "Bytes that the source is charged."),
         ("conveyor_buffer_stage_records", Unit::Count, "Records in the stage."),
         ("conveyor_buffer_stage_capacity", Unit::Count, "The cap of the stage."),
         (
@@ -174,6 +181,10 @@ fn record(buffer: &str, stats: &Stats) {
     gauge("conveyor_buffer_held", stats.held);
     gauge("conveyor_buffer_capacity", stats.capacity);
     gauge("conveyor_buffer_dead_letters", stats.dead_letters + stats.parked);
+    if let Some(bytes) = stats.bytes {
+        gauge("conveyor_buffer_held_bytes", bytes.held);
+        gauge("conveyor_buffer_capacity_bytes", bytes.capacity);
+    }
     stats.stages.iter().for_each(|stage| record_stage(buffer, stage));
     stats.sources.iter().for_each(|source| record_source(buffer, source));
 }
@@ -213,6 +224,9 @@ fn record_source(buffer: &str, source: &SourceStats) {
     let labels = [("buffer", buffer.to_owned()), ("source", source.id.clone())];
     gauge!("conveyor_buffer_source_held", &labels).set(source.held as f64);
     gauge!("conveyor_buffer_source_capacity", &labels).set(source.capacity as f64);
+    if let Some(bytes) = source.bytes {
+        gauge!("conveyor_buffer_source_held_bytes", &labels).set(bytes.held as f64);
+    }
     counter!("conveyor_buffer_source_accepted_total", &labels).absolute(source.accepted);
     let refused = source.refusals.total();
     counter!("conveyor_buffer_source_refused_total", &labels).absolute(refused);

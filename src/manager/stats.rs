@@ -2,7 +2,8 @@
 
 use super::manager::BufferManager;
 use super::registry::Registry;
-use crate::handle::{source_stats, stage_stats};
+use crate::caps::{Ledger, bytes_of};
+use crate::handle::{byte_stats, source_stats, stage_stats};
 use crate::record::Envelope;
 use crate::settings::share;
 use crate::stats::{StageStats, Stats, Totals};
@@ -21,6 +22,7 @@ impl<E: Envelope> BufferManager<E> {
             capacity: self.capacity(),
             dead_letters: letters.len(),
             parked: letters.parked(),
+            bytes: self.admission().bytes().map(|of| byte_stats(of.used(), of.capacity())),
             counts,
             refusals,
             waits,
@@ -64,11 +66,21 @@ impl<E: Envelope> BufferManager<E> {
         self.admission().ledger().capacity() as usize
     }
 
-    /// Returns the used share of the global cap, from 0.0 to 1.0. The caveat of
-    /// [`len`](Self::len) applies.
+    /// Returns how many bytes records are charged, in steps of 64 bytes for each record. Those of
+    /// [permits](crate::Permit) and of parked dead letters count. Returns 0 in a buffer without
+    /// [byte budgets](crate::Builder::max_total_bytes).
+    ///
+    /// The caveat of [`len`](Self::len) applies.
+    pub fn held_bytes(&self) -> usize {
+        self.admission().bytes().map_or(0, |bytes| bytes_of(bytes.used()))
+    }
+
+    /// Returns the used share of the global cap, from 0.0 to 1.0, or that of the byte budget if it
+    /// is higher. The caveat of [`len`](Self::len) applies.
     pub fn utilization(&self) -> f64 {
-        let ledger = self.admission().ledger();
-        share(ledger.used(), ledger.capacity())
+        let share_of = |ledger: &Ledger| share(ledger.used(), ledger.capacity());
+        let records = share_of(self.admission().ledger());
+        self.admission().bytes().map_or(records, |bytes| records.max(share_of(bytes)))
     }
 }
 

@@ -7,8 +7,8 @@ use crate::settings::MAX_CAP;
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
-    /// Either of them, with times, in a buffer that asks for them. Boxed, so that the others do not
-    /// pay for it.
+    /// Either of them, with what some buffers keep of each record: its times, and what it was
+    /// charged. Boxed, so that the others do not pay for it.
     Stamped(Box<Stamped<E>>),
 }
 
@@ -17,6 +17,7 @@ pub(crate) struct Stamped<E> {
     pub(crate) pushed: u32,
     /// In a buffer that measures time.
     pub(crate) entered: Option<Entered>,
+    pub(crate) units: Units,
     pub(crate) records: Vec<E>,
 }
 
@@ -27,6 +28,26 @@ pub(crate) struct Entered {
     pub(super) number: u64,
     /// In nanoseconds: see [`Clock::nanos`](crate::age::Clock::nanos).
     pub(super) at: u64,
+}
+
+/// What the records of a block were charged, in units: see `Run::charge`.
+pub(crate) enum Units {
+    Same(u32),
+    Each(Vec<u32>),
+}
+
+impl Units {
+    /// No record was charged.
+    pub(crate) const NONE: Self = Self::Same(0);
+
+    /// Returns the charges of a block, of which `units` has one for each record, or none.
+    pub(crate) fn of(units: &[u32]) -> Self {
+        match units {
+            [] => Self::NONE,
+            [first, rest @ ..] if rest.iter().all(|units| units == first) => Self::Same(*first),
+            _ => Self::Each(units.to_vec()),
+        }
+    }
 }
 
 /// One entry of a stage's ring. All of its records are charged to one account, and their sequences
@@ -42,9 +63,10 @@ pub(crate) struct Block<E> {
 }
 
 impl<E> Block<E> {
-    /// Returns the block with the time of the push of its records.
-    pub(super) fn stamped(self, pushed: u32, entered: Option<Entered>) -> Self {
-        let stamped = Stamped { pushed, entered, records: self.records.into_vec() };
+    /// Returns the block with the times of its records, and what they were charged.
+    pub(super) fn stamped(self, pushed: u32, units: Units, entered: Option<Entered>) -> Self {
+        let records = self.records.into_vec();
+        let stamped = Stamped { pushed, entered, units, records };
         Self { records: Records::Stamped(Box::new(stamped)), ..self }
     }
 }

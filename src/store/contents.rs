@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::block::{Records, shrink_if_sparse, to_u32};
+use super::block::{Records, Units, shrink_if_sparse, to_u32};
 use super::items::Items;
 use super::recycle;
 use crate::caps::Sequence;
 
-/// Consecutive records of a batch that are charged to one account and have consecutive sequences.
+/// Consecutive records of a batch that are charged to one account, and alike, and have consecutive
+/// sequences.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) account: u32,
@@ -17,11 +18,45 @@ pub(crate) struct Run {
     /// When the records were pushed, in milliseconds since the buffer was made, modulo 2^32; 0 if
     /// the buffer does not ask for it.
     pub(crate) pushed: u32,
+    /// What each record was charged, in units of bytes; 0 in a buffer without byte budgets.
+    pub(crate) charge: u32,
 }
 
 impl Run {
     pub(crate) fn new(account: u32, first: Sequence, records: usize) -> Self {
-        Self { account, first, len: to_u32(records), pushed: 0 }
+        Self { account, first, len: to_u32(records), pushed: 0, charge: 0 }
+    }
+
+    /// Returns what the records were charged together. The sum is within a budget.
+    #[inline]
+    pub(crate) fn units(&self) -> u32 {
+        self.charge * self.len
+    }
+
+    /// Returns `true` if the records of `next` were charged to the same account and pushed at the
+    /// same time, in a buffer with byte budgets: there each charge begins a run.
+    pub(crate) fn differs_in_charge(&self, next: &Self) -> bool {
+        self.charge > 0 && self.account == next.account && self.pushed == next.pushed
+    }
+
+    /// Returns what the records of some runs were charged.
+    pub(crate) fn charges(runs: &[Self]) -> Units {
+        let each = |run: &Self| std::iter::repeat_n(run.charge, run.len as usize);
+        match runs {
+            [run] => Units::Same(run.charge),
+            _ => Units::of(&runs.iter().flat_map(each).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Cuts the run so that each part holds records of one charge.
+    pub(super) fn by_charge(self, each: &[u32]) -> Vec<Self> {
+        let mut rest = self;
+        let mut parts = Vec::new();
+        for same in each.chunk_by(PartialEq::eq) {
+            parts.push(Self { charge: same[0], ..rest.front(same.len()) });
+            rest = rest.after(same.len());
+        }
+        parts
     }
 
     /// Returns the run of the first `records` records.
@@ -40,6 +75,7 @@ impl Run {
         self.account == next.account
             && self.first.plus(self.len) == next.first
             && self.pushed == next.pushed
+            && self.charge == next.charge
     }
 }
 
@@ -269,6 +305,39 @@ impl<E> BatchContents<E> {
         } else {
             records.extend(block);
         }
+    }
+
+    /// Appends the records of another batch.
+    pub(super) fn append(&mut self, mut other: Self) {
+        for &run in other.runs() {
+            self.content().runs.push(run);
+        }
+        let records = other.take_records().into_vec();
+        let all = self.content().records.as_vec();
+        if all.is_empty() {
+            *all = records;
+        } else {
+            all.extend(records);
+        }
+    }
+
+    /// Creates contents of records that were pushed together. `units` has the charge of each, or
+    /// none in a buffer without byte budgets.
+    pub(crate) fn charged(run: Run, units: &[u32], records: Vec<E>) -> Self {
+        let runs = if units.is_empty() { vec![run] } else { run.by_charge(units) };
+        Self::from_parts(records, runs)
+    }
+
+    /// Replaces the charge of each record.
+    pub(super) fn recharge(&mut self, units: &[u32]) {
+        let mut rest = units;
+        let mut runs = Vec::with_capacity(self.runs().len());
+        for run in self.runs() {
+            let (own, others) = rest.split_at(run.len as usize);
+            runs.extend(run.by_charge(own));
+            rest = others;
+        }
+        self.content().runs = Items::Whole(runs);
     }
 
     /// Appends the records of a run, which are the first of a fragment.

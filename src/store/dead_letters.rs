@@ -110,17 +110,18 @@ struct Queue<E: Envelope> {
     parked: VecDeque<Parked<E>>,
 }
 
-/// A letter that waits for room, with the place and the credit that it holds.
+/// A letter that waits for room, with the place, the credit and the bytes that it holds.
 struct Parked<E: Envelope> {
     letter: DeadLetter<E>,
     claim: Claim,
 }
 
-/// A place and a credit that a parked letter holds.
+/// A place, a credit and units of bytes that a parked letter holds.
 struct Claim {
     /// Weak, because the stage holds the queue.
     stage: Weak<dyn StageState>,
     account: u32,
+    units: u32,
 }
 
 impl<E: Envelope> Queue<E> {
@@ -174,9 +175,15 @@ impl<E: Envelope> DeadLetterQueue<E> {
         Ok(())
     }
 
-    /// Parks a letter. It keeps the place and the credit of its record until there is room for it.
-    pub(super) fn park(&self, letter: DeadLetter<E>, stage: Arc<dyn StageState>, account: u32) {
-        let claim = Claim { stage: Arc::downgrade(&stage), account };
+    /// Parks a letter. It keeps what its record holds until there is room for it.
+    pub(super) fn park(
+        &self,
+        letter: DeadLetter<E>,
+        stage: Arc<dyn StageState>,
+        account: u32,
+        units: u32,
+    ) {
+        let claim = Claim { stage: Arc::downgrade(&stage), account, units };
         self.admission.park(&*stage, account, || {
             self.queue.lock().parked.push_back(Parked { letter, claim });
         });
@@ -226,6 +233,7 @@ impl<E: Envelope> DeadLetterQueue<E> {
     }
 
     fn release(&self, claim: &Claim) {
-        self.admission.release_parked(claim.stage.upgrade().as_deref(), claim.account);
+        let Claim { ref stage, account, units } = *claim;
+        self.admission.release_parked(stage.upgrade().as_deref(), account, units);
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::block::{Block, Entered, Records, Stamped};
+use super::block::{Block, Entered, Records, Stamped, Units};
 use super::contents::{BatchContents, Run};
 use super::returned::{Fragment, Returned};
 use super::timing::Timing;
@@ -73,10 +73,17 @@ impl<E> Lanes<E> {
 
     /// Pushes a block whose records hold places, and were pushed to their first stage at `pushed`. It
     /// is `now`.
-    pub(crate) fn push_stamped(&self, places: &Places, block: Block<E>, pushed: u32, now: u64) {
+    pub(crate) fn push_stamped(
+        &self,
+        places: &Places,
+        block: Block<E>,
+        pushed: u32,
+        units: Units,
+        now: u64,
+    ) {
         let enter =
             |Measuring { timing, .. }: &_| Entered { number: timing.enter(pushed), at: now };
-        self.push(places, block.stamped(pushed, self.measuring.as_ref().map(enter)));
+        self.push(places, block.stamped(pushed, units, self.measuring.as_ref().map(enter)));
     }
 
     /// Returns when the record at the front was pushed to its first stage, and how long records
@@ -259,7 +266,7 @@ impl<E> Lanes<E> {
                 self.take_many(places, contents, run, records, max, fill)
             }
             Records::Stamped(stamped) => {
-                let Stamped { pushed, entered, records } = *stamped;
+                let Stamped { pushed, entered, units, records } = *stamped;
                 if let (Some(Measuring { clock, timing }), Some(entered)) =
                     (&self.measuring, entered)
                 {
@@ -267,9 +274,37 @@ impl<E> Lanes<E> {
                     timing.leave(entered.number, records.len(), waited);
                 }
                 let run = Run { pushed, ..Run::new(account, first, records.len()) };
-                self.take_many(places, contents, run, records, max, fill)
+                match units {
+                    Units::Same(charge) => {
+                        let run = Run { charge, ..run };
+                        self.take_many(places, contents, run, records, max, fill)
+                    }
+                    Units::Each(units) => {
+                        let block = BatchContents::charged(run, &units, records);
+                        self.take_mixed(places, contents, block, max);
+                        true
+                    }
+                }
             }
         }
+    }
+
+    /// Adds a block of several charges that was popped, cut in two if need be.
+    fn take_mixed(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        mut block: BatchContents<E>,
+        max: usize,
+    ) {
+        let len = block.len();
+        let rest = block.split_off(max - contents.len());
+        contents.append(block);
+        if !rest.is_empty() {
+            self.push_returned(places, rest, false);
+        }
+        // After the rest of a cut block is among the returned records: see `take_slow`.
+        places.surplus.fetch_sub(len as u64 - 1, SeqCst);
     }
 
     /// Adds a block that was popped. `false` if it was left for the next batch.

@@ -11,7 +11,7 @@ mod returned;
 mod stage_core;
 mod timing;
 
-pub(crate) use block::{Block, Records, shrink_if_sparse, to_u32};
+pub(crate) use block::{Block, Records, Units, shrink_if_sparse, to_u32};
 pub(crate) use contents::{BatchContents, Run};
 pub use dead_letters::{DeadLetter, DeadLetterReason};
 pub(crate) use dead_letters::{DeadLetterQueue, LetterMeta};

@@ -4,13 +4,13 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::block::{Block, Records};
+use super::block::{Block, Records, Units};
 use super::contents::{BatchContents, Run};
 use super::dead_letters::{DeadLetter, DeadLetterQueue, DeadLetterReason, LetterMeta};
 use super::lanes::{Fill, Lanes};
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
 use crate::age::{Clock, millis_of};
-use crate::caps::{Places, Sequence};
+use crate::caps::{Places, Sequence, units_of};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
 use crate::stats::Quantiles;
@@ -174,28 +174,52 @@ impl<E: Envelope> StageCore<E> {
         self.push(Block { account, first, records: Records::from_vec(records) });
     }
 
+    /// Stores records as one block, of which `units` has the charge of each, or none in a buffer
+    /// without byte budgets.
+    pub(crate) fn store_charged(
+        &self,
+        account: u32,
+        first: Sequence,
+        records: Vec<E>,
+        units: &[u32],
+    ) {
+        if units.is_empty() {
+            return self.store_many(account, first, records);
+        }
+        let block = Block { account, first, records: Records::Many(records) };
+        self.store_stamped(block, None, Units::of(units));
+    }
+
+    /// Stores one record, which was charged so much: 0 in a buffer without byte budgets.
     #[inline]
+    pub(crate) fn store_one_charged(&self, account: u32, first: Sequence, record: E, units: u32) {
+        if units > 0 {
+            return self.store_charged(account, first, vec![record], &[units]);
+        }
+        self.store_one(account, first, record);
+    }
+
+    #[inline(always)]
     pub(crate) fn push(&self, block: Block<E>) {
         match self.clock {
             None => self.store(block),
-            Some(clock) => {
-                let now = clock.nanos();
-                self.store_stamped(block, millis_of(now), now);
-            }
+            Some(_) => self.store_stamped(block, None, Units::NONE),
         }
     }
 
     /// Stores records that come from another stage, to which they were pushed at `pushed`.
-    pub(crate) fn push_forwarded(&self, block: Block<E>, pushed: u32) {
-        match self.clock {
-            None => self.store(block),
-            Some(clock) => self.store_stamped(block, pushed, clock.nanos()),
+    pub(crate) fn push_forwarded(&self, block: Block<E>, pushed: u32, units: Units) {
+        match (&self.clock, &units) {
+            (None, Units::Same(0)) => self.store(block),
+            _ => self.store_stamped(block, Some(pushed), units),
         }
     }
 
     #[cold]
-    fn store_stamped(&self, block: Block<E>, pushed: u32, now: u64) {
-        self.lanes.push_stamped(&self.places, block, pushed, now);
+    fn store_stamped(&self, block: Block<E>, pushed: Option<u32>, units: Units) {
+        let now = self.clock.map_or(0, |clock| clock.nanos());
+        let pushed = pushed.unwrap_or_else(|| millis_of(now));
+        self.lanes.push_stamped(&self.places, block, pushed, units, now);
         self.receivers.notify(|| self.len());
     }
 
@@ -310,11 +334,11 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Gives back places and credits that were taken for records to come.
-    pub(crate) fn release_unused(&self, account: u32, records: u32) {
+    /// Gives back places, credits and units that were taken for records to come.
+    pub(crate) fn release_unused(&self, account: u32, records: u32, units: u32) {
         self.places.flow().unused.add(u64::from(records));
         self.admission.end_ahead(account, &self.places, records);
-        self.release_some(account, records);
+        self.release_charged(account, records, units);
     }
 
     /// Takes up to `max` records out of the buffer, and gives back their places and credits.
@@ -362,8 +386,58 @@ impl<E: Envelope> StageCore<E> {
         self.admission.ledger().fence();
     }
 
+    /// Measures records that go back or forward, and charges them what they measure now. A record
+    /// that has grown is charged no more than the budgets leave. Calls the records' own code; a
+    /// record that panics keeps its charge.
+    pub(crate) fn measure_again(&self, contents: &mut BatchContents<E>, panics: &mut Panics) {
+        if !self.admission.measures() || contents.is_empty() {
+            return;
+        }
+        let mut units = Vec::with_capacity(contents.len());
+        let mut records = contents.as_slice().iter();
+        for run in contents.runs() {
+            for record in records.by_ref().take(run.len as usize) {
+                let mut measured = run.charge;
+                panics.catch(|| measured = units_of(record.size_bytes()));
+                units.push(measured);
+            }
+        }
+        let mut rest = units.as_mut_slice();
+        let mut changed = false;
+        for run in contents.runs() {
+            let (own, others) = rest.split_at_mut(run.len as usize);
+            changed |= self.charge_again(run, own);
+            rest = others;
+        }
+        if changed {
+            contents.recharge(&units);
+        }
+    }
+
+    /// Gives back or takes what the charges of a run have changed by, and reduces those for which
+    /// the budgets have no room. Returns whether any has changed.
+    fn charge_again(&self, run: &Run, units: &mut [u32]) -> bool {
+        let charge = run.charge;
+        let sum = |of: &dyn Fn(u32) -> u32| {
+            units.iter().fold(0_u32, |sum, &units| sum.saturating_add(of(units)))
+        };
+        let shrunk = sum(&|units| charge.saturating_sub(units));
+        let grown = sum(&|units| units.saturating_sub(charge));
+        self.admission.release_units(run.account, shrunk);
+        if grown > 0 {
+            let taken = self.admission.try_take_units(run.account, 1, grown);
+            let mut left = taken.unwrap_or(0);
+            for units in units.iter_mut().filter(|units| **units > charge) {
+                let more = (*units - charge).min(left);
+                *units = charge + more;
+                left -= more;
+            }
+        }
+        shrunk > 0 || grown > 0
+    }
+
     /// Moves records to the dead letters. A record that finds no slot there is parked: it keeps its
-    /// place and its credit.
+    /// place, its credit and its bytes.
     pub(crate) fn dead_letter(
         self: &Arc<Self>,
         mut contents: BatchContents<E>,
@@ -391,28 +465,28 @@ impl<E: Envelope> StageCore<E> {
                     Ok(()) => gone += 1,
                     Err(letter) => {
                         let stage: Arc<dyn StageState> = Arc::<Self>::clone(self);
-                        self.dead_letters.park(letter, stage, run.account);
+                        self.dead_letters.park(letter, stage, run.account, run.charge);
                     }
                 }
             }
             if gone > 0 {
-                self.release_some(run.account, gone);
+                self.release_charged(run.account, gone, run.charge * gone);
             }
         }
     }
 
-    /// Gives back places and credits of one account.
+    /// Gives back places, credits and units of one account.
     #[inline]
-    pub(crate) fn release_some(&self, account: u32, records: u32) {
-        self.admission.release(self, account, records);
+    pub(crate) fn release_charged(&self, account: u32, records: u32, units: u32) {
+        self.admission.release(self, account, records, units);
     }
 
-    /// Gives back the places and the credits of settled records. The credits of each account are
-    /// given back together, so that a batch of several sources writes each account once.
+    /// Gives back the places, the credits and the bytes of settled records. Those of each account
+    /// are given back together, so that a batch of several sources writes each account once.
     #[inline]
     pub(crate) fn release(&self, runs: &[Run]) {
         match runs {
-            [run] => self.release_some(run.account, run.len),
+            [run] => self.release_charged(run.account, run.len, run.units()),
             _ => self.release_runs(runs),
         }
     }
@@ -420,21 +494,24 @@ impl<E: Envelope> StageCore<E> {
     fn release_runs(&self, runs: &[Run]) {
         self.admission.release_places(self, runs.iter().map(|run| run.len).sum());
         // The sums of the first accounts. Runs of further accounts are given back one by one.
-        let mut sums = [(0, 0); 8];
+        let mut sums = [(0, 0, 0); 8];
         let mut accounts = 0;
+        let key = Some(self.key());
         for run in runs {
             let (known, vacant) = sums.split_at_mut(accounts);
-            if let Some((_, sum)) = known.iter_mut().find(|(account, _)| *account == run.account) {
-                *sum += run.len;
+            let known = known.iter_mut().find(|(account, ..)| *account == run.account);
+            if let Some((_, records, units)) = known {
+                *records += run.len;
+                *units += run.units();
             } else if let Some(sum) = vacant.first_mut() {
-                *sum = (run.account, run.len);
+                *sum = (run.account, run.len, run.units());
                 accounts += 1;
             } else {
-                self.admission.release_credits(run.account, run.len, Some(self.key()));
+                self.admission.release_charged(run.account, run.len, run.units(), key);
             }
         }
-        for &(account, records) in &sums[..accounts] {
-            self.admission.release_credits(account, records, Some(self.key()));
+        for &(account, records, units) in &sums[..accounts] {
+            self.admission.release_charged(account, records, units, key);
         }
     }
 

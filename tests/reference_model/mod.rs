@@ -20,6 +20,8 @@ use waiting::Waiting;
 
 /// What stages and sources are named in turn. The empty name is always refused.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", ""];
+/// The bytes in which budgets count.
+const UNIT: usize = 64;
 /// So many records that were handed out are remembered, to be returned by name.
 const MOST_HANDED_OUT: usize = 4_096;
 
@@ -37,6 +39,8 @@ pub struct Setup {
     pub letter_capacity: usize,
     pub max_stages: usize,
     pub max_sources: usize,
+    /// The byte budgets of the buffer and of each source, in units of 64 bytes.
+    pub budgets: Option<(usize, usize)>,
 }
 
 impl Setup {
@@ -61,6 +65,9 @@ impl Setup {
             _ => [0; 2],
         };
         let names = guarantees.iter().filter(|&&guarantee| guarantee > 0).count();
+        // A record has two units or more.
+        let of_all = 1 + usize::from(code[10] % 128) * total * 3 / 128;
+        let of_each = 1 + usize::from(code[9] >> 3) * of_all * 5 / (4 * 32);
         Self {
             total,
             per_stage: share(code[2]),
@@ -72,6 +79,7 @@ impl Setup {
             letter_capacity: 1 + usize::from(code[7]) % 5,
             max_stages: 1 + usize::from(code[8]) % 8,
             max_sources: (1 + usize::from(code[9]) % 8).max(names),
+            budgets: (code[10] >= 128).then_some((of_all, of_each)),
         }
     }
 }
@@ -204,8 +212,15 @@ struct Row {
     /// The source that it names: an index of [`NAMES`].
     of: usize,
     retries: u32,
-    /// How often a worker wrote to it in place.
+    /// How often a worker wrote to it in place. Each time it grows by a unit.
     writes: u32,
+}
+
+impl Row {
+    /// What it measures, in units.
+    fn units(&self) -> usize {
+        1 + (self.id % 3) as usize + self.writes as usize
+    }
 }
 
 /// What the library is given: it cannot be cloned, and is counted as long as it lives.
@@ -227,6 +242,10 @@ impl Envelope for Record {
     fn increment_retry(&mut self) {
         self.row.retries += 1;
     }
+
+    fn size_bytes(&self) -> usize {
+        UNIT * self.row.units() - 1
+    }
 }
 
 fn rows_of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<Row> {
@@ -243,6 +262,8 @@ struct Entry {
     /// The source that it is charged to: an index of [`Model::sources`].
     source: usize,
     row: Row,
+    /// The units that it holds; 0 without budgets.
+    charge: usize,
 }
 
 #[derive(Debug)]
@@ -271,6 +292,7 @@ struct SourceModel {
     /// Nothing more is admitted: it was closed or removed.
     shut: bool,
     used: usize,
+    units: usize,
     /// The stage that it pushed to last.
     latest: Option<usize>,
     accepted: u64,
@@ -288,6 +310,7 @@ struct Model {
     stage_names: BTreeMap<usize, usize>,
     source_names: BTreeMap<usize, usize>,
     used: usize,
+    units: usize,
     letters: VecDeque<(usize, Row, DeadLetterReason)>,
     parked: VecDeque<(usize, Entry, DeadLetterReason)>,
     next_place: u64,
@@ -308,6 +331,7 @@ impl Model {
             stage_names: BTreeMap::new(),
             source_names: BTreeMap::new(),
             used: 0,
+            units: 0,
             letters: VecDeque::new(),
             parked: VecDeque::new(),
             next_place: 0,
@@ -415,6 +439,7 @@ impl Model {
             capacity,
             shut: false,
             used: 0,
+            units: 0,
             latest: None,
             accepted: 0,
             refusals: Refusals::default(),
@@ -430,28 +455,116 @@ impl Model {
         Ok((self.open_stage(stage)?, self.open_source(source)?))
     }
 
-    /// Takes credits and places, and says which limit of those in the order of taking was the first
-    /// to allow no more.
-    fn admit(&mut self, stage: usize, source: usize, wanted: usize) -> Answer {
+    /// What a record is charged at admission.
+    fn charge_of(&self, row: &Row) -> usize {
+        if self.setup.budgets.is_some() { row.units() } else { 0 }
+    }
+
+    /// The units that a source may still take of its own budget, and of that of the buffer.
+    fn free_units(&self, source: usize) -> (usize, usize) {
+        let (total, own) = self.setup.budgets.unwrap_or((usize::MAX, usize::MAX));
+        (own - self.sources[source].units, total - self.units)
+    }
+
+    fn take_units(&mut self, source: usize, units: usize) {
+        self.sources[source].units += units;
+        self.units += units;
+    }
+
+    /// Why so many units of `records` records never fit.
+    fn never_fits(&self, source: usize, records: usize, units: usize) -> Option<RejectReason> {
+        let (total, own) = self.setup.budgets?;
+        let name = NAMES[self.sources[source].name];
+        let (capacity, limit) = if own <= total {
+            (own, format!("the byte budget of source {name}"))
+        } else {
+            (total, "the byte budget of the buffer".to_owned())
+        };
+        let (bytes, capacity) = (Some(UNIT * units), UNIT * capacity);
+        let reason = RejectReason::TooLarge { records, bytes, capacity, limit };
+        (units > own.min(total)).then_some(reason)
+    }
+
+    /// The refusal of a source whose budget, or that of the buffer, is full for so many units.
+    fn bytes_full(&self, source: usize, of_source: bool, wanted: usize) -> RejectReason {
+        let (total, own) = self.setup.budgets.expect("there are budgets");
+        let SourceModel { name, units, .. } = self.sources[source];
+        let wanted = UNIT * wanted;
+        if of_source {
+            let (source_id, held, capacity) = (NAMES[name].into(), UNIT * units, UNIT * own);
+            RejectReason::SourceBytesFull { source_id, held, capacity, wanted }
+        } else {
+            let (held, capacity) = (UNIT * self.units, UNIT * total);
+            RejectReason::GlobalBytesFull { held, capacity, wanted }
+        }
+    }
+
+    /// The budget that leaves too little for so many units.
+    fn lack_of_bytes(&self, source: usize, units: usize) -> Option<RejectReason> {
+        let (own, room) = self.free_units(source);
+        (own.min(room) < units).then(|| self.bytes_full(source, own < units && own <= room, units))
+    }
+
+    /// How many of the rows have units enough, and why the next has not.
+    fn fit_bytes(&self, source: usize, rows: &[Row]) -> Answer {
+        let (own, room) = self.free_units(source);
+        let mut used = 0;
+        for (fit, row) in rows.iter().enumerate() {
+            let units = self.charge_of(row);
+            if let Some(reason) = self.never_fits(source, 1, units) {
+                return (fit, Some(reason));
+            }
+            if used + units > own.min(room) {
+                // The first looks at its source first, as a push for many does in the ledger.
+                let of_source = own - used < units && (fit == 0 || own <= room);
+                let mut reason = self.bytes_full(source, of_source, units);
+                match &mut reason {
+                    RejectReason::SourceBytesFull { held, .. }
+                    | RejectReason::GlobalBytesFull { held, .. } => *held += UNIT * used,
+                    _ => unreachable!("it is full of bytes"),
+                }
+                return (fit, Some(reason));
+            }
+            used += units;
+        }
+        (rows.len(), None)
+    }
+
+    /// Takes credits, units and places, and says which limit of those in the order of taking was the
+    /// first to allow no more.
+    fn admit(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
+        let wanted = rows.len();
         let room = self.room(self.sources[source].name);
-        let (to, from) = (&mut self.stages[stage], &mut self.sources[source]);
         if wanted == 0 {
             return (0, None);
         }
-        from.latest = Some(stage);
-        if self.closed || from.shut {
+        self.sources[source].latest = Some(stage);
+        if self.closed || self.sources[source].shut {
             return (0, Some(RejectReason::Closed));
         }
+        let (to, from) = (&self.stages[stage], &self.sources[source]);
         let room_of_source = from.capacity - from.used;
-        let room_of_stage = if to.shut { 0 } else { to.capacity - to.occupied };
-        let accepted = wanted.min(room_of_source).min(room).min(room_of_stage);
+        let places = to.capacity - to.occupied;
+        let room_of_stage = if to.shut { 0 } else { places };
+        // A push asks for one place more than there are.
+        let credits = wanted.min(places + 1).min(room_of_source).min(room);
+        let (fit, lack) = self.fit_bytes(source, &rows[..credits]);
+        let accepted = fit.min(room_of_stage);
+        let (to, from) = (&mut self.stages[stage], &mut self.sources[source]);
         to.occupied += accepted;
         from.used += accepted;
         self.used += accepted;
         to.counted.counts.accepted += accepted as u64;
         from.accepted += accepted as u64;
+        let units = rows[..accepted].iter().map(|row| self.charge_of(row)).sum();
+        self.take_units(source, units);
+        let (to, from) = (&self.stages[stage], &self.sources[source]);
         let reason = if accepted == wanted {
             return (accepted, None);
+        } else if accepted == fit
+            && let Some(lack) = lack
+        {
+            lack
         } else if accepted == room_of_source {
             let (held, capacity) = (from.capacity, from.capacity);
             let reason =
@@ -503,6 +616,8 @@ impl Model {
                 Some(RejectReason::SourceFull { .. }) => &mut refusals.source,
                 Some(RejectReason::GlobalFull { .. }) => &mut refusals.global,
                 Some(RejectReason::StageFull { .. }) => &mut refusals.stage,
+                Some(RejectReason::SourceBytesFull { .. }) => &mut refusals.source_bytes,
+                Some(RejectReason::GlobalBytesFull { .. }) => &mut refusals.global_bytes,
                 Some(RejectReason::GuaranteedToOthers { .. }) => &mut refusals.guaranteed,
                 Some(RejectReason::ParkedLetters { .. }) => &mut refusals.parked_letters,
                 Some(RejectReason::OthersFirst { .. }) => &mut refusals.others_first,
@@ -531,10 +646,10 @@ impl Model {
     }
 
     fn push(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
-        let answer = self.admit(stage, source, rows.len());
+        let answer = self.admit(stage, source, rows);
         for &row in &rows[..answer.0] {
-            let place = self.next_place(true);
-            self.stages[stage].queue.push_back(Entry { place, source, row });
+            let (place, charge) = (self.next_place(true), self.charge_of(&row));
+            self.stages[stage].queue.push_back(Entry { place, source, row, charge });
         }
         answer
     }
@@ -549,10 +664,10 @@ impl Model {
 
     /// Takes back what was handed out and has retries left.
     fn readmit(&mut self, stage: usize, source: usize, rows: &[Row]) -> Answer {
-        let answer = self.admit(stage, source, rows.len());
+        let answer = self.admit(stage, source, rows);
         for &row in &rows[..answer.0] {
-            let place = self.next_place(false);
-            self.give_back(stage, vec![Entry { place, source, row }]);
+            let (place, charge) = (self.next_place(false), self.charge_of(&row));
+            self.give_back(stage, vec![Entry { place, source, row, charge }]);
         }
         answer
     }
@@ -633,6 +748,20 @@ impl Model {
         self.used -= entries.len();
         for entry in entries {
             self.sources[entry.source].used -= 1;
+            self.sources[entry.source].units -= entry.charge;
+            self.units -= entry.charge;
+        }
+    }
+
+    /// Charges records what they measure now, as far as there is room.
+    fn measure_again(&mut self, entries: &mut [Entry]) {
+        for entry in entries {
+            let (own, room) = self.free_units(entry.source);
+            let open = !self.closed && !self.sources[entry.source].shut;
+            let most = if open { own.min(room) } else { 0 };
+            let more = (self.charge_of(&entry.row) - entry.charge).min(most);
+            entry.charge += more;
+            self.take_units(entry.source, more);
         }
     }
 
@@ -654,27 +783,34 @@ impl Model {
         }
     }
 
+    fn is_exhausted(&self, row: &Row) -> bool {
+        self.setup.retry_limit.is_some_and(|limit| row.retries >= limit)
+    }
+
     fn give_back(&mut self, stage: usize, entries: Vec<Entry>) {
-        for mut entry in entries {
-            if self.setup.retry_limit.is_some_and(|limit| entry.row.retries >= limit) {
-                self.bury(stage, entry, RetriesExhausted);
-            } else {
-                entry.row.retries += 1;
-                self.counts(stage).returned += 1;
-                self.insert(stage, entry);
-            }
+        let (dead, back): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| self.is_exhausted(&entry.row));
+        let mut back = back;
+        back.iter_mut().for_each(|entry| entry.row.retries += 1);
+        self.counts(stage).returned += back.len() as u64;
+        self.insert(stage, back);
+        for entry in dead {
+            self.bury(stage, entry, RetriesExhausted);
         }
     }
 
     fn requeue(&mut self, stage: usize, entries: Vec<Entry>) {
         self.counts(stage).requeued += entries.len() as u64;
-        entries.into_iter().for_each(|entry| self.insert(stage, entry));
+        self.insert(stage, entries);
     }
 
-    fn insert(&mut self, stage: usize, entry: Entry) {
-        let queue = &mut self.stages[stage].queue;
-        let index = queue.partition_point(|other| other.place < entry.place);
-        queue.insert(index, entry);
+    fn insert(&mut self, stage: usize, mut entries: Vec<Entry>) {
+        self.measure_again(&mut entries);
+        for entry in entries {
+            let queue = &mut self.stages[stage].queue;
+            let index = queue.partition_point(|other| other.place < entry.place);
+            queue.insert(index, entry);
+        }
     }
 
     /// Whether there was room.
@@ -688,9 +824,11 @@ impl Model {
         self.stages[next].occupied += len;
         self.counts(stage).forwarded_out += len as u64;
         self.counts(next).forwarded_in += len as u64;
+        let mut entries = entries.to_vec();
+        self.measure_again(&mut entries);
         for entry in entries {
             let place = self.next_place(true);
-            self.stages[next].queue.push_back(Entry { place, ..entry.clone() });
+            self.stages[next].queue.push_back(Entry { place, ..entry });
         }
         true
     }
@@ -768,6 +906,23 @@ impl Model {
         (source.capacity - source.used).min(self.room(source.name))
     }
 
+    /// The share of the source's cap, or of its byte budget if that is higher.
+    fn utilization(&self, source: usize) -> f64 {
+        let SourceModel { used, capacity, units, .. } = self.sources[source];
+        let of_bytes = self.setup.budgets.map_or(0.0, |(_, own)| units as f64 / own as f64);
+        of_bytes.max(used as f64 / capacity as f64)
+    }
+
+    /// Why a source gets no credit and no place, if it gets none.
+    fn refusal_of_credits(&mut self, stage: usize, source: usize) -> Option<RejectReason> {
+        let budgets = self.setup.budgets.take();
+        let row = Row { id: 0, of: 0, retries: 0, writes: 0 };
+        let (accepted, refusal) = self.admit(stage, source, &[row]);
+        assert_eq!(accepted, 0, "there is room");
+        self.setup.budgets = budgets;
+        refusal
+    }
+
     /// How many records a push may hold.
     fn room_for(&self, source: usize, stage: usize) -> usize {
         let stage = &self.stages[stage];
@@ -822,6 +977,9 @@ impl Pair {
         }
         if let Some(limit) = setup.retry_limit {
             builder = builder.max_retries(limit);
+        }
+        if let Some((total, per_source)) = setup.budgets {
+            builder = builder.max_total_bytes(UNIT * total).max_source_bytes(UNIT * per_source);
         }
         let manager = builder.build().expect("valid settings");
         Self {
@@ -1171,39 +1329,42 @@ impl Pair {
                 batch.iter_mut().for_each(|record| record.row.writes += 1);
                 let mut entries = entries.into_iter();
                 let mut bits = outcomes;
+                let (mut back, mut dead, mut acked) = (Vec::new(), Vec::new(), Vec::new());
                 batch.settle(|record| {
                     let mut entry = entries.next().expect("as many as in the batch");
                     entry.row.writes += 1;
                     assert_eq!(record.row, entry.row);
                     bits = bits.rotate_right(3);
-                    match bits % 8 {
-                        0 => {
-                            self.model.give_back(stage, vec![entry]);
-                            Outcome::Return
+                    let outcome = match bits % 8 {
+                        0 => Outcome::Return,
+                        1 => Outcome::DeadLetter,
+                        2 => Outcome::Requeue,
+                        3 => Outcome::Reject("not a row"),
+                        4 => Outcome::ReturnAfter(Duration::ZERO),
+                        _ => Outcome::Ack,
+                    };
+                    match outcome {
+                        Outcome::Return | Outcome::ReturnAfter(_) => {
+                            if self.model.is_exhausted(&entry.row) {
+                                dead.push((entry, RetriesExhausted));
+                            } else {
+                                entry.row.retries += 1;
+                                back.push(entry);
+                            }
                         }
-                        1 => {
-                            self.model.bury(stage, entry, RejectedAs("".into()));
-                            Outcome::DeadLetter
-                        }
-                        2 => {
-                            self.model.requeue(stage, vec![entry]);
-                            Outcome::Requeue
-                        }
-                        3 => {
-                            self.model.bury(stage, entry, RejectedAs("not a row".into()));
-                            Outcome::Reject("not a row")
-                        }
-                        4 => {
-                            self.model.give_back(stage, vec![entry]);
-                            Outcome::ReturnAfter(Duration::ZERO)
-                        }
-                        _ => {
-                            self.model.ack(stage, &[entry]);
-                            Outcome::Ack
-                        }
+                        Outcome::DeadLetter => dead.push((entry, RejectedAs("".into()))),
+                        Outcome::Reject(why) => dead.push((entry, RejectedAs(why.into()))),
+                        Outcome::Requeue => back.push(entry),
+                        _ => acked.push(entry),
                     }
+                    outcome
                 });
                 assert_eq!(entries.len(), 0);
+                self.model.requeue(stage, back);
+                for (entry, reason) in dead {
+                    self.model.bury(stage, entry, reason);
+                }
+                self.model.ack(stage, &acked);
             }
             Operation::Forward { stage: next, .. } => {
                 let Some((to, next)) = self.stage(next) else {
@@ -1250,7 +1411,13 @@ impl Pair {
         let threshold = manager.controller().high_watermark();
         assert_eq!(manager.is_closed(), model.closed);
         assert_eq!(block_on(manager.get_total_buffered()), model.used);
-        assert_eq!(block_on(manager.get_global_utilization()), model.used as f64 / total);
+        let (units, of_bytes) = model
+            .setup
+            .budgets
+            .map_or((0, 0.0), |(total, _)| (model.units, model.units as f64 / total as f64));
+        let of_all = of_bytes.max(model.used as f64 / total);
+        assert_eq!(block_on(manager.get_global_utilization()), of_all);
+        assert_eq!(manager.held_bytes(), UNIT * units);
         assert_eq!(self.letters.len(), model.letters.len());
         assert_eq!(self.letters.parked(), model.parked.len());
         let stats = manager.stats();
@@ -1323,14 +1490,12 @@ impl Pair {
                 model.sources[source].used - parked(&|(_, entry, _)| entry.source == source)
             });
             note(&mut held_by_sources, id, unsettled);
-            let own = source.map_or(0.0, |source| {
-                model.sources[source].used as f64 / model.sources[source].capacity as f64
-            });
+            let own = source.map_or(0.0, |source| model.utilization(source));
             let latest = source.and_then(|source| model.sources[source].latest);
             let of_stage = latest.map_or(0.0, |stage| {
                 model.stages[stage].occupied as f64 / model.stages[stage].capacity as f64
             });
-            let high = [model.used as f64 / total, own, of_stage].iter().any(|it| *it > threshold);
+            let high = [of_all, own, of_stage].iter().any(|it| *it > threshold);
             assert_eq!(block_on(manager.should_backpressure(id)), high, "source {id}");
         }
         assert_eq!(block_on(manager.get_stages_with_data()), with_data);
@@ -1352,8 +1517,9 @@ impl Pair {
             assert_eq!(source.capacity(), expected.capacity);
             assert_eq!(source.available_credits(), model.available(*index), "{}", source.id());
             assert_eq!(source.guarantee(), model.guarantee(expected.name));
-            let utilization = expected.used as f64 / expected.capacity as f64;
+            let utilization = model.utilization(*index);
             assert_eq!(source.utilization(), utilization);
+            assert_eq!(source.held_bytes(), UNIT * expected.units);
         }
     }
 
@@ -1374,7 +1540,7 @@ impl Pair {
             self.model.receive();
         }
         self.compare();
-        assert_eq!(self.model.used, 0);
+        assert_eq!((self.model.used, self.model.units), (0, 0));
         assert_eq!(self.manager.controller().current(), BackpressureSignal::Resume);
         for (_, source) in self.sources.iter().flatten() {
             assert_eq!(source.signal(), BackpressureSignal::Resume, "source {}", source.id());

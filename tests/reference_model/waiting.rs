@@ -102,12 +102,12 @@ enum Standing {
 
 impl Model {
     /// How a push of `len` records stands that takes all or waits.
-    fn standing(&self, from: usize, to: usize, len: usize) -> Standing {
+    fn standing(&self, from: usize, to: usize, len: usize, units: usize) -> Standing {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
         let (own, total) = (source.capacity, self.total_for(source.name));
         let places = stage.capacity;
         let too_large = |capacity, limit| {
-            Standing::Refused(RejectReason::TooLarge { records: len, capacity, limit })
+            Standing::Refused(RejectReason::TooLarge { records: len, bytes: None, capacity, limit })
         };
         if len > own {
             too_large(own, format!("source {}", NAMES[source.name]))
@@ -115,9 +115,11 @@ impl Model {
             too_large(total, "the buffer".to_owned())
         } else if len > places {
             too_large(places, format!("stage {}", NAMES[stage.name]))
+        } else if let Some(reason) = self.never_fits(from, len, units) {
+            Standing::Refused(reason)
         } else if self.closed || source.shut || stage.shut {
             Standing::Refused(RejectReason::Closed)
-        } else if self.obstacle(from, to, len).is_some() {
+        } else if self.obstacle(from, to, len, units).is_some() {
             Standing::Waits
         } else {
             Standing::Fits
@@ -131,8 +133,13 @@ impl Model {
         }
     }
 
+    /// What a push of all these records is charged.
+    fn units_of(&self, rows: &[Row]) -> usize {
+        rows.iter().map(|row| self.charge_of(row)).sum()
+    }
+
     /// The limit that such a push waits at.
-    fn obstacle(&self, from: usize, to: usize, len: usize) -> Option<RejectReason> {
+    fn obstacle(&self, from: usize, to: usize, len: usize, units: usize) -> Option<RejectReason> {
         let (source, stage) = (&self.sources[from], &self.stages[to]);
         let (own, room) = (source.capacity - source.used, self.room(source.name));
         let full = if own < len && own <= room {
@@ -140,6 +147,8 @@ impl Model {
             Some(RejectReason::SourceFull { source_id, held, capacity: source.capacity })
         } else if room < len {
             Some(self.full(source.name, len))
+        } else if let Some(reason) = self.lack_of_bytes(from, units) {
+            Some(reason)
         } else if stage.capacity - stage.occupied < len {
             let (stage_id, held) = (NAMES[stage.name].into(), stage.occupied);
             Some(RejectReason::StageFull { stage_id, held, capacity: stage.capacity })
@@ -165,7 +174,7 @@ impl Model {
             None
         } else if len > capacity {
             let limit = format!("stage {}", NAMES[name]);
-            Some(RejectReason::TooLarge { records: len, capacity, limit })
+            Some(RejectReason::TooLarge { records: len, bytes: None, capacity, limit })
         } else if shut {
             Some(RejectReason::Closed)
         } else if capacity - held >= len {
@@ -336,7 +345,8 @@ impl Pair {
     fn decide_wanting(&mut self, wanting: &mut Wanting, to: usize) -> Option<Option<RejectReason>> {
         match &mut wanting.call {
             Call::Send { sent, from, rows } => {
-                let standing = self.model.standing(*from, to, rows.len());
+                let units = self.model.units_of(rows);
+                let standing = self.model.standing(*from, to, rows.len(), units);
                 match sent.poll() {
                     None => {
                         assert_eq!(standing, Standing::Waits);
@@ -356,7 +366,7 @@ impl Pair {
                 }
             }
             Call::Reserve { permit, from, len, records } => {
-                let standing = self.model.standing(*from, to, *len);
+                let standing = self.model.standing(*from, to, *len, 0);
                 match permit.poll() {
                     None => {
                         assert_eq!(standing, Standing::Waits);
@@ -367,6 +377,8 @@ impl Pair {
                         let records = std::mem::take(records);
                         let rows = rows_of(&records);
                         let sent = rows.len().min(*len);
+                        // A permit holds no bytes: the records take theirs.
+                        let (sent, _) = self.model.fit_bytes(*from, &rows[..sent]);
                         let rest = permit.send_batch(records).err().unwrap_or_default();
                         assert_eq!(rows_of(&rest), rows[sent..]);
                         let answer = self.model.push_granted(to, *from, &rows[..sent]);
@@ -415,17 +427,18 @@ impl Pair {
         let records = self.records(records, |_| of);
         let rows = rows_of(&records);
         self.model.note_push(from, to, rows.len());
-        let expected = match self.model.standing(from, to, rows.len()) {
+        let units = self.model.units_of(&rows);
+        let expected = match self.model.standing(from, to, rows.len(), units) {
             _ if rows.is_empty() => None,
             Standing::Fits => None,
-            Standing::Waits => self.model.obstacle(from, to, rows.len()),
+            Standing::Waits => self.model.obstacle(from, to, rows.len(), units),
             Standing::Refused(reason) => Some(reason),
         };
         let (refused, reason) = match source.send_batch_timeout(&stage, records, Duration::ZERO) {
             Ok(()) => (Vec::new(), None),
             Err(rejected) => (rejected.records, Some(rejected.reason)),
         };
-        if !rows.is_empty() && self.model.standing(from, to, rows.len()) == Standing::Waits {
+        if !rows.is_empty() && self.model.standing(from, to, rows.len(), units) == Standing::Waits {
             self.model.waited(to, Some(from));
         }
         self.model.refused(to, Some(from), expected.as_ref());
@@ -455,21 +468,22 @@ impl Pair {
             Ok(permit) => permit,
             Err(reason) => {
                 self.model.refused(to, Some(from), Some(&reason));
-                assert_eq!(self.model.admit(to, from, 1), (0, Some(reason)));
+                assert_eq!(self.model.refusal_of_credits(to, from), Some(reason));
                 return;
             }
         };
-        assert_eq!((permit.len(), stage.reserved()), (max.max(1).min(room), permit.len()));
-        let mut pushed = 0;
-        for record in records {
-            match permit.push(record) {
-                Ok(()) => pushed += 1,
-                Err(_) => assert!(permit.is_empty()),
+        let len = permit.len();
+        assert_eq!((len, stage.reserved()), (max.max(1).min(room), len));
+        for (record, row) in records.into_iter().zip(rows) {
+            // A record for which there are too few bytes leaves the permit as it is.
+            let fits = !permit.is_empty() && self.model.fit_bytes(from, &[row]).0 == 1;
+            assert_eq!(permit.push(record).is_ok(), fits);
+            if fits {
+                // The credits that the permit still holds are free in the model.
+                assert_eq!(self.model.push(to, from, &[row]), (1, None));
             }
         }
-        assert_eq!(pushed, rows.len().min(max.max(1)).min(room));
         drop(permit);
-        assert_eq!(self.model.push(to, from, &rows[..pushed]), (pushed, None));
     }
 
     /// A worker that waits for no time at all.

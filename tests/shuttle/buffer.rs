@@ -106,7 +106,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     pub(crate) fn new(caps: Caps) -> Arc<Self> {
         let controller = BackpressureController::new(0.8);
-        let admission = Admission::new(caps.total, caps.idle_budget, controller);
+        let admission = Admission::new(caps.total, caps.idle_budget, controller, None);
         let dead_letters = Arc::new(DeadLetterQueue::new(caps.letters, Arc::clone(&admission)));
         let limits = Limits {
             max_stages: STAGES.len(),
