@@ -204,7 +204,7 @@ fn a_reservation_beyond_a_cap_that_was_lowered_ends_with_its_request() {
                 let granted = block_on(request).is_ok();
                 other.join().unwrap();
                 if granted {
-                    stage.core().release_some(source.core().index(), 2);
+                    stage.core().release_charged(source.core().index(), 2, 0);
                 }
                 let rejected = source.try_send_batch(&stage, items("a", 0..2)).unwrap_err();
                 assert_eq!(rejected.accepted, 1, "{}", rejected.reason);

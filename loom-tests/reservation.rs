@@ -80,7 +80,7 @@ fn a_request_that_reserves_is_granted_and_a_push_beside_it_takes_nothing() {
         assert!(block_on(request).is_ok());
         worker.join().unwrap();
         assert!(pusher.join().unwrap());
-        stage.core().release_some(a.core().index(), 2);
+        stage.core().release_charged(a.core().index(), 2, 0);
         no_limit_is_lowered(&stage, [&a, &other]);
     });
 }
@@ -116,7 +116,7 @@ fn a_reservation_ends_when_its_request_is_rejected() {
                 move || close(&manager, &stage, &a)
             });
             if block_on(request).is_ok() {
-                stage.core().release_some(a.core().index(), 2);
+                stage.core().release_charged(a.core().index(), 2, 0);
             }
             worker.join().unwrap();
             closer.join().unwrap();
