@@ -784,7 +784,7 @@ fn a_sink_that_is_ready_holds_the_credits_of_a_block_until_it_is_dropped_or_clos
         for _ in 0..3 {
             assert_eq!(sink.ready(), Poll::Ready(Ok(())));
             // A block of two: a quarter of the cap.
-            assert_eq!((source.available_credits(), stage.in_flight()), (8, 2));
+            assert_eq!((source.available_credits(), stage.reserved()), (8, 2));
         }
         if closes {
             assert_eq!(sink.close(), Poll::Ready(Ok(())));

@@ -639,13 +639,16 @@ impl Ledger {
     /// pass to [`return_lease`](Self::return_lease).
     #[inline]
     pub(crate) fn release(&self, account: &Account, credits: u32) -> (u32, Unreturned) {
+        // Read first: an account that holds nothing may be opened anew.
+        let guarantee = account.guarantee();
         let before = account.release(credits);
         debug_assert!(before.used >= credits, "more credits given back than were in use");
         let used = before.used - credits;
         let unreturned = match before.lease {
             Lease::Exact => Unreturned::Exact { credits, guaranteed: 0 },
             Lease::Guaranteed | Lease::Closed => {
-                Unreturned::Exact { credits, guaranteed: account.guaranteed(used, credits) }
+                let guaranteed = guarantee.saturating_sub(used).min(credits);
+                Unreturned::Exact { credits, guaranteed }
             }
             Lease::Ahead(leased) => Unreturned::Idle(leased - used),
         };
@@ -806,10 +809,12 @@ impl Ledger {
     /// Gives back the credit of a parked letter, and returns how many credits the account uses
     /// then. The caller must notify waiters.
     pub(crate) fn release_parked(&self, account: &Account) -> u32 {
+        // Read first, as in `release`.
+        let guarantee = account.guarantee();
         let used = account.release_leased();
         account.unpark();
         self.parked.fetch_sub(1, SeqCst);
-        if account.guaranteed(used, 1) == 0 {
+        if guarantee <= used {
             self.limit.fetch_add(1, SeqCst);
         }
         // Pairs with the fence in `WaitQueue::enter`.
