@@ -195,8 +195,7 @@ impl<E: Envelope> StageCore<E> {
 
     #[cold]
     fn store_stamped(&self, block: Block<E>, pushed: u32, now: u64) {
-        self.lanes.push_stamped(&self.places, block, pushed, now);
-        self.receivers.notify(|| self.len());
+        self.store(self.lanes.stamped(block, pushed, now));
     }
 
     #[inline]
