@@ -7,11 +7,13 @@ use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 
+use crate::caps::Leasing;
 use crate::error::TryRecvError;
 use crate::handle::{Source, Stage};
 use crate::harness::{
     Item, admission, dead_letter, drain, explore, explore_within, guaranteeing, item, items, take,
 };
+use crate::ledger::ledger;
 use crate::manager::BufferManager;
 
 fn parts(manager: &BufferManager<Item>) -> (Stage<Item>, Source<Item>, Source<Item>) {
@@ -291,16 +293,24 @@ fn others_do_not_take_what_a_guaranteed_record_gives_back() {
 #[test]
 fn a_guarantee_stays_when_another_source_gets_the_account() {
     explore(|| {
-        let manager = guaranteeing(3, &[("quiet", 1)]);
-        let stage = manager.stage("stage").unwrap();
-        manager.source("quiet").unwrap().try_send(&stage, item("quiet", 0)).unwrap();
-        let batch = take(&stage, 1).unwrap();
-        let worker = thread::spawn(move || batch.ack());
-        if manager.remove_source("quiet").is_ok() {
-            manager.source("other").unwrap();
+        let ledger = ledger(3, 0);
+        ledger.guarantee(1);
+        let (account, _) = ledger.open_account(3, 1);
+        let taken = ledger.acquire(account, 1, 1, 0, Leasing::Exact).taken.records;
+        assert_eq!((taken, ledger.free()), (1, 2));
+        let worker = thread::spawn({
+            let ledger = Arc::clone(&ledger);
+            move || {
+                let (_, unreturned) = ledger.release(ledger.account(account), 1);
+                let _ = ledger.return_lease(ledger.account(account), unreturned);
+            }
+        });
+        if ledger.try_close_empty(account).is_ok() {
+            ledger.vacate(account);
+            assert_eq!(ledger.open_account(3, 0), (account, false));
         }
         worker.join().unwrap();
-        all_is_given_back(&manager, 2);
+        assert_eq!((ledger.used(), ledger.free()), (0, 2));
     });
 }
 
