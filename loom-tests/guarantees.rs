@@ -7,11 +7,13 @@ use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 
+use crate::caps::Leasing;
 use crate::error::TryRecvError;
 use crate::handle::{Source, Stage};
 use crate::harness::{
     Item, admission, dead_letter, drain, explore, explore_within, guaranteeing, item, items, take,
 };
+use crate::ledger::ledger;
 use crate::manager::BufferManager;
 
 fn parts(manager: &BufferManager<Item>) -> (Stage<Item>, Source<Item>, Source<Item>) {
@@ -146,6 +148,34 @@ fn a_request_that_waits_is_granted_what_a_guaranteed_record_gave_back_or_left() 
 }
 
 #[test]
+fn a_request_that_waits_is_granted_what_a_push_took_of_its_guarantee_in_vain() {
+    explore_within(2, || {
+        let manager = guaranteeing(2, &[("quiet", 1)]);
+        let (stage, quiet, loud) = parts(&manager);
+        quiet.set_capacity(1).unwrap();
+        loud.try_send(&stage, item("loud", 0)).unwrap();
+        let batch = take(&stage, 1).unwrap();
+        let push = {
+            let stage = stage.clone();
+            move |id| usize::from(quiet.try_send(&stage, item("quiet", id)).is_ok())
+        };
+        let one = thread::spawn({
+            let push = push.clone();
+            move || push(1)
+        });
+        let other = thread::spawn(move || {
+            let pushed = push(2);
+            batch.ack();
+            pushed
+        });
+        block_on(loud.send(&stage, item("loud", 3))).unwrap();
+        assert_eq!(one.join().unwrap() + other.join().unwrap(), 1);
+        assert_eq!(drain(&stage).len(), 2);
+        all_is_given_back(&manager, 1);
+    });
+}
+
+#[test]
 fn a_request_beyond_a_guarantee_is_granted_when_either_part_is_free() {
     for own in [false, true] {
         explore(move || {
@@ -189,7 +219,7 @@ fn a_drain_waits_for_guaranteed_records() {
 
 #[test]
 fn no_guaranteed_record_comes_to_a_buffer_that_is_drained() {
-    explore_within(3, || {
+    explore(|| {
         let manager = guaranteeing(2, &[("quiet", 1)]);
         let (stage, quiet, _) = parts(&manager);
         let pusher = thread::spawn({
@@ -257,6 +287,30 @@ fn others_do_not_take_what_a_guaranteed_record_gives_back() {
         assert!(others <= 2, "past what all share");
         assert_eq!(drain(&stage).len(), others);
         all_is_given_back(&manager, 2);
+    });
+}
+
+#[test]
+fn a_guarantee_stays_when_another_source_gets_the_account() {
+    explore(|| {
+        let ledger = ledger(3, 0);
+        ledger.guarantee(1);
+        let (account, _) = ledger.open_account(3, 1);
+        let taken = ledger.acquire(account, 1, 1, 0, Leasing::Exact).taken.records;
+        assert_eq!((taken, ledger.free()), (1, 2));
+        let worker = thread::spawn({
+            let ledger = Arc::clone(&ledger);
+            move || {
+                let (_, unreturned) = ledger.release(ledger.account(account), 1);
+                let _ = ledger.return_lease(ledger.account(account), unreturned);
+            }
+        });
+        if ledger.try_close_empty(account).is_ok() {
+            ledger.vacate(account);
+            assert_eq!(ledger.open_account(3, 0), (account, false));
+        }
+        worker.join().unwrap();
+        assert_eq!((ledger.used(), ledger.free()), (0, 2));
     });
 }
 

@@ -2,7 +2,8 @@
 
 use loom::thread;
 
-use crate::harness::{buffer, explore_within, item, items, take};
+use crate::handle::{Source, Stage};
+use crate::harness::{Item, buffer, explore_within, item, items, take};
 
 /// Reads the counts of a stage: accepted, and acknowledged.
 macro_rules! read {
@@ -12,18 +13,16 @@ macro_rules! read {
     }};
 }
 
-#[test]
-fn places_of_a_permit_count_as_accepted_only_once_they_are_used() {
-    explore_within(3, || {
-        let manager = buffer(4, 4, 4);
+/// Pushes one record, while another thread reads the counts.
+fn one_record_beside_a_reader(cap: u32, push: fn(&Source<Item>, &Stage<Item>)) {
+    explore_within(3, move || {
+        let manager = buffer(cap, cap, cap);
         let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
         let reader = thread::spawn({
             let stage = stage.clone();
             move || read!(stage)
         });
-        let mut permit = source.try_reserve(&stage, 3).unwrap();
-        permit.push(item("a", 0)).unwrap();
-        drop(permit);
+        push(&source, &stage);
         let (accepted, acknowledged) = reader.join().unwrap();
         assert!(accepted <= 1 && acknowledged == 0, "{accepted} {acknowledged}");
         assert_eq!(read!(stage), (1, 0));
@@ -31,20 +30,17 @@ fn places_of_a_permit_count_as_accepted_only_once_they_are_used() {
 }
 
 #[test]
+fn places_of_a_permit_count_as_accepted_only_once_they_are_used() {
+    one_record_beside_a_reader(4, |source, stage| {
+        let mut permit = source.try_reserve(stage, 3).unwrap();
+        permit.push(item("a", 0)).unwrap();
+    });
+}
+
+#[test]
 fn a_producer_that_is_dropped_leaves_no_count_of_what_it_held_ahead() {
-    explore_within(3, || {
-        let manager = buffer(16, 16, 16);
-        let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
-        let reader = thread::spawn({
-            let stage = stage.clone();
-            move || read!(stage)
-        });
-        let mut producer = source.producer(&stage);
-        producer.try_send(item("a", 0)).unwrap();
-        drop(producer);
-        let (accepted, acknowledged) = reader.join().unwrap();
-        assert!(accepted <= 1 && acknowledged == 0, "{accepted} {acknowledged}");
-        assert_eq!(read!(stage), (1, 0));
+    one_record_beside_a_reader(16, |source, stage| {
+        source.producer(stage).try_send(item("a", 0)).unwrap();
     });
 }
 

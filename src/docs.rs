@@ -172,8 +172,7 @@ pub mod internals {
     //! A guarantee is a number of credits that one account uses first, and that no other account can
     //! have. The limit of the pool is lowered by the guaranteed credits that are *not* in use. Those in
     //! use count in the pool's word like all others, so `drain`, `close`, the signals and parked letters
-    //! need no rule for them. A mark in the account's word says that it has a guarantee. Such an
-    //! account leases exactly. The others never look at a guarantee.
+    //! need no rule for them. An account with a guarantee never leases ahead.
     //!
     //! The swap of the account's word decides which of its credits are guaranteed: those for which the
     //! number in use stays within the guarantee.
@@ -186,7 +185,8 @@ pub mod internals {
     //!   is closed by then.
     //! - *On the way out, the account comes first, then the limit is lowered by the guaranteed part, and
     //!   then the pool's word*, with its epoch counted up. A thread that read the old limit read the
-    //!   old word before, so its swap fails.
+    //!   old word before, so its swap fails. The guarantee is read before the account is written: an
+    //!   account that holds nothing may be closed and opened for another source.
     //!
     //! A global cap that is lowered moves the limit alone. So it cannot refuse a guaranteed record, and
     //! the buffer holds no more than the old cap allowed.

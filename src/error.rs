@@ -99,11 +99,9 @@ pub enum RejectReason {
     },
     /// The records exceed a cap, so that they can never be accepted at once.
     TooLarge {
-        /// The number of records in the request; 1 if `bytes` is set.
+        /// The number of records in the request.
         records: usize,
-        /// The bytes of the request, if it is a byte budget that they exceed.
-        bytes: Option<usize>,
-        /// The cap that they exceed, in records, or in bytes if `bytes` is set.
+        /// The cap that they exceed, in records, or in bytes if `limit` is a byte budget.
         capacity: usize,
         /// The owner of the cap: `the buffer`, `stage filter`, `source kafka-1`, `the byte budget
         /// of the buffer` or `the byte budget of source kafka-1`.
@@ -199,10 +197,7 @@ impl fmt::Display for RejectReason {
                 "source byte budget full: {source_id} holds {held} of {capacity} bytes, \
                  {wanted} more do not fit"
             ),
-            Self::TooLarge { bytes: Some(bytes), capacity, limit, .. } => {
-                write!(f, "too large: {bytes} bytes never fit under the {capacity} of {limit}")
-            }
-            Self::TooLarge { records, capacity, limit, .. } => {
+            Self::TooLarge { records, capacity, limit } => {
                 write!(f, "too large: {records} records never fit under the {capacity} of {limit}")
             }
             Self::TooManyStages { max } => write!(f, "too many stages: at most {max} may exist"),

@@ -1,7 +1,6 @@
 //! Statistics: what a buffer holds and what it has done, as numbers and as a table.
 
 use std::fmt;
-use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 use std::time::Duration;
 
@@ -334,12 +333,6 @@ macro_rules! sum {
                 *self = *self + other;
             }
         }
-
-        impl Sum for $type {
-            fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
-                parts.fold(Self::default(), Add::add)
-            }
-        }
     };
 }
 
@@ -409,21 +402,18 @@ impl fmt::Display for Stats {
                 &stage.id,
                 [stage.held(), capacity, queued, delayed, in_flight, reserved, parked],
             );
-            let Counts { accepted, forwarded_in, acknowledged, handed_out, .. } = stage.counts;
-            let Counts { forwarded_out, .. } = stage.counts;
-            let (dead, again) = (stage.counts.dead_lettered(), stage.counts.tried_again());
-            let refused = stage.refusals.total();
+            let counts = &stage.counts;
             flow.line(
                 &stage.id,
                 [
-                    accepted,
-                    forwarded_in,
-                    acknowledged,
-                    handed_out,
-                    forwarded_out,
-                    dead,
-                    again,
-                    refused,
+                    counts.accepted,
+                    counts.forwarded_in,
+                    counts.acknowledged,
+                    counts.handed_out,
+                    counts.forwarded_out,
+                    counts.dead_lettered(),
+                    counts.tried_again(),
+                    stage.refusals.total(),
                 ],
             );
             if stage.oldest.is_some() || stage.time_in_stage.is_some() {

@@ -4,10 +4,11 @@
 //! a `sync` module of their own, which has the same names: atomics and locks of a model checker,
 //! stand-ins for the queues, the arena and the map, and a clock that the test moves.
 //!
-//! Every atomic access of this crate is `SeqCst`, but those of counts for statistics. On x86-64 that costs nothing over a weaker order,
-//! because each write on a hot path is a read-modify-write. loom explores the same code under
-//! acquire and release only. [`docs::internals`](crate::docs::internals#memory-orders) lists the
-//! few steps that need the total order of `SeqCst`.
+//! Every atomic access of this crate is `SeqCst`, but those of counts for statistics. On x86-64
+//! that costs nothing over a weaker order, because each write on a hot path is a
+//! read-modify-write. loom explores the same code under acquire and release only.
+//! [`docs::internals`](crate::docs::internals#memory-orders) lists the few steps that need the
+//! total order of `SeqCst`.
 
 /// A lock of state that no protocol depends on. The models do not explore it.
 pub(crate) use parking_lot::Mutex as PlainMutex;

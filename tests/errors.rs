@@ -32,12 +32,7 @@ fn reasons() -> Vec<(RejectReason, bool, bool, &'static str)> {
             "too many sources: at most 3 may exist",
         ),
         (
-            RejectReason::TooLarge {
-                records: 7,
-                bytes: None,
-                capacity: 5,
-                limit: "stage load".to_owned(),
-            },
+            RejectReason::TooLarge { records: 7, capacity: 5, limit: "stage load".to_owned() },
             false,
             false,
             "too large: 7 records never fit under the 5 of stage load",
@@ -45,13 +40,12 @@ fn reasons() -> Vec<(RejectReason, bool, bool, &'static str)> {
         (
             RejectReason::TooLarge {
                 records: 1,
-                bytes: Some(128),
                 capacity: 64,
                 limit: "the byte budget of the buffer".to_owned(),
             },
             false,
             false,
-            "too large: 128 bytes never fit under the 64 of the byte budget of the buffer",
+            "too large: 1 records never fit under the 64 of the byte budget of the buffer",
         ),
         (
             RejectReason::GlobalBytesFull { held: 640, capacity: 1024, wanted: 512 },

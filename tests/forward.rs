@@ -93,7 +93,7 @@ fn what_can_never_be_forwarded_comes_back_whole_at_once() {
     let source = small.source("a").unwrap();
     source.try_send_batch(&stage, rows("a", 0..3)).unwrap();
     let limit = "stage small".to_owned();
-    let too_large = RejectReason::TooLarge { records: 3, bytes: None, capacity: 2, limit };
+    let too_large = RejectReason::TooLarge { records: 3, capacity: 2, limit };
     let batch = refused(at_once(take(&stage, 3).forward(&next)), &too_large);
     let batch = refused(batch.try_forward(&next), &too_large);
     let mut batch = refused(batch.forward_blocking(&next), &too_large);

@@ -136,7 +136,7 @@ fn a_request_that_never_fits_beside_the_guarantees_of_others_is_too_large() {
     let (stage, quiet) = (manager.stage("stage").unwrap(), manager.source("quiet").unwrap());
     let loud = manager.source("loud").unwrap();
     let rejected = block_on(loud.send_batch(&stage, rows("loud", 0..8))).unwrap_err();
-    let RejectReason::TooLarge { records: 8, capacity: 7, limit, .. } = rejected.reason else {
+    let RejectReason::TooLarge { records: 8, capacity: 7, limit } = rejected.reason else {
         panic!("{}", rejected.reason);
     };
     assert_eq!(limit, "the buffer");

@@ -70,7 +70,7 @@ fn reserving_without_waiting_names_the_limit() {
     assert_eq!(other.try_reserve(&stage, 3).unwrap_err(), stage_full("stage", 3, 5));
     let reason = source.try_reserve(&stage, 5).unwrap_err();
     let limit = "source a".to_owned();
-    assert_eq!(reason, RejectReason::TooLarge { records: 5, bytes: None, capacity: 4, limit });
+    assert_eq!(reason, RejectReason::TooLarge { records: 5, capacity: 4, limit });
     assert_eq!(source.try_reserve(&stage, 0).unwrap().len(), 1);
     drop(held);
 

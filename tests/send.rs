@@ -133,7 +133,6 @@ fn a_send_that_stands_in_line_names_what_the_first_of_the_line_waits_for() {
 fn what_can_never_fit_is_refused_at_once_with_the_cap_that_it_passes() {
     let too_large = |records, capacity, limit: &str| RejectReason::TooLarge {
         records,
-        bytes: None,
         capacity,
         limit: limit.into(),
     };

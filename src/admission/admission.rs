@@ -106,7 +106,7 @@ impl Admission {
         }
         let credits = self.account(account);
         let used = self.ledger().acquire_idle(credits, wanted)?;
-        self.acquire_places_fast(account, places, wanted, used)
+        self.acquire_places_fast((account, credits), places, wanted, used)
     }
 
     /// Takes credits and places for `wanted` records if all accounts lease exactly, so that the
@@ -122,9 +122,10 @@ impl Admission {
         if self.is_closed() || places.free(0) < wanted {
             return None;
         }
-        match self.ledger().acquire_exact(self.account(account), wanted) {
+        let credits = self.account(account);
+        match self.ledger().acquire_exact(credits, wanted) {
             Ok(used) => {
-                let first = self.acquire_places_fast(account, places, wanted, used);
+                let first = self.acquire_places_fast((account, credits), places, wanted, used);
                 if first.is_some() {
                     self.update_signal();
                 }
@@ -144,12 +145,11 @@ impl Admission {
     #[inline(always)]
     fn acquire_places_fast(
         &self,
-        account: u32,
+        (account, credits): (u32, &Account),
         places: &Places,
         wanted: u32,
         used: u32,
     ) -> Option<Sequence> {
-        let credits = self.account(account);
         // The cap may have been lowered after these credits were leased.
         if used <= credits.capacity()
             && let Some(first) = places.acquire_fast(wanted)

@@ -9,7 +9,8 @@ use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, Instant, PlainMutex, Seq
 pub(crate) struct Account {
     word: Packed<Balance>,
     capacity: AtomicU32,
-    /// Credits that no other account can have: the first that this one uses.
+    /// Credits that no other account can have: the first that this one uses. An account that has some
+    /// never leases ahead.
     guarantee: AtomicSetting,
     /// Credits that are reserved for a request that waits. Written under the lock of the wait
     /// queue.
@@ -24,15 +25,16 @@ pub(crate) struct Account {
     pub(super) listed: AtomicBool,
     cell: SignalCell,
     tally: Tally,
-    /// Since when no credit is in use, for an account that [notes](Self::note_when_empty) it.
-    empty_since: PlainMutex<Option<Instant>>,
+    /// Since when no credit is in use, for an account that [notes](Self::note_when_empty) it. In a box,
+    /// because few accounts do.
+    empty_since: PlainMutex<Option<Box<Instant>>>,
 }
 
 /// An account's word.
 ///
 /// | bits | meaning |
 /// | --- | --- |
-/// | 63..32 | credits leased from the pool, or one of the marks `EXACT`, `CLOSED` and `GUARANTEED` |
+/// | 63..32 | credits leased from the pool, or one of the marks `EXACT` and `CLOSED` |
 /// | 31..0 | credits in use |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Balance {
@@ -44,8 +46,6 @@ pub(super) struct Balance {
 pub(super) enum Lease {
     /// The lease equals the credits in use.
     Exact,
-    /// The same, and some of the credits are guaranteed to the account: it never leases ahead.
-    Guaranteed,
     /// The lease equals the credits in use, and the account gets no further credit.
     Closed,
     /// The number of leased credits, which may exceed those in use.
@@ -55,8 +55,7 @@ pub(super) enum Lease {
 const LEASE_SHIFT: u32 = 32;
 const EXACT: u32 = u32::MAX;
 const CLOSED: u32 = u32::MAX - 1;
-const GUARANTEED: u32 = u32::MAX - 2;
-pub(super) const MAX_LEASE: u32 = u32::MAX - 3;
+pub(super) const MAX_LEASE: u32 = u32::MAX - 2;
 
 impl Word for Balance {
     #[inline]
@@ -64,7 +63,6 @@ impl Word for Balance {
         let lease = match (bits >> LEASE_SHIFT) as u32 {
             EXACT => Lease::Exact,
             CLOSED => Lease::Closed,
-            GUARANTEED => Lease::Guaranteed,
             leased => Lease::Ahead(leased),
         };
         Self { lease, used: bits as u32 }
@@ -75,7 +73,6 @@ impl Word for Balance {
         let lease = match self.lease {
             Lease::Exact => EXACT,
             Lease::Closed => CLOSED,
-            Lease::Guaranteed => GUARANTEED,
             Lease::Ahead(leased) => leased,
         };
         u64::from(lease) << LEASE_SHIFT | u64::from(self.used)
@@ -87,7 +84,7 @@ impl Balance {
     #[inline]
     pub(super) fn idle(self) -> u32 {
         match self.lease {
-            Lease::Exact | Lease::Guaranteed | Lease::Closed => 0,
+            Lease::Exact | Lease::Closed => 0,
             Lease::Ahead(leased) => leased - self.used,
         }
     }
@@ -142,8 +139,7 @@ impl Account {
         self.set_marks(marks);
         self.cell.restart();
         self.tally.reset();
-        let lease = if guarantee > 0 { Lease::Guaranteed } else { Lease::Exact };
-        self.word.store(Balance { lease, used: 0 });
+        self.word.store(Balance { lease: Lease::Exact, used: 0 });
     }
 
     /// Sets the cap and its watermarks. The caller then writes the word: see
@@ -180,15 +176,11 @@ impl Account {
         self.word.fence();
     }
 
-    /// Makes the account exact, or closed. Returns how many idle credits that frees, or `None` if
-    /// the account was so already.
+    /// Makes the account exact or closed. Returns how many idle credits that frees, or `None` if
+    /// the account was exact or closed already.
     pub(super) fn end_lease(&self, lease: Lease) -> Option<u32> {
         let change = |balance: Balance| {
-            let ends = match balance.lease {
-                Lease::Ahead(_) => true,
-                Lease::Exact | Lease::Guaranteed => lease == Lease::Closed,
-                Lease::Closed => false,
-            };
+            let ends = balance.lease != lease && balance.lease != Lease::Closed;
             ends.then_some(Balance { lease, ..balance })
         };
         self.word.update(change).ok().map(Balance::idle)
@@ -297,19 +289,19 @@ impl Account {
         if self.used() == 0
             && let Some(since) = &mut *self.empty_since.lock()
         {
-            *since = now();
+            **since = now();
         }
     }
 
     /// Lets an account without credits in use note from now on since when that is so.
     pub(crate) fn note_when_empty(&self) {
-        *self.empty_since.lock() = Some(now());
+        *self.empty_since.lock() = Some(Box::new(now()));
         self.cell.leave_at_zero();
     }
 
     /// Returns since when no credit is in use, if the account notes it and none is.
     pub(crate) fn empty_since(&self) -> Option<Instant> {
-        if self.used() == 0 { *self.empty_since.lock() } else { None }
+        if self.used() == 0 { self.empty_since.lock().as_deref().copied() } else { None }
     }
 
     /// Updates the signal after the caller has taken credits, and left `used` in use.

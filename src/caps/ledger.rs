@@ -378,9 +378,6 @@ impl Ledger {
 
     /// Takes `wanted` credits of an account, or as many as the caps allow if they are at least
     /// `least`. `own` of the reserved credits are for this request.
-    ///
-    /// Each round of the loop leases what is missing, or sweeps, or makes one attempt to swap the
-    /// account's word.
     pub(crate) fn acquire(
         &self,
         index: u32,
@@ -390,6 +387,26 @@ impl Ledger {
         leasing: Leasing,
     ) -> Grant {
         let account = self.account(index);
+        // Two copies, so that an account without a guarantee does not pay for those with one.
+        if account.guarantee() == 0 {
+            self.acquire_as::<false>((index, account), least, wanted, own, leasing)
+        } else {
+            self.acquire_as::<true>((index, account), least, wanted, own, leasing)
+        }
+    }
+
+    /// The same, for an account with a guarantee or one without.
+    ///
+    /// Each round of the loop leases what is missing, or sweeps, or makes one attempt to swap the
+    /// account's word.
+    fn acquire_as<const GUARANTEED: bool>(
+        &self,
+        (index, account): (u32, &Account),
+        least: u32,
+        wanted: u32,
+        own: u32,
+        leasing: Leasing,
+    ) -> Grant {
         // Credits in transit: leased from the pool, and not in the account yet.
         let mut in_hand = 0_u32;
         // Those of them that are guaranteed to the account.
@@ -413,7 +430,7 @@ impl Ledger {
             // Saturating: the balance may be outdated, and then the swap below fails.
             let have = balance.idle().saturating_add(in_hand);
             let closed = balance.lease == Lease::Closed;
-            if balance.lease == Lease::Guaranteed {
+            if GUARANTEED && !closed {
                 let wanted = account.guaranteed(balance.used, want);
                 if wanted != guaranteed {
                     reclaimed |= wanted < guaranteed;
@@ -427,9 +444,7 @@ impl Ledger {
             if want > have && !exhausted && !closed {
                 let missing = want - have;
                 let ahead = match leasing {
-                    Leasing::Ahead if balance.lease != Lease::Guaranteed => {
-                        self.ahead.load(SeqCst).min(room - want)
-                    }
+                    Leasing::Ahead if !GUARANTEED => self.ahead.load(SeqCst).min(room - want),
                     _ => 0,
                 };
                 // Guaranteed credits in hand count as leased, and the limit does not allow for them yet.
@@ -469,14 +484,13 @@ impl Ledger {
             // Idle credits that stay in the account: at most twice `ahead`. An exact account keeps
             // none, unless it has leased ahead.
             let keep = match balance.lease {
-                Lease::Exact | Lease::Guaranteed if !leased_ahead => 0,
+                Lease::Exact if !leased_ahead => 0,
                 _ => (have - credits)
                     .min(room - credits)
                     .min(self.ahead.load(SeqCst).saturating_mul(2))
                     .min(MAX_LEASE.saturating_sub(used)),
             };
             let lease = match balance.lease {
-                Lease::Guaranteed => Lease::Guaranteed,
                 Lease::Exact if keep == 0 => Lease::Exact,
                 _ if used > MAX_LEASE => Lease::Exact,
                 _ => Lease::Ahead(used + keep),
@@ -487,7 +501,7 @@ impl Ledger {
                     if turned_ahead {
                         self.announce_ahead(index, account);
                     }
-                    if guaranteed > 0 {
+                    if GUARANTEED {
                         self.limit.fetch_add(i64::from(guaranteed), SeqCst);
                     }
                     let surplus = have - credits - keep;
@@ -547,6 +561,7 @@ impl Ledger {
     pub(crate) fn acquire_exact(&self, account: &Account, wanted: u32) -> Result<u32, bool> {
         let balance = account.balance();
         if balance.lease != Lease::Exact
+            || account.guarantee() > 0
             || account.limit(0).saturating_sub(balance.used) < wanted
             || self.ahead.load(SeqCst) > 0
         {
@@ -645,10 +660,11 @@ impl Ledger {
         debug_assert!(before.used >= credits, "more credits given back than were in use");
         let used = before.used - credits;
         let unreturned = match before.lease {
-            Lease::Exact => Unreturned::Exact { credits, guaranteed: 0 },
-            Lease::Guaranteed | Lease::Closed => {
-                let guaranteed = guarantee.saturating_sub(used).min(credits);
-                Unreturned::Exact { credits, guaranteed }
+            Lease::Exact | Lease::Closed if guarantee <= used => Unreturned::Exact(credits),
+            Lease::Exact | Lease::Closed => {
+                let guaranteed = (guarantee - used).min(credits);
+                self.limit.fetch_sub(i64::from(guaranteed), SeqCst);
+                Unreturned::Guaranteed(credits)
             }
             Lease::Ahead(leased) => Unreturned::Idle(leased - used),
         };
@@ -660,10 +676,8 @@ impl Ledger {
     #[inline]
     pub(crate) fn return_lease(&self, account: &Account, unreturned: Unreturned) -> Released {
         match unreturned {
-            Unreturned::Exact { credits, guaranteed: 0 } => self.give_back(credits),
-            Unreturned::Exact { credits, guaranteed } => {
-                self.give_back_guaranteed(credits, guaranteed)
-            }
+            Unreturned::Exact(credits) => self.give_back(credits),
+            Unreturned::Guaranteed(credits) => self.give_back_guaranteed(credits),
             Unreturned::Idle(idle) if idle > self.ahead.load(SeqCst).saturating_mul(2) => {
                 self.trim(account).unwrap_or(Released { pool_moved: false, pool_empty: false })
             }
@@ -712,9 +726,8 @@ impl Ledger {
         self.pool.update(lease).map_or(held, |_| wanted)
     }
 
-    /// Gives credits back to the pool, of which `guaranteed` stay guaranteed to their account.
-    fn give_back_guaranteed(&self, credits: u32, guaranteed: u32) -> Released {
-        self.limit.fetch_sub(i64::from(guaranteed), SeqCst);
+    /// Gives credits back to the pool, after the limit was lowered by those that stay guaranteed.
+    fn give_back_guaranteed(&self, credits: u32) -> Released {
         // The epoch keeps the swap of a thread that read the old limit from succeeding.
         let less = |pool: Pool| Some(Pool(pool.with_next_epoch().0 - u64::from(credits)));
         let before = self.pool.update(less);
@@ -918,8 +931,10 @@ impl Ledger {
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreturned {
-    /// The number that goes back to the pool, and how many of these stay guaranteed to the account.
-    Exact { credits: u32, guaranteed: u32 },
+    /// The number that goes back to the pool.
+    Exact(u32),
+    /// The same, after the limit was lowered by those of them that stay guaranteed.
+    Guaranteed(u32),
     /// The number of idle credits that the account has now.
     Idle(u32),
 }

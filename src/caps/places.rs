@@ -19,7 +19,7 @@ pub(crate) struct Places {
     parked: AtomicU32,
     /// Places taken for records to come: by permits, producers, granted requests and forwards under
     /// way. Raised before they are taken, and lowered before they are used or given back.
-    reserved_ahead: AtomicSetting,
+    reserved_ahead: AtomicU32,
     /// How many more records than blocks the stage's ring holds or is about to hold. It is here
     /// because a thread that changes it has this cache line already.
     pub(crate) surplus: AtomicU64,
@@ -147,7 +147,7 @@ impl Places {
             word: Packed::new(Occupancy(0)),
             limit: AtomicI64::new(i64::from(capacity)),
             parked: AtomicU32::new(0),
-            reserved_ahead: AtomicSetting::new(0),
+            reserved_ahead: AtomicU32::new(0),
             surplus: AtomicU64::new(0),
             capacity: AtomicSetting::new(capacity),
             most: capacity,

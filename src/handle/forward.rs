@@ -150,7 +150,7 @@ impl<E: Envelope> Batch<E> {
             Some(RejectReason::ForeignStage { stage_id: Arc::clone(next.id()) })
         } else if records > capacity {
             let limit = format!("stage {}", next.id());
-            Some(RejectReason::TooLarge { records, bytes: None, capacity, limit })
+            Some(RejectReason::TooLarge { records, capacity, limit })
         } else {
             None
         }

@@ -459,9 +459,8 @@ impl SourceCore {
         ];
         match capacities.into_iter().find(|(_, capacity)| records > *capacity as usize) {
             None => match self.admission.check_units(self.account, units) {
-                Err(Denied::TooLarge { limit, size, capacity }) => Err(RejectReason::TooLarge {
+                Err(Denied::TooLarge { limit, capacity, .. }) => Err(RejectReason::TooLarge {
                     records,
-                    bytes: Some(bytes_of(size)),
                     capacity: bytes_of(capacity),
                     limit: self.limit_name(stage, limit),
                 }),
@@ -469,7 +468,6 @@ impl SourceCore {
             },
             Some((limit, capacity)) => Err(RejectReason::TooLarge {
                 records,
-                bytes: None,
                 capacity: capacity as usize,
                 limit: self.limit_name(stage, limit),
             }),
@@ -501,13 +499,11 @@ impl SourceCore {
             Denied::TooLarge { limit, size, capacity } => {
                 let of_bytes = matches!(limit, Limit::SourceBytes | Limit::GlobalBytes);
                 let limit = self.limit_name(stage, limit);
-                return if of_bytes {
-                    let (bytes, capacity) = (Some(bytes_of(size)), bytes_of(capacity));
-                    RejectReason::TooLarge { records: 1, bytes, capacity, limit }
-                } else {
-                    let (records, capacity) = (size as usize, capacity as usize);
-                    RejectReason::TooLarge { records, bytes: None, capacity, limit }
+                let (records, capacity) = match of_bytes {
+                    true => (1, bytes_of(capacity)),
+                    false => (size as usize, capacity as usize),
                 };
+                return RejectReason::TooLarge { records, capacity, limit };
             }
             Denied::BytesFull { limit, held, capacity, wanted } => {
                 let [held, capacity, wanted] = [held, capacity, wanted].map(bytes_of);
@@ -614,7 +610,7 @@ pub(super) fn stage_reason<E: Envelope>(stage: &StageCore<E>, denied: Denied) ->
         Denied::Reserved { .. } => RejectReason::OthersFirst { limit: limit() },
         Denied::TooLarge { size, capacity, .. } => {
             let (records, capacity) = (size as usize, capacity as usize);
-            RejectReason::TooLarge { records, bytes: None, capacity, limit: limit() }
+            RejectReason::TooLarge { records, capacity, limit: limit() }
         }
         Denied::Full { held, capacity, .. }
         | Denied::Guaranteed { held, capacity, .. }

@@ -465,7 +465,8 @@ impl<E: Envelope> Builder<E> {
     ///
     /// let rejected = source.try_send(&stage, Page(vec![0; 200_000])).err().unwrap();
     /// assert!(!rejected.is_full());
-    /// assert!(rejected.to_string().starts_with("too large: 200064 bytes never fit"));
+    /// let reason = "too large: 1 records never fit under the 99968 of the byte budget of the buffer";
+    /// assert_eq!(rejected.to_string(), reason);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn max_total_bytes(mut self, bytes: usize) -> Self {

@@ -198,15 +198,15 @@ fn record_stage(buffer: &str, stage: &StageStats) {
         gauge!("conveyor_buffer_stage_records", &labeled("state", state)).set(read(stage) as f64);
     }
     gauge!("conveyor_buffer_stage_capacity", &labels).set(stage.capacity as f64);
-    if let Some(times) = stage.time_in_stage {
+    if stage.oldest.is_some() || stage.time_in_stage.is_some() {
         let oldest = stage.oldest.unwrap_or_default().as_secs_f64();
         gauge!("conveyor_buffer_stage_oldest_seconds", &labels).set(oldest);
+    }
+    if let Some(times) = stage.time_in_stage {
         for (quantile, read) in QUANTILES {
             let labels = labeled("quantile", quantile);
             gauge!("conveyor_buffer_stage_time_seconds", &labels).set(read(&times));
         }
-    } else if let Some(oldest) = stage.oldest {
-        gauge!("conveyor_buffer_stage_oldest_seconds", &labels).set(oldest.as_secs_f64());
     }
     for (name, read, _) in COUNTS {
         counter!(name, &labels).absolute(read(&stage.counts));

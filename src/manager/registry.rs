@@ -209,16 +209,16 @@ impl<E: Envelope> Registry<E> {
         };
         for stage in self.stages.pin().values() {
             let (id, places) = (stage.id(), stage.places());
-            let permitted = places.reserved_ahead();
-            note(&mut remaining.reserved_stages, id, permitted);
-            note(&mut remaining.stages, id, places.occupied().saturating_sub(permitted));
+            let reserved = places.reserved_ahead();
+            note(&mut remaining.reserved_stages, id, reserved);
+            note(&mut remaining.stages, id, places.occupied().saturating_sub(reserved));
         }
         for source in self.sources.pin().values() {
             let (id, account) = (source.id(), source.account());
-            let permitted = account.reserved_ahead();
-            note(&mut remaining.reserved_sources, id, permitted);
+            let reserved = account.reserved_ahead();
+            note(&mut remaining.reserved_sources, id, reserved);
             let held = account.used().saturating_sub(account.parked());
-            note(&mut remaining.sources, id, held.saturating_sub(permitted));
+            note(&mut remaining.sources, id, held.saturating_sub(reserved));
         }
         remaining.stages.sort_unstable();
         remaining.sources.sort_unstable();

@@ -71,19 +71,12 @@ impl<E> Lanes<E> {
         self.ring.len() as u64 + places.surplus.load(SeqCst) + self.returned_len.load(SeqCst)
     }
 
-    /// Pushes a block whose records hold places, and were pushed to their first stage at `pushed`. It
-    /// is `now`.
-    pub(crate) fn push_stamped(
-        &self,
-        places: &Places,
-        block: Block<E>,
-        pushed: u32,
-        units: Units,
-        now: u64,
-    ) {
+    /// Returns a block that is about to be pushed with its times and units: its records were pushed to
+    /// their first stage at `pushed`, and it is `now`.
+    pub(crate) fn stamped(&self, block: Block<E>, pushed: u32, units: Units, now: u64) -> Block<E> {
         let enter =
             |Measuring { timing, .. }: &_| Entered { number: timing.enter(pushed), at: now };
-        self.push(places, block.stamped(pushed, units, self.measuring.as_ref().map(enter)));
+        block.stamped(pushed, units, self.measuring.as_ref().map(enter))
     }
 
     /// Returns when the record at the front was pushed to its first stage, and how long records

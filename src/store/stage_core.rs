@@ -165,6 +165,15 @@ impl<E: Envelope> StageCore<E> {
     /// Stores one record, which holds a place here and a credit of that account.
     #[inline]
     pub(crate) fn store_one(&self, account: u32, first: Sequence, record: E) {
+        // Decided here: a block that one of two calls may take is built in memory and copied.
+        if self.clock.is_some() {
+            return self.store_timed(account, first, record);
+        }
+        self.store(Block { account, first, records: Records::One(record) });
+    }
+
+    #[cold]
+    fn store_timed(&self, account: u32, first: Sequence, record: E) {
         self.push(Block { account, first, records: Records::One(record) });
     }
 
@@ -219,8 +228,7 @@ impl<E: Envelope> StageCore<E> {
     fn store_stamped(&self, block: Block<E>, pushed: Option<u32>, units: Units) {
         let now = self.clock.map_or(0, |clock| clock.nanos());
         let pushed = pushed.unwrap_or_else(|| millis_of(now));
-        self.lanes.push_stamped(&self.places, block, pushed, units, now);
-        self.receivers.notify(|| self.len());
+        self.store(self.lanes.stamped(block, pushed, units, now));
     }
 
     #[inline]

@@ -480,8 +480,7 @@ impl Model {
         } else {
             (total, "the byte budget of the buffer".to_owned())
         };
-        let (bytes, capacity) = (Some(UNIT * units), UNIT * capacity);
-        let reason = RejectReason::TooLarge { records, bytes, capacity, limit };
+        let reason = RejectReason::TooLarge { records, capacity: UNIT * capacity, limit };
         (units > own.min(total)).then_some(reason)
     }
 
@@ -1349,18 +1348,22 @@ impl Pair {
                                 dead.push((entry, RetriesExhausted));
                             } else {
                                 entry.row.retries += 1;
+                                self.model.counts(stage).returned += 1;
                                 back.push(entry);
                             }
                         }
                         Outcome::DeadLetter => dead.push((entry, RejectedAs("".into()))),
                         Outcome::Reject(why) => dead.push((entry, RejectedAs(why.into()))),
-                        Outcome::Requeue => back.push(entry),
+                        Outcome::Requeue => {
+                            self.model.counts(stage).requeued += 1;
+                            back.push(entry);
+                        }
                         _ => acked.push(entry),
                     }
                     outcome
                 });
                 assert_eq!(entries.len(), 0);
-                self.model.requeue(stage, back);
+                self.model.insert(stage, back);
                 for (entry, reason) in dead {
                     self.model.bury(stage, entry, reason);
                 }

@@ -107,7 +107,7 @@ impl Model {
         let (own, total) = (source.capacity, self.total_for(source.name));
         let places = stage.capacity;
         let too_large = |capacity, limit| {
-            Standing::Refused(RejectReason::TooLarge { records: len, bytes: None, capacity, limit })
+            Standing::Refused(RejectReason::TooLarge { records: len, capacity, limit })
         };
         if len > own {
             too_large(own, format!("source {}", NAMES[source.name]))
@@ -174,7 +174,7 @@ impl Model {
             None
         } else if len > capacity {
             let limit = format!("stage {}", NAMES[name]);
-            Some(RejectReason::TooLarge { records: len, bytes: None, capacity, limit })
+            Some(RejectReason::TooLarge { records: len, capacity, limit })
         } else if shut {
             Some(RejectReason::Closed)
         } else if capacity - held >= len {
