@@ -157,13 +157,6 @@ impl SourceCore {
         self.admission.ledger().available(self.account()) as usize
     }
 
-    /// Stores a record that was admitted.
-    #[inline]
-    pub(crate) fn store_one<E: Envelope>(&self, stage: &StageCore<E>, first: Sequence, record: E) {
-        self.count_accepted(1);
-        stage.store_one(self.account, first, record);
-    }
-
     /// Stores records that were admitted.
     #[inline]
     pub(crate) fn store_many<E: Envelope>(
@@ -240,51 +233,31 @@ impl SourceCore {
         Arc::ptr_eq(&self.admission, stage.admission())
     }
 
-    /// Pushes one record.
+    /// Takes a credit, the bytes of a record and a place for it. Returns its sequence, and the units
+    /// that it was charged.
     #[inline]
-    pub(crate) fn push_one<E: Envelope>(
+    pub(crate) fn acquire_for<E: Envelope>(
         &self,
         stage: &StageCore<E>,
-        record: E,
-    ) -> Result<(), Rejected<E>> {
-        let acquired = match self.acquire_fast(stage, 1) {
-            Some(first) => Ok(first),
-            None if self.admission.measures() => return self.push_measured(stage, record),
-            None => self.acquire_one_slow(stage, 0),
-        };
-        match acquired {
-            Ok(first) => {
-                self.store_one(stage, first, record);
-                Ok(())
-            }
-            Err(reason) => Err(self.refuse_one(stage, record, reason)),
-        }
-    }
-
-    /// Pushes one record in a buffer with byte budgets.
-    #[cold]
-    fn push_measured<E: Envelope>(
-        &self,
-        stage: &StageCore<E>,
-        record: E,
-    ) -> Result<(), Rejected<E>> {
-        let units = self.measure(&record);
-        match self.acquire_one_slow(stage, units) {
-            Ok(first) => {
-                self.store_one_charged(stage, first, record, units);
-                Ok(())
-            }
-            Err(reason) => Err(self.refuse_one(stage, record, reason)),
+        record: &E,
+    ) -> Result<(Sequence, u32), RejectReason> {
+        match self.acquire_fast(stage, 1) {
+            Some(first) => Ok((first, 0)),
+            None => self.acquire_for_slow(stage, record),
         }
     }
 
     #[cold]
-    fn acquire_one_slow<E: Envelope>(
+    fn acquire_for_slow<E: Envelope>(
         &self,
         stage: &StageCore<E>,
-        units: u32,
-    ) -> Result<Sequence, RejectReason> {
-        self.try_acquire_one(stage, units)?.map_err(|denied| self.reason(stage, denied))
+        record: &E,
+    ) -> Result<(Sequence, u32), RejectReason> {
+        let units = self.measure(record);
+        match self.try_acquire_one(stage, units)? {
+            Ok(first) => Ok((first, units)),
+            Err(denied) => Err(self.reason(stage, denied)),
+        }
     }
 
     /// Takes a credit, units and a place for one record, or returns what denies them.
@@ -665,7 +638,14 @@ impl<E: Envelope> Source<E> {
     /// stage of another buffer.
     #[inline]
     pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
-        self.core.push_one(stage.core(), record)
+        let (source, stage) = (&self.core, stage.core());
+        match source.acquire_for(stage, &record) {
+            Ok((first, units)) => {
+                source.store_one_charged(stage, first, record, units);
+                Ok(())
+            }
+            Err(reason) => Err(source.refuse_one(stage, record, reason)),
+        }
     }
 
     /// Pushes several records to a stage without waiting: all of them, or the longest prefix that

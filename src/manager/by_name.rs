@@ -280,17 +280,20 @@ impl<E: Envelope> BufferManager<E> {
 
 impl<E: Envelope> Registry<E> {
     /// Pushes one record to the named stage, charged to the source that it names.
-    pub(super) fn push(&self, stage_id: &str, mut record: E) -> Result<(), Rejected<E>> {
+    pub(super) fn push(&self, stage_id: &str, record: E) -> Result<(), Rejected<E>> {
         loop {
             let (stages, sources) = (self.stages(), self.sources());
             if let (Some(stage), Some(source)) =
                 (stages.get(stage_id), sources.get(record.source_id()))
             {
-                let Err(rejected) = source.push_one(stage, record) else { return Ok(()) };
-                if !self.was_removed(&rejected.reason, stage, source) {
-                    return Err(rejected);
+                match source.acquire_for(stage, &record) {
+                    Ok((first, units)) => {
+                        source.store_one_charged(stage, first, record, units);
+                        return Ok(());
+                    }
+                    Err(reason) if self.was_removed(&reason, stage, source) => {}
+                    Err(reason) => return Err(source.refuse_one(stage, record, reason)),
                 }
-                record = rejected.record;
             }
             if let Err(error) = self.register(stage_id, record.source_id()) {
                 return Err(Rejected { record, reason: error.into() });

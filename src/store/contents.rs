@@ -189,13 +189,11 @@ impl<E> Drop for BatchContents<E> {
 }
 
 impl<E> BatchContents<E> {
-    /// Creates empty contents with room for that many records.
-    pub(crate) fn with_capacity(records: usize) -> Self {
-        let mut held = Self::default();
+    /// Makes room for that many records in contents that hold none.
+    pub(crate) fn reserve(&mut self, records: usize) {
         if records > 0 {
-            held.content().records = Items::Whole(Vec::with_capacity(records));
+            self.content().records = Items::Whole(Vec::with_capacity(records));
         }
-        held
     }
 
     fn from_parts(records: Vec<E>, runs: Vec<Run>) -> Self {

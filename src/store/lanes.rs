@@ -239,8 +239,26 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// Adds the next block of the ring to a batch that is to hold at most `max` records, cut in two
-    /// if need be. `false` if there is none, or it was left for the next batch.
+    /// Removes the next block of the ring, unless returned records come before it.
+    #[inline]
+    pub(crate) fn pop_oldest(&self) -> Option<Block<E>> {
+        if self.has_returned() { None } else { self.ring.pop() }
+    }
+
+    /// Adds a block that was removed to a batch that is to hold at most `max` records, cut in two if
+    /// need be.
+    pub(crate) fn add_block(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        block: Block<E>,
+        max: usize,
+    ) {
+        self.add(places, contents, block, max, Fill::Wholly);
+    }
+
+    /// Adds the next block of the ring to a batch that is to hold at most `max` records. `false` if
+    /// there is none, or it was left for the next batch.
     fn take_block(
         &self,
         places: &Places,
@@ -248,7 +266,22 @@ impl<E> Lanes<E> {
         max: usize,
         fill: Fill,
     ) -> bool {
-        let Some(Block { account, first, records }) = self.ring.pop() else { return false };
+        let Some(block) = self.ring.pop() else { return false };
+        self.add(places, contents, block, max, fill)
+    }
+
+    /// Adds a block that was removed, cut in two if need be. `false` if it was left for the next
+    /// batch.
+    #[inline]
+    fn add(
+        &self,
+        places: &Places,
+        contents: &mut BatchContents<E>,
+        block: Block<E>,
+        max: usize,
+        fill: Fill,
+    ) -> bool {
+        let Block { account, first, records } = block;
         match records {
             Records::One(record) => {
                 contents.push_one(Run::new(account, first, 1), record, max - contents.len());

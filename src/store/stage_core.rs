@@ -356,7 +356,18 @@ impl<E: Envelope> StageCore<E> {
     }
 
     fn remove(&self, max: usize) -> Vec<E> {
-        let mut contents = BatchContents::with_capacity(max.min(self.len() as usize));
+        let mut contents = BatchContents::default();
+        let alone = if max == 1 { self.lanes.pop_oldest() } else { None };
+        match alone {
+            // A record that was pushed alone and leaves alone needs no batch.
+            Some(Block { account, records: Records::One(record), .. }) => {
+                self.places.flow().handed_out.add(1);
+                self.release_charged(account, 1, 0);
+                return vec![record];
+            }
+            Some(block) => self.lanes.add_block(&self.places, &mut contents, block, max),
+            None => contents.reserve(max.min(self.len() as usize)),
+        }
         self.add_to(&mut contents, max);
         self.places.flow().handed_out.add_some(contents.len());
         self.release(contents.runs());
