@@ -1,16 +1,11 @@
-//! The goals of the library, beside what this run measured.
+//! The comparisons with which the report begins, and the goals of the library for them.
 
-use crate::competitors::Description;
-use crate::competitors::channels::RING;
-use crate::competitors::conveyor::{BATCHES, CONVEYOR, SHARED_HANDLE};
-use crate::competitors::mutex::{MUTEX, SETTLED};
+use crate::competitors::mutex::MUTEX;
 use crate::competitors::tokio::TOKIO;
-#[cfg(feature = "conveyor-etl-buffer")]
-use crate::competitors::{conveyor::BY_NAME, etl::ETL};
+use crate::competitors::{Caps, Description};
 use crate::latency::Latency;
-use crate::measure::{Results, Spread};
+use crate::measure::{Results, Row, Spread};
 use crate::memory::Memory;
-use crate::workloads::{MANY, REFUSED};
 
 pub struct Goal {
     pub work: &'static str,
@@ -49,7 +44,7 @@ impl Goal {
         };
         match self.aim {
             Aim::Faster(_) => format!("{median:.2} times as fast{range}"),
-            Aim::AtMost(_) => format!("{median:.2} times{range}"),
+            Aim::AtMost(_) => format!("{median:.2} times as much{range}"),
         }
     }
 
@@ -63,29 +58,72 @@ impl Goal {
     }
 }
 
-const SINGLE: &str = "one record in and out, one thread";
+const HUNDREDS: &str = "100 single records in by a producer, up to 100 out, one thread";
+const ONE_AND_ONE: &str = "single records, one producer and one worker on two threads";
+const TWO_AND_TWO: &str = "the same, 2 producers and 2 workers";
+const FOUR_AND_FOUR: &str = "the same, 4 producers and 4 workers";
+const WAITING: &str = "one producer and one worker that wait, lingering";
 const BATCH: &str = "100 in and out as one batch, one thread";
+const SINGLE: &str = "one record in and out by the shared handle, one thread";
 const LATENCY: &str = "p99.9 from push to batch at 50 % load, one producer and one worker";
 
+const PRODUCER: &str = "conveyor-buffer, producer";
+const LINGERING: &str = "conveyor-buffer, producer, lingering";
+const BATCHES: &str = "conveyor-buffer, batches";
+const SHARED_HANDLE: &str = "conveyor-buffer, shared handle";
+const BY_NAME: &str = "conveyor-buffer, by name";
+const GROWN: &str = "conveyor-buffer, 10,000 sources and 100 stages";
+const REFUSED: &str = "conveyor-buffer, refused";
+
+/// The rows of one workload, each with a goal: the work, the table, and the library's row.
+struct Work<'a> {
+    title: &'static str,
+    results: Option<&'a Results>,
+    ours: &'static str,
+}
+
+impl Work<'_> {
+    fn goal(&self, against: &str, aim: Aim) -> Goal {
+        let row = self.results.and_then(|results| results.find(against));
+        self.goal_for(row, against.to_owned(), aim)
+    }
+
+    fn faster(&self, against: &str, times: f64) -> Goal {
+        self.goal(against, Aim::Faster(times))
+    }
+
+    fn at_most(&self, against: &str, times: f64) -> Goal {
+        self.goal(against, Aim::AtMost(times))
+    }
+
+    /// A goal against the fastest competitor without caps, other than `but`.
+    fn faster_than_any_without_caps(&self, but: &[&str], times: f64) -> Goal {
+        let without = |row: &&Row| {
+            let keeps_none = matches!(row.of.caps, Caps::Length | Caps::LengthPerProducer);
+            keeps_none && !but.contains(&row.of.name)
+        };
+        let rows = self.results.into_iter().flat_map(|results| &results.rows);
+        let fastest = rows
+            .filter(without)
+            .min_by(|one, other| one.time().median.total_cmp(&other.time().median));
+        let name = fastest.map_or_else(|| "any".to_owned(), Row::label);
+        self.goal_for(fastest, format!("{name}, the fastest without caps"), Aim::Faster(times))
+    }
+
+    fn goal_for(&self, row: Option<&Row>, against: String, aim: Aim) -> Goal {
+        let ours = self.results.and_then(|results| results.find(self.ours));
+        let measured = row.zip(ours).map(|(row, ours)| match aim {
+            Aim::Faster(_) => row.ratio_to(ours),
+            Aim::AtMost(_) => ours.ratio_to(row),
+        });
+        Goal { work: self.title, against, aim, measured }
+    }
+}
+
 pub fn all(results: &[Results], latency: Option<&Latency>, memory: Option<&Memory>) -> Vec<Goal> {
-    let row = |id: &str, of: Description, variant: &str| {
-        results.iter().find(|results| results.id == id)?.find(of, variant)
-    };
-    // Two rows of one table, each a competitor and its variant: the time of the one by the other's.
-    let ratio = |id, (of, variant), (base, base_variant)| {
-        Some(row(id, of, variant)?.ratio_to(row(id, base, base_variant)?))
-    };
-    let faster = |work, id, ours, theirs: Description, times| Goal {
-        work,
-        against: theirs.name.to_owned(),
-        aim: Aim::Faster(times),
-        measured: ratio(id, (theirs, ""), (CONVEYOR, ours)),
-    };
-    let at_most = |work, id, ours, theirs: Description, times| Goal {
-        work,
-        against: theirs.name.to_owned(),
-        aim: Aim::AtMost(times),
-        measured: ratio(id, (CONVEYOR, ours), (theirs, "")),
+    let work = |title, id, ours| {
+        let results = results.iter().find(|results| results.id == id);
+        Work { title, results, ours }
     };
     let latency = |theirs: Description| Goal {
         work: LATENCY,
@@ -93,35 +131,50 @@ pub fn all(results: &[Results], latency: Option<&Latency>, memory: Option<&Memor
         aim: Aim::AtMost(1.0),
         measured: latency.and_then(|latency| Some(latency.ratio(50, theirs)?.inverse())),
     };
-    vec![
-        faster(BATCH, "batch-104", BATCHES, RING, 30.0),
-        faster(BATCH, "batch-104", BATCHES, TOKIO, 35.0),
-        faster(BATCH, "batch-104", BATCHES, MUTEX, 15.0),
-        at_most(SINGLE, "single-104", SHARED_HANDLE, RING, 2.6),
-        at_most(SINGLE, "single-104", SHARED_HANDLE, SETTLED, 1.0),
-        latency(MUTEX),
-        latency(TOKIO),
-        #[cfg(feature = "conveyor-etl-buffer")]
-        faster("by name, one record", "name-1", BY_NAME, ETL, 1.3),
-        #[cfg(feature = "conveyor-etl-buffer")]
-        faster("by name, 100 records", "name-100", BY_NAME, ETL, 12.0),
-        Goal {
-            work: "10,000 sources and 100 stages, round robin",
-            against: "one source and one stage".to_owned(),
-            aim: Aim::AtMost(1.5),
-            measured: ratio("growth", (CONVEYOR, MANY), (CONVEYOR, "")),
-        },
-        Goal {
-            work: "a refusal at the global cap, 10,000 sources",
-            against: "a push that is accepted".to_owned(),
-            aim: Aim::AtMost(1.0),
-            measured: ratio("refusal", (CONVEYOR, REFUSED), (CONVEYOR, "")),
-        },
-        Goal {
-            work: "memory of an idle stage of 10,000 records of 104 bytes",
-            against: "a raw ring of such records".to_owned(),
-            aim: Aim::AtMost(1.3),
-            measured: memory.map(|memory| Spread::of(vec![memory.stage / memory.ring])),
-        },
-    ]
+
+    let mut goals = Vec::new();
+    let hundreds = work(HUNDREDS, "hundreds-104", PRODUCER);
+    goals.push(hundreds.at_most("rtrb", 1.0));
+    goals.push(hundreds.faster("raw ArrayQueue", 2.5));
+    goals.push(hundreds.faster("mutex", 2.3));
+    goals.push(hundreds.faster("fanring", 1.25));
+    let flow = work(ONE_AND_ONE, "flow-1-1", PRODUCER);
+    goals.push(flow.at_most("rtrb", 1.0));
+    goals.push(flow.faster("mutex", 1.5));
+    goals.push(flow.faster_than_any_without_caps(&["rtrb"], 1.0));
+    for (title, id) in [(TWO_AND_TWO, "flow-2-2"), (FOUR_AND_FOUR, "flow-4-4")] {
+        let flow = work(title, id, PRODUCER);
+        goals.push(flow.faster("mutex", 4.0));
+        goals.push(flow.faster("fanring", 2.0));
+        goals.push(flow.faster("crossbeam-channel", 5.0));
+    }
+    let waiting = work(WAITING, "waits-1-1", LINGERING);
+    goals.push(waiting.faster("mutex, lingering", 2.5));
+    goals.push(waiting.faster("mutex, as it comes", 2.5));
+    goals.push(waiting.faster_than_any_without_caps(&[], 2.0));
+    let batch = work(BATCH, "batch-104", BATCHES);
+    goals.push(batch.faster("raw ArrayQueue", 30.0));
+    goals.push(batch.faster("tokio", 35.0));
+    goals.push(batch.faster("mutex", 15.0));
+    let single = work(SINGLE, "single-104", SHARED_HANDLE);
+    goals.push(single.at_most("raw ArrayQueue", 2.6));
+    goals.push(single.at_most("mutex, same promises", 1.0));
+    goals.extend([latency(MUTEX), latency(TOKIO)]);
+    if cfg!(feature = "conveyor-etl-buffer") {
+        let by_name =
+            |title, id, times| work(title, id, BY_NAME).faster("conveyor-etl-buffer", times);
+        goals.push(by_name("by name, one record in and out", "name-1", 1.3));
+        goals.push(by_name("by name, 100 records in and out", "name-100", 12.0));
+    }
+    let growth = work("10,000 sources and 100 stages in turn, beside one of each", "growth", GROWN);
+    goals.push(growth.at_most("conveyor-buffer", 1.5));
+    let refusal = work("a refusal at the global cap, 10,000 sources", "refusal", REFUSED);
+    goals.push(refusal.at_most("conveyor-buffer", 1.0));
+    goals.push(Goal {
+        work: "memory of an idle stage of 10,000 records of 104 bytes",
+        against: "a raw ring of such records".to_owned(),
+        aim: Aim::AtMost(1.3),
+        measured: memory.map(|memory| Spread::of(vec![memory.stage / memory.ring])),
+    });
+    goals
 }

@@ -109,7 +109,7 @@ fn main() -> anyhow::Result<()> {
         goals: &goals,
     };
     if options.out.is_none() && (options.quick || !options.only.is_empty()) {
-        println!("{}", report.markdown(report::NO_NOTES));
+        println!("{}", report.markdown(""));
     } else {
         let repository = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
         report.write(options.out.as_deref().unwrap_or(&repository))?;

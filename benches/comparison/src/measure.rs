@@ -147,7 +147,8 @@ pub fn label(of: Description, variant: &str) -> String {
 }
 
 impl Results {
-    pub fn find(&self, of: Description, variant: &str) -> Option<&Row> {
-        self.rows.iter().find(|row| row.of == of && row.variant == variant)
+    /// Returns the row with that label.
+    pub fn find(&self, label: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.label() == label)
     }
 }

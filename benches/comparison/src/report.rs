@@ -27,17 +27,16 @@ pub struct Report<'a> {
     pub goals: &'a [Goal],
 }
 
-/// The text between these is written by hand and kept.
-const NOTES: [&str; 2] = ["<!-- notes -->", "<!-- end of notes -->"];
-pub const NO_NOTES: &str = "\n\n";
+/// A text that is written by hand and kept.
+const MEANING: &str = "meaning";
+const NOTES: &str = "notes";
 const CHART: &str = "benches/chart.svg";
 
 impl Report<'_> {
-    /// Writes the report and the chart to a directory, and keeps the notes of an earlier report.
+    /// Writes the report and the chart to a directory, and keeps what is written by hand.
     pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
         let report = directory.join("BENCHMARKS.md");
         let before = fs::read_to_string(&report).unwrap_or_default();
-        let notes = notes(&before).unwrap_or(NO_NOTES);
         let chart = directory.join(CHART);
         if let Some(parent) = chart.parent() {
             fs::create_dir_all(parent)
@@ -46,16 +45,18 @@ impl Report<'_> {
         let write = |path: &Path, text: String| {
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
         };
-        write(&report, self.markdown(notes))?;
+        write(&report, self.markdown(&before))?;
         write(&chart, chart::draw(self.results))?;
         eprintln!("wrote {} and {}", report.display(), chart.display());
         Ok(())
     }
 
-    pub fn markdown(&self, notes: &str) -> String {
+    /// Returns the report, with what is written by hand in an earlier one.
+    pub fn markdown(&self, before: &str) -> String {
         let mut out = String::new();
         self.head(&mut out);
         self.goals(&mut out);
+        keep(&mut out, before, MEANING);
         self.competitors(&mut out);
         for results in self.results {
             workload(&mut out, results, self.machine.cores);
@@ -70,10 +71,7 @@ impl Report<'_> {
             memory_section(&mut out, memory);
         }
         out.push_str("## Notes\n\n");
-        out.push_str(NOTES[0]);
-        out.push_str(notes);
-        out.push_str(NOTES[1]);
-        out.push('\n');
+        keep(&mut out, before, NOTES);
         out
     }
 
@@ -87,7 +85,7 @@ impl Report<'_> {
              cargo run --release --manifest-path benches/comparison/Cargo.toml --features conveyor-etl-buffer\n\
              ```\n\n\
              The feature adds one competitor and needs `protoc` (Debian: `protobuf-compiler`). Only \
-             the notes at the end are written by hand.\n\n\
+             the notes and what follows the first table are written by hand.\n\n\
              ![Time for a record by that of conveyor-buffer]({CHART})\n\n\
              All figures are from one run. Every competitor had a turn on a new buffer in each of \
              {rounds} rounds. A time is the median over the rounds, with the quartiles in brackets. A \
@@ -105,14 +103,9 @@ impl Report<'_> {
         out.push_str(
             "## In short\n\nRecords of 104 bytes, by handle unless it says otherwise.\n\n",
         );
-        let mut goals = table(["work", "against", "goal", "measured"]);
+        let mut goals = table(["work", "beside", "conveyor-buffer"]);
         for goal in self.goals {
-            goals.add_row([
-                goal.work.to_owned(),
-                goal.against.clone(),
-                goal.goal(),
-                goal.measured(),
-            ]);
+            goals.add_row([goal.work, &goal.against, &goal.measured()]);
         }
         _ = write!(out, "{goals}\n\n");
     }
@@ -146,10 +139,12 @@ impl Report<'_> {
 }
 
 /// Returns the notes of an earlier report.
-fn notes(report: &str) -> Option<&str> {
-    let (_, rest) = report.split_once(NOTES[0])?;
-    let (notes, _) = rest.rsplit_once(NOTES[1])?;
-    Some(notes)
+/// Copies a text that is written by hand from an earlier report.
+fn keep(out: &mut String, before: &str, name: &str) {
+    let [begin, end] = [format!("<!-- {name} -->"), format!("<!-- end of {name} -->")];
+    let kept = before.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));
+    let text = kept.map_or("\n\n", |(text, _)| text);
+    _ = write!(out, "{begin}{text}{end}\n\n");
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {

@@ -8,8 +8,8 @@ use crate::common::{BATCH, Large, Medium, Small, Sourced};
 use crate::competitors::{self, BlockingRows, Description, Rows};
 use crate::measure::{Entry, Run, Workload};
 
-pub const MANY: &str = "10,000 sources and 100 stages";
-pub const REFUSED: &str = "refused";
+const MANY: &str = "10,000 sources and 100 stages";
+const REFUSED: &str = "refused";
 
 /// A worker that is the slower side does about this much work for each record, in cycles.
 const SLOW: u32 = 300;
