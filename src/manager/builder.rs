@@ -338,8 +338,37 @@ impl<E: Envelope> Builder<E> {
 
     /// Sets how many dead letters are held without credits, at least 1. Default: 1,024.
     ///
-    /// The buffer allocates room for them when it is built. Further letters are parked: see
-    /// [`DeadLetters`](crate::DeadLetters).
+    /// The buffer allocates room for them when it is built.
+    ///
+    /// If nobody receives them, no letter is lost or overwritten. Further letters are
+    /// [parked](crate::DeadLetters#parked-letters): each keeps the credit and the place of its
+    /// record until a letter is received. Where parked letters fill a cap, pushes are refused as
+    /// [`ParkedLetters`](crate::RejectReason::ParkedLetters), and those that wait go on waiting.
+    /// [`drain`](crate::BufferManager::drain) does not wait for letters. A program that has no use
+    /// for them lets a worker receive and drop them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use conveyor_buffer::{BufferManager, BufferSettings, Record};
+    ///
+    /// let settings = BufferSettings { max_per_stage: 2, ..BufferSettings::default() };
+    /// let manager =
+    ///     BufferManager::builder(settings).max_retries(0).dead_letter_capacity(1).build()?;
+    /// let (stage, source) = (manager.stage("parse")?, manager.source("EWR")?);
+    /// source.try_send_batch(&stage, vec![Record::new("NA"); 2])?;
+    /// stage.try_recv_batch(2)?.return_to_buffer();
+    ///
+    /// // Of two letters, one is parked and occupies a place.
+    /// source.try_send(&stage, Record::new("1"))?;
+    /// let rejected = source.try_send(&stage, Record::new("2")).unwrap_err();
+    /// let reason = "full: stage parse holds 2 of 2 records, 1 of them parked dead letters";
+    /// assert_eq!(rejected.reason.to_string(), reason);
+    ///
+    /// manager.dead_letters().try_recv().unwrap();
+    /// source.try_send(&stage, rejected.into_inner())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn dead_letter_capacity(mut self, records: usize) -> Self {
         self.dead_letter_capacity = records;
         self
