@@ -63,3 +63,27 @@ fn a_forward_counts_neither_as_accepted_nor_as_acknowledged() {
         assert_eq!(read!(next), (0, 2));
     });
 }
+
+#[test]
+fn a_stage_that_is_removed_leaves_exact_counts() {
+    explore_within(3, || {
+        let manager = buffer(4, 4, 4);
+        let (stage, source) = (manager.stage("stage").unwrap(), manager.source("a").unwrap());
+        source.try_send(&stage, item("a", 0)).unwrap();
+        take(&stage, 1).unwrap().ack();
+        let other = thread::spawn({
+            let stage = stage.clone();
+            move || {
+                drop(source.try_reserve(&stage, 2));
+                stage.set_capacity(3).unwrap();
+            }
+        });
+        let removed = manager.remove_stage("stage").is_ok();
+        other.join().unwrap();
+        if !removed {
+            manager.remove_stage("stage").unwrap();
+        }
+        let counts = manager.stats().counts;
+        assert_eq!((counts.accepted, counts.acknowledged), (1, 1));
+    });
+}

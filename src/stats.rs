@@ -287,6 +287,11 @@ impl Totals {
         self.refusals += stage.refusals;
         self.waits += stage.waits;
     }
+
+    pub(crate) fn add_requests(&mut self, refusals: Refusals, waits: Waits) {
+        self.refusals += refusals;
+        self.waits += waits;
+    }
 }
 
 impl StageStats {

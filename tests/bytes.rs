@@ -259,6 +259,7 @@ fn a_refusal_names_the_budget_with_its_bytes_and_hands_the_record_back() {
     assert_eq!(rejected.record.bytes, 130);
     b.try_send(&stage, Blob::new(448)).unwrap();
     // 64 bytes are left.
+    assert_eq!((a.capacity_for(&stage), b.capacity_for(&stage)), (1, 1));
     assert_eq!(b.try_send(&stage, Blob::new(65)).unwrap_err().reason, global_full(960, 1_024, 128));
     b.try_send(&stage, Blob::new(1)).unwrap();
     assert_eq!(b.try_send(&stage, Blob::new(0)).unwrap_err().reason, global_full(1_024, 1_024, 64));

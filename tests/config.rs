@@ -120,11 +120,10 @@ fn a_wrong_value_in_any_field_is_an_error_that_names_the_field() {
         };
         for wrong in ["\"many\"", "-1", "[]", "true", "0"] {
             // What `build` checks, or what may be 0.
-            let shares = ["high_watermark", "low_watermark", "jitter"];
-            let counts = ["max_retries", "first_ms", "longest_ms", "max_age_ms", "idle_sources_ms"];
+            let counts = ["max_retries", "longest_ms", "idle_sources_ms"];
             if wrong == "true" && field == "measure_time"
                 || wrong == "0" && counts.contains(&field)
-                || ["0", "-1"].contains(&wrong) && shares.contains(&field)
+                || ["0", "-1"].contains(&wrong) && field == "jitter"
             {
                 continue;
             }
@@ -153,19 +152,33 @@ fn values_out_of_range_are_errors_that_say_the_range() {
         ("settings.backpressure_threshold = 1.5", "above 0.0 and at most 1.0, got 1.5"),
         ("settings.backpressure_threshold = nan", "above 0.0 and at most 1.0, got NaN"),
         ("stages.\"\".capacity = 1", "stages: a name must not be empty"),
+        ("high_watermark = 1.5", "high_watermark must be above 0.0 and at most 1.0, got 1.5"),
+        ("low_watermark = -0.5", "low_watermark must be above 0.0 and at most 1.0, got -0.5"),
+        ("max_age_ms = 0", "max_age_ms must be from 1 ms to 24 days, got 0ns"),
+        ("retry_backoff.longest_ms = 100", "retry_backoff: first_ms must be at least 1"),
+        (
+            "retry_backoff = { first_ms = 10, longest_ms = 5 }",
+            "retry_backoff: longest_ms must be at least first_ms, 10, got 5",
+        ),
+        (
+            "sources.a = { capacity = 2, guarantee = 3 }",
+            "sources: a: capacity must be at least 3 for guarantee, got 2",
+        ),
     ] {
         assert!(error(text).contains(expected), "{text}: {}", error(text));
     }
     // What depends on several fields is an error of `build`.
     for (text, expected) in [
-        ("high_watermark = 1.5", SettingsError::Watermarks { high: 1.5, low: 1.125 }),
         (
-            "sources.a = { capacity = 2, guarantee = 3 }",
-            SettingsError::BelowGuarantee { field: "source_capacity", value: 2, guarantee: 3 },
+            "high_watermark = 0.5\nlow_watermark = 0.6",
+            SettingsError::Watermarks { high: 0.5, low: 0.6 },
         ),
-        ("max_age_ms = 0", SettingsError::Age { field: "max_age", value: Duration::ZERO }),
         (
-            "retry_backoff.jitter = -1.0",
+            "settings.max_per_source = 2\nsources.a.guarantee = 3",
+            SettingsError::BelowGuarantee { field: "max_per_source", value: 2, guarantee: 3 },
+        ),
+        (
+            "retry_backoff = { first_ms = 1, jitter = -1.0 }",
             SettingsError::Share { field: "retry_backoff.jitter", value: -1.0 },
         ),
     ] {

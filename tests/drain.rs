@@ -89,6 +89,10 @@ fn a_drain_whose_time_is_up_says_what_remains_by_stage_and_source() {
     at_once(manager.drain());
     assert_eq!(manager.dead_letters().parked(), 3);
     assert!(manager.remaining().is_empty());
+    assert_eq!(manager.remaining().to_string(), "no record remains");
+    let _permit = a.try_reserve(&load, 2).unwrap();
+    let text = "no record remains, 2 places are reserved (stage load 2; source a 2)";
+    assert_eq!(manager.remaining().to_string(), text);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use conveyor_buffer::{Counts, Outcome, SourceStats, StageStats, Stats};
 
+use common::waiting::waiting;
 use common::*;
 
 fn stage<'a>(stats: &'a Stats, id: &str) -> &'a StageStats {
@@ -136,6 +137,28 @@ fn counts_of_a_removed_stage_stay_in_the_sums() {
     assert_eq!((stats.counts.acknowledged, stats.counts.rejected), (2, 1));
     manager.stage("stage").unwrap();
     assert_eq!(manager.stats().stages[0].counts, Counts::default());
+}
+
+#[test]
+fn requests_that_a_removed_stage_refuses_stay_in_the_sums() {
+    let (manager, stage, source) = one_of_each(2, 10, 10);
+    let other = manager.stage("other").unwrap();
+    source.try_send_batch(&other, rows("a", 0..2)).unwrap();
+    let mut request = waiting(source.send(&stage, row("a", 2)));
+    manager.remove_stage("stage").unwrap();
+    take(&other, 2).ack();
+    assert!(request.done().unwrap_err().is_closed());
+    assert!(source.try_send(&stage, row("a", 3)).unwrap_err().is_closed());
+    let sums = manager.stats();
+    assert_eq!((sums.waits.calls, sums.refusals.closed), (1, 2));
+    // Those of stages without a handle as well.
+    for n in 0..10 {
+        let stage = manager.stage("stage").unwrap();
+        manager.remove_stage("stage").unwrap();
+        source.try_send(&stage, row("a", n)).unwrap_err();
+    }
+    let sums = manager.stats();
+    assert_eq!((sums.waits.calls, sums.refusals.closed), (1, 12));
 }
 
 /// Threads push, give up, fail and forward while another one reads: no count decreases or runs ahead

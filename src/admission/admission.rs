@@ -12,6 +12,7 @@ use super::wait_queue::{Deferred, Freed, StageKey, WaitQueue, stage_key};
 use crate::backpressure::BackpressureController;
 use crate::caps::{Account, Denied, Ledger, Places, Released, Sequence};
 use crate::event::{Event, Listener};
+use crate::stats::Counts;
 use crate::sync::{AtomicSetting, Instant, Mutex, SeqCst, Sleep, sleep_until, unlock_fair};
 use crate::trace::event;
 
@@ -498,6 +499,18 @@ impl Admission {
             self.notify_places(stage);
         }
         Ok(())
+    }
+
+    /// Closes a stage if it holds no record, and returns what became of those that it held. Under the
+    /// lock of the limits, because a change of the cap moves the counts for a moment.
+    ///
+    /// # Errors
+    ///
+    /// Returns the number of records that it holds.
+    pub(crate) fn try_close_stage(&self, places: &Places) -> Result<Counts, u32> {
+        let _limits = self.limits.lock();
+        places.try_close_empty()?;
+        Ok(places.final_counts())
     }
 
     /// Rejects the requests that wait for more than a cap that was lowered, and lets producers give

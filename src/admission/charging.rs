@@ -26,6 +26,11 @@ impl Admission {
         bytes.map_or(Ok(()), |bytes| bytes.check_size(index, units))
     }
 
+    /// Returns how many units an account may still be charged, in a buffer with byte budgets.
+    pub(crate) fn free_units(&self, index: u32) -> Option<u32> {
+        self.bytes().map(|bytes| bytes.available(bytes.account(index)))
+    }
+
     /// Opens the account of bytes of a source.
     pub(super) fn open_bytes(&self, index: u32, name: &Arc<str>) {
         if let Some(bytes) = &self.protocol().bytes {

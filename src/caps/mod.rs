@@ -8,7 +8,7 @@ mod packed;
 mod places;
 
 pub(crate) use account::Account;
-pub(crate) use counts::Counter;
+pub(crate) use counts::{Counter, Tally};
 pub(crate) use ledger::{Grant, Leasing, Ledger, Released, idle_budget_for};
 pub(crate) use places::{Places, Sequence};
 

@@ -1,5 +1,7 @@
 //! The cap of a stage: how many records it holds, and the sequence of the next.
 
+use std::sync::Arc;
+
 use super::counts::{Counter, Flow, Tally};
 use super::packed::{Packed, Word};
 use super::{Denied, Limit, Taken};
@@ -33,7 +35,8 @@ pub(crate) struct Places {
     /// How often bit 30 of the count in `word` has changed: see [`given`](Self::given).
     halves: Counter,
     flow: Flow,
-    tally: Tally,
+    /// Shared with the registry, which counts what comes after the removal of the stage.
+    tally: Arc<Tally>,
 }
 
 /// The word of a stage.
@@ -156,7 +159,7 @@ impl Places {
             cell: SignalCell::with_marks(marks),
             halves: Counter::default(),
             flow: Flow::default(),
-            tally: Tally::default(),
+            tally: Arc::default(),
         }
     }
 
@@ -274,7 +277,7 @@ impl Places {
     }
 
     /// The requests at the stage that were refused or waited.
-    pub(crate) fn tally(&self) -> &Tally {
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
 
@@ -284,6 +287,14 @@ impl Places {
         // After the word and before the counts: see `docs::internals`.
         let reserved = u64::from(self.reserved_ahead.load(SeqCst));
         self.flow.counts(given, given.saturating_sub(u64::from(occupied)), reserved)
+    }
+
+    /// Returns what became of the records of a stage that is closed and holds none.
+    pub(crate) fn final_counts(&self) -> Counts {
+        let (given, occupied) = self.given();
+        debug_assert_eq!(occupied, 0, "the counts are final when no record is held");
+        // A request that the closed stage refuses counts as one for records to come all the same.
+        self.flow.counts(given, given, 0)
     }
 
     /// Returns how many places were ever given, and how many are taken. The word has the lower 31

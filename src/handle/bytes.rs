@@ -68,7 +68,8 @@ impl<E: Envelope> Source<E> {
     /// # Errors
     ///
     /// Returns the same reasons as [`reserve`](Self::reserve), and
-    /// [`TooLarge`](RejectReason::TooLarge) if `bytes` exceeds a budget.
+    /// [`TooLarge`](RejectReason::TooLarge) if `bytes` exceeds a budget. Each record may need up to 63
+    /// bytes more than it measures, because it is charged in steps of 64.
     ///
     /// # Cancel safety
     ///

@@ -29,4 +29,4 @@ pub use signals::SignalReceiver;
 pub use source::Source;
 pub(crate) use source::SourceCore;
 pub use stage::Stage;
-pub(crate) use stats::{byte_stats, source_stats, stage_stats};
+pub(crate) use stats::{byte_stats, source_stats};

@@ -363,7 +363,7 @@ impl<E: Envelope> Permit<E> {
     ///
     /// Returns the record if the permit [is used up](Self::is_empty). In a buffer with byte budgets,
     /// also returns it if it measures more than what is left of the permit's bytes and of the
-    /// budgets; the permit keeps its credit.
+    /// budgets; the permit keeps its credit. A closed buffer gives a permit no further bytes.
     ///
     /// # Examples
     ///

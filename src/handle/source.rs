@@ -411,7 +411,8 @@ impl SourceCore {
         if !self.owns(stage) || stage.places().is_closed() {
             return 0;
         }
-        self.available_credits().min(stage.places().free(0) as usize)
+        let records = self.available_credits().min(stage.places().free(0) as usize);
+        self.admission.free_units(self.account).map_or(records, |units| records.min(units as usize))
     }
 
     /// Checks that `records` records of `units` fit under every cap at once. Part of a push.
@@ -711,8 +712,10 @@ impl<E: Envelope> Source<E> {
 
     /// Returns how many records a push to the stage may hold now.
     ///
-    /// This is the least of what the source's cap, the global cap and the stage's cap leave. It is
-    /// 0 if the buffer, the source or the stage is closed, and for a stage of another buffer.
+    /// This is the least of what the source's cap, the global cap and the stage's cap leave. With
+    /// [byte budgets](crate::Builder::max_total_bytes) it is at most what they leave for records of
+    /// up to 64 bytes. It is 0 if the buffer, the source or the stage is closed, and for a stage of
+    /// another buffer.
     ///
     /// The value is exact if no other thread uses the buffer. Otherwise it may be outdated on
     /// return, and a push may still be refused; a [permit](Self::try_reserve_up_to) keeps what it

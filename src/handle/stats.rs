@@ -5,7 +5,6 @@ use super::stage::Stage;
 use crate::caps::{Ledger, bytes_of};
 use crate::record::Envelope;
 use crate::stats::{ByteStats, SourceStats, StageStats};
-use crate::store::StageCore;
 
 impl<E: Envelope> Stage<E> {
     /// Returns what the stage holds and what it has done.
@@ -27,7 +26,7 @@ impl<E: Envelope> Stage<E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> StageStats {
-        stage_stats(self.core())
+        self.core().stats()
     }
 }
 
@@ -51,26 +50,6 @@ impl<E: Envelope> Source<E> {
     /// ```
     pub fn stats(&self) -> SourceStats {
         source_stats(self.core())
-    }
-}
-
-pub(crate) fn stage_stats<E: Envelope>(stage: &StageCore<E>) -> StageStats {
-    let places = stage.places();
-    let parked = places.parked();
-    let (oldest, time_in_stage) = stage.times();
-    StageStats {
-        id: stage.id().to_string(),
-        queued: stage.len() as usize,
-        delayed: stage.delayed() as usize,
-        in_flight: stage.in_flight().saturating_sub(parked) as usize,
-        reserved: places.reserved_ahead() as usize,
-        parked: parked as usize,
-        capacity: places.capacity() as usize,
-        counts: places.counts(),
-        refusals: places.tally().refusals(),
-        waits: places.tally().waits(),
-        oldest,
-        time_in_stage,
     }
 }
 

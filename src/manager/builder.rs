@@ -393,8 +393,9 @@ impl<E: Envelope> Builder<E> {
     /// Guarantees a number of records to one source, at least 1: credits that no other source can
     /// have.
     ///
-    /// Neither the global cap nor a request of another source that waits ever refuses the source a
-    /// record within its guarantee. Its own cap and the caps of stages still apply. What it holds
+    /// The global cap never refuses the source a record within its guarantee, even while the request
+    /// of another source waits for credits. Its own cap, byte budgets and the caps of stages still
+    /// apply, and so do places and bytes that are reserved for a request that waits. What it holds
     /// beyond the guarantee comes from the credits that all sources share. The others see the rest
     /// of the global cap: a push that finds it full is refused as
     /// [`GuaranteedToOthers`](crate::RejectReason::GuaranteedToOthers), and signals and utilization
@@ -537,7 +538,7 @@ impl<E: Envelope> Builder<E> {
         };
         let capacity = cap("max_total_records", self.settings.max_total_records)?;
         let dead_letter_capacity = cap("dead_letter_capacity", self.dead_letter_capacity)?;
-        let max_age = self.max_age.map(max_age).transpose()?;
+        let max_age = self.max_age.map(|age| max_age("max_age", age)).transpose()?;
         let limits = Limits {
             max_stages: cap("max_stages", self.max_stages)? as usize,
             max_sources: cap("max_sources", self.max_sources)? as usize,
@@ -631,9 +632,9 @@ pub(super) fn budget(
 }
 
 /// Returns the age at which records expire in milliseconds.
-fn max_age(age: Duration) -> Result<u32, SettingsError> {
+pub(super) fn max_age(field: &'static str, age: Duration) -> Result<u32, SettingsError> {
     if (Duration::from_millis(1)..=MAX_AGE).contains(&age) {
         return Ok(age.as_millis() as u32);
     }
-    Err(SettingsError::Age { field: "max_age", value: age })
+    Err(SettingsError::Age { field, value: age })
 }

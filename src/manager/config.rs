@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use super::builder::{Builder, budget};
+use super::builder::{Builder, budget, max_age};
 use crate::backpressure::low_for;
 use crate::record::Envelope;
 use crate::retry::Backoff;
@@ -230,11 +230,11 @@ deserialize_fields!(BufferSettings {
 
 deserialize_fields!(Config {
     settings: value,
-    high_watermark: value,
-    low_watermark: value,
+    high_watermark: watermark,
+    low_watermark: watermark,
     max_retries: value,
-    retry_backoff: value,
-    max_age_ms: value,
+    retry_backoff: backoff,
+    max_age_ms: age,
     measure_time: value,
     max_stages: optional_number,
     max_sources: optional_number,
@@ -243,7 +243,7 @@ deserialize_fields!(Config {
     max_total_bytes: optional_budget,
     max_source_bytes: optional_budget,
     stages: entries,
-    sources: entries,
+    sources: sources,
 });
 
 deserialize_fields!(StageConfig { capacity: optional_number });
@@ -290,6 +290,57 @@ fn optional_budget<'de, A: MapAccess<'de>>(
 fn threshold<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<f64, A::Error> {
     let threshold = value(map, field)?;
     check_threshold(threshold).map(|()| threshold).map_err(A::Error::custom)
+}
+
+fn watermark<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<Option<f64>, A::Error> {
+    let mark: Option<f64> = value(map, field)?;
+    match mark {
+        Some(mark) if !(mark > 0.0 && mark <= 1.0) => Err(A::Error::custom(format_args!(
+            "{field} must be above 0.0 and at most 1.0, got {mark}"
+        ))),
+        _ => Ok(mark),
+    }
+}
+
+fn age<'de, A: MapAccess<'de>>(map: &mut A, field: &'static str) -> Result<Option<u64>, A::Error> {
+    let millis: Option<u64> = value(map, field)?;
+    let checked = millis.map(|millis| max_age(field, Duration::from_millis(millis)));
+    checked.transpose().map(|_| millis).map_err(A::Error::custom)
+}
+
+fn backoff<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    field: &str,
+) -> Result<Option<BackoffConfig>, A::Error> {
+    let backoff: Option<BackoffConfig> = value(map, field)?;
+    let Some(BackoffConfig { first_ms, longest_ms, .. }) = backoff else { return Ok(None) };
+    let longest = longest_ms.unwrap_or(first_ms);
+    if first_ms == 0 {
+        Err(A::Error::custom(format_args!("{field}: first_ms must be at least 1")))
+    } else if longest < first_ms {
+        Err(A::Error::custom(format_args!(
+            "{field}: longest_ms must be at least first_ms, {first_ms}, got {longest}"
+        )))
+    } else {
+        Ok(backoff)
+    }
+}
+
+fn sources<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    field: &str,
+) -> Result<BTreeMap<String, SourceConfig>, A::Error> {
+    let sources: BTreeMap<String, SourceConfig> = entries(map, field)?;
+    for (id, SourceConfig { capacity, guarantee }) in &sources {
+        if let (Some(capacity), Some(guarantee)) = (capacity, guarantee)
+            && capacity < guarantee
+        {
+            return Err(A::Error::custom(format_args!(
+                "{field}: {id}: capacity must be at least {guarantee} for guarantee, got {capacity}"
+            )));
+        }
+    }
+    Ok(sources)
 }
 
 /// Reads one entry for each name, which is not empty.

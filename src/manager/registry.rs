@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::remaining::Remaining;
 use crate::admission::Admission;
 use crate::age::Clock;
+use crate::caps::Tally;
 use crate::error::{RegistryError, RejectReason};
-use crate::handle::{SourceCore, stage_stats};
+use crate::handle::SourceCore;
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
-use crate::stats::Totals;
+use crate::stats::{self, Totals};
 use crate::store::{DeadLetterQueue, StageCore};
 use crate::sync::{Map, Mutex, Pinned, now};
 use crate::trace::event;
@@ -34,14 +35,48 @@ struct Counts {
     stages: usize,
     /// Those that exist, and the names with a guarantee whose sources do not.
     sources: usize,
-    /// What the stages did that were removed.
-    removed: Totals,
+    removed: Removed,
     closed: bool,
     /// The account at which the search for an idle source goes on.
     next_account: u32,
     /// Sources that gave their places to new names. The thread that has released the lock rejects
     /// what waits for them.
     evicted: Vec<Arc<SourceCore>>,
+}
+
+/// What the stages did that were removed.
+#[derive(Default)]
+struct Removed {
+    totals: Totals,
+    /// The refusals and waits of those that a handle may still name.
+    tallies: Vec<Arc<Tally>>,
+    /// At this number of them the others are added to the totals.
+    next_sum: usize,
+}
+
+impl Removed {
+    fn add(&mut self, done: stats::Counts, tally: Arc<Tally>) {
+        self.totals.counts += done;
+        self.tallies.push(tally);
+        if self.tallies.len() >= self.next_sum {
+            let Self { totals, tallies, .. } = self;
+            tallies.retain_mut(|tally| {
+                // Without another reference, nothing changes it any more.
+                let is_final = Arc::get_mut(tally).is_some();
+                if is_final {
+                    totals.add_requests(tally.refusals(), tally.waits());
+                }
+                !is_final
+            });
+            self.next_sum = 2 * self.tallies.len() + 1;
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = self.totals;
+        self.tallies.iter().for_each(|tally| totals.add_requests(tally.refusals(), tally.waits()));
+        totals
+    }
 }
 
 /// The most accounts that one new name looks at to find an idle source.
@@ -191,7 +226,7 @@ impl<E: Envelope> Registry<E> {
     pub(super) fn stages_with_totals(&self) -> (Vec<Arc<StageCore<E>>>, Totals) {
         // Under the lock, so that each stage is in one of them.
         let counts = self.counts.lock();
-        (self.stages.pin().values(), counts.removed)
+        (self.stages.pin().values(), counts.removed.totals())
     }
 
     /// Applies a function to every source.
@@ -413,13 +448,12 @@ impl<E: Envelope> Registry<E> {
         let stage = self
             .find_stage(id)
             .ok_or_else(|| RegistryError::UnknownStage { stage_id: stage_id() })?;
-        stage.places().try_close_empty().map_err(|held| RegistryError::StageInUse {
-            stage_id: stage_id(),
-            held: held as usize,
-        })?;
+        let closed = self.admission.try_close_stage(stage.places());
+        let held = |held| RegistryError::StageInUse { stage_id: stage_id(), held: held as usize };
+        let done = closed.map_err(held)?;
         self.stages.remove(id);
         counts.stages -= 1;
-        counts.removed.add(&stage_stats(&stage));
+        counts.removed.add(done, Arc::clone(stage.places().tally()));
         drop(counts);
         stage.reject_waiters();
         event!(info, stage = id, "stage removed");

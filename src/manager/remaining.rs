@@ -76,7 +76,10 @@ impl fmt::Display for Remaining {
             each.collect::<Vec<_>>().join(", ")
         };
         let (stages, sources) = (list("stage", &self.stages), list("source", &self.sources));
-        write!(f, "not drained: {} records remain ({stages}; {sources})", self.records())?;
+        match self.records() {
+            0 => f.write_str("no record remains")?,
+            records => write!(f, "not drained: {records} records remain ({stages}; {sources})")?,
+        }
         if self.reserved() > 0 {
             let stages = list("stage", &self.reserved_stages);
             let sources = list("source", &self.reserved_sources);

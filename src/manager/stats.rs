@@ -3,7 +3,7 @@
 use super::manager::BufferManager;
 use super::registry::Registry;
 use crate::caps::{Ledger, bytes_of};
-use crate::handle::{byte_stats, source_stats, stage_stats};
+use crate::handle::{byte_stats, source_stats};
 use crate::record::Envelope;
 use crate::settings::share;
 use crate::stats::{StageStats, Stats, Totals};
@@ -89,7 +89,7 @@ impl<E: Envelope> Registry<E> {
     /// that were removed.
     fn stage_stats(&self) -> (Vec<StageStats>, Totals) {
         let (stages, mut totals) = self.stages_with_totals();
-        let mut stages: Vec<_> = stages.iter().map(|stage| stage_stats(stage)).collect();
+        let mut stages: Vec<_> = stages.iter().map(|stage| stage.stats()).collect();
         stages.iter().for_each(|stage| totals.add(stage));
         stages.sort_unstable_by(|one, other| one.id.cmp(&other.id));
         (stages, totals)

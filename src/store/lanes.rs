@@ -47,6 +47,16 @@ pub(crate) enum Fill {
     Loosely,
 }
 
+/// What waits in the lanes of a stage.
+pub(crate) struct Look {
+    pub(crate) len: u64,
+    pub(crate) delayed: u64,
+    /// When the record at the front was pushed to its first stage, in a buffer that measures time.
+    pub(crate) oldest: Option<u32>,
+    /// How long records waited in the ring.
+    pub(crate) waited: Option<Quantiles>,
+}
+
 impl<E> Lanes<E> {
     pub(crate) fn new(slots: usize, clock: Option<Clock>) -> Self {
         let measuring = |clock| Measuring { clock, timing: Timing::new() };
@@ -79,12 +89,16 @@ impl<E> Lanes<E> {
         block.stamped(pushed, units, self.measuring.as_ref().map(enter))
     }
 
-    /// Returns when the record at the front was pushed to its first stage, and how long records
-    /// waited in the ring.
-    pub(crate) fn times(&self) -> (Option<u32>, Option<Quantiles>) {
-        let Some(Measuring { timing, .. }) = &self.measuring else { return (None, None) };
-        let returned = self.returned.lock().front().map(|run| run.pushed);
-        (returned.or_else(|| timing.oldest()), timing.quantiles())
+    /// Returns how many records wait and how many are delayed, and the times of those that wait.
+    /// Under the lock, so that no record falls due meanwhile.
+    pub(crate) fn look(&self, places: &Places) -> Look {
+        let timing = self.measuring.as_ref().map(|Measuring { timing, .. }| timing);
+        let returned = self.returned.lock();
+        let (len, delayed) = (self.len(places), self.delayed_len());
+        let front = returned.front().map(|run| run.pushed);
+        let oldest = timing.and_then(|timing| front.or_else(|| timing.oldest()));
+        drop(returned);
+        Look { len, delayed, oldest, waited: timing.and_then(Timing::quantiles) }
     }
 
     /// Pushes a block whose records hold places.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::block::{Block, Records, Units};
 use super::contents::{BatchContents, Run};
 use super::dead_letters::{DeadLetter, DeadLetterQueue, DeadLetterReason, LetterMeta};
-use super::lanes::{Fill, Lanes};
+use super::lanes::{Fill, Lanes, Look};
 use crate::admission::{Admission, Receiver, Receivers, StageState, stage_key};
 use crate::age::{Clock, millis_of};
 use crate::caps::{Places, Sequence, units_of};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
-use crate::stats::Quantiles;
+use crate::stats::StageStats;
 use crate::sync::{AtomicSetting, CachePadded, Instant, Mutex, SeqCst, Sleep, now, sleep_until};
 use crate::trace;
 use crate::unwind::Panics;
@@ -134,11 +134,33 @@ impl<E: Envelope> StageCore<E> {
         self.clock.and_then(|clock| clock.expires())
     }
 
-    /// Returns the age of the record at the front, and how long records waited to be taken, in a
-    /// buffer that measures time.
-    pub(crate) fn times(&self) -> (Option<Duration>, Option<Quantiles>) {
-        let (pushed, waited) = self.lanes.times();
-        (self.clock.zip(pushed).map(|(clock, pushed)| clock.age(pushed)), waited)
+    /// Returns what the stage holds and what it has done.
+    pub(crate) fn stats(&self) -> StageStats {
+        let places = &self.places;
+        let Look { len, delayed, oldest, waited } = self.lanes.look(places);
+        let [held, occupied, parked, reserved, capacity] = [
+            places.held(),
+            places.occupied(),
+            places.parked(),
+            places.reserved_ahead(),
+            places.capacity(),
+        ]
+        .map(|records| records as usize);
+        let [queued, delayed] = [len, delayed].map(|records| occupied.min(records as usize));
+        StageStats {
+            id: self.id.to_string(),
+            queued,
+            delayed,
+            in_flight: held.saturating_sub(queued + delayed + reserved + parked),
+            reserved,
+            parked,
+            capacity,
+            counts: places.counts(),
+            refusals: places.tally().refusals(),
+            waits: places.tally().waits(),
+            oldest: self.clock.zip(oldest).map(|(clock, pushed)| clock.age(pushed)),
+            time_in_stage: waited,
+        }
     }
 
     pub(crate) fn retries(&self) -> &RetryPolicy {
@@ -352,16 +374,17 @@ impl<E: Envelope> StageCore<E> {
     /// Takes up to `max` records out of the buffer, and gives back their places and credits.
     pub(crate) fn take_out(&self, max: usize) -> Vec<E> {
         self.note_asked(max);
-        self.remove(max)
+        self.remove(max, |records| self.places.flow().handed_out.add_some(records))
     }
 
-    fn remove(&self, max: usize) -> Vec<E> {
+    /// Takes records out, and counts them before it gives back their places and credits.
+    fn remove(&self, max: usize, count: impl Fn(usize)) -> Vec<E> {
         let mut contents = BatchContents::default();
         let alone = if max == 1 { self.lanes.pop_oldest() } else { None };
         match alone {
             // A record that was pushed alone and leaves alone needs no batch.
             Some(Block { account, records: Records::One(record), .. }) => {
-                self.places.flow().handed_out.add(1);
+                count(1);
                 self.release_charged(account, 1, 0);
                 return vec![record];
             }
@@ -369,16 +392,19 @@ impl<E: Envelope> StageCore<E> {
             None => contents.reserve(max.min(self.len() as usize)),
         }
         self.add_to(&mut contents, max);
-        self.places.flow().handed_out.add_some(contents.len());
+        count(contents.len());
         self.release(contents.runs());
         contents.into_vec()
     }
 
     /// Takes the oldest record that waits out of the buffer, and gives back its place and credit.
     pub(crate) fn evict(&self) -> Option<E> {
-        let oldest = self.remove(1).pop()?;
-        self.places.flow().evicted.add(1);
-        Some(oldest)
+        let flow = self.places.flow();
+        let count = |records| {
+            flow.handed_out.add_some(records);
+            flow.evicted.add_some(records);
+        };
+        self.remove(1, count).pop()
     }
 
     /// Registers a worker that is about to wait for a record. The worker must look once more: a

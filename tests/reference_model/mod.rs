@@ -315,8 +315,6 @@ struct Model {
     parked: VecDeque<(usize, Entry, DeadLetterReason)>,
     next_place: u64,
     closed: bool,
-    /// The sums over the stages that were removed, at that time.
-    removed: Counted,
 }
 
 /// How many were accepted, and why not more.
@@ -336,7 +334,6 @@ impl Model {
             parked: VecDeque::new(),
             next_place: 0,
             closed: false,
-            removed: Counted::default(),
         }
     }
 
@@ -847,10 +844,6 @@ impl Model {
         };
         match self.stages[index].occupied {
             0 => {
-                let Counted { counts, refusals, waits } = self.stages[index].counted;
-                self.removed.counts += counts;
-                self.removed.refusals += refusals;
-                self.removed.waits += waits;
                 self.stages[index].shut = true;
                 self.stage_names.remove(&name);
                 Ok(())
@@ -1437,8 +1430,9 @@ impl Pair {
             Some((source.used, source.accepted, source.refusals, source.waits))
         });
         assert_eq!(of_sources, expected.collect::<Vec<_>>());
-        let mut totals = model.removed;
-        for stage in model.stage_names.values().map(|&stage| &model.stages[stage]) {
+        let mut totals = Counted::default();
+        // Those that were removed as well.
+        for stage in &model.stages {
             totals.counts += stage.counted.counts;
             totals.refusals += stage.counted.refusals;
             totals.waits += stage.counted.waits;

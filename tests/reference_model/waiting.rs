@@ -463,7 +463,8 @@ impl Pair {
         let rows = rows_of(&records);
         self.model.note_push(from, to, 1);
         let room = self.model.room_for(from, to);
-        assert_eq!(source.capacity_for(&stage), room);
+        let (own, total) = self.model.free_units(from);
+        assert_eq!(source.capacity_for(&stage), room.min(own).min(total));
         let mut permit = match source.try_reserve_up_to(&stage, max) {
             Ok(permit) => permit,
             Err(reason) => {
