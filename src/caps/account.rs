@@ -17,7 +17,8 @@ pub(crate) struct Account {
     reserved: AtomicSetting,
     /// Credits in use that parked dead letters hold.
     parked: AtomicSetting,
-    /// Credits in use for records to come, counted as [`Places`](super::Places) counts their places.
+    /// Credits in use for records to come, counted as [`Places`](super::Places) counts their
+    /// places.
     reserved_ahead: AtomicSetting,
     /// The next entry of the ledger's list of accounts that lease ahead.
     pub(super) next_ahead: AtomicU32,
@@ -277,7 +278,8 @@ impl Account {
         &self.cell
     }
 
-    /// Updates the signal. Must be called after the credits in use have changed, outside every lock.
+    /// Updates the signal. Must be called after the credits in use have changed, outside every
+    /// lock.
     pub(crate) fn update_signal(&self) {
         if self.cell.is_outside(self.used()) {
             self.follow_level();

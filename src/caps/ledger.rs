@@ -18,8 +18,8 @@ use crate::sync::{Arena, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex
 pub(crate) struct Ledger {
     pool: CachePadded<Packed<Pool>>,
     /// The capacity, less the credits of parked dead letters, less those that are reserved for a
-    /// request that waits, and less those that are guaranteed to accounts and not in use. It is below
-    /// zero while more are reserved than are left.
+    /// request that waits, and less those that are guaranteed to accounts and not in use. It is
+    /// below zero while more are reserved than are left.
     limit: AtomicI64,
     /// Credits that are reserved for a request that waits.
     reserved: AtomicSetting,
@@ -186,8 +186,8 @@ impl Ledger {
         self.capacity.load(SeqCst)
     }
 
-    /// Guarantees credits to an account that may be opened later. The caller ensures that no account
-    /// is open yet, and that the guarantees sum to no more than the capacity.
+    /// Guarantees credits to an account that may be opened later. The caller ensures that no
+    /// account is open yet, and that the guarantees sum to no more than the capacity.
     pub(crate) fn guarantee(&self, credits: u32) {
         self.guarantees.fetch_add(credits, SeqCst);
         self.limit.fetch_sub(i64::from(credits), SeqCst);
@@ -215,8 +215,8 @@ impl Ledger {
     }
 
     /// Changes the capacity. No credit beyond it is leased from now on; those that are leased stay
-    /// so. Unless it grows, ends the lease of every account. The caller ensures that no other thread
-    /// changes it, and that requests lease with [`Leasing::Reclaim`] until
+    /// so. Unless it grows, ends the lease of every account. The caller ensures that no other
+    /// thread changes it, and that requests lease with [`Leasing::Reclaim`] until
     /// [`is_within_limit`](Self::is_within_limit). It then notifies waiters and drainers.
     pub(crate) fn set_capacity(&self, capacity: u32, idle_budget: u32) {
         let before = self.capacity();
@@ -243,8 +243,8 @@ impl Ledger {
         i64::from(self.pool.load().leased()) <= self.limit.load(SeqCst)
     }
 
-    /// Changes the cap of an account. No credit beyond it is given from now on; those in use stay so.
-    /// The caller ensures that no other thread changes it, and then notifies waiters.
+    /// Changes the cap of an account. No credit beyond it is given from now on; those in use stay
+    /// so. The caller ensures that no other thread changes it, and then notifies waiters.
     pub(crate) fn set_account_capacity(&self, account: &Account, capacity: u32) -> Released {
         let lowered = capacity < account.capacity();
         account.set_marks(self.watermarks.of(capacity));
@@ -447,7 +447,8 @@ impl Ledger {
                     Leasing::Ahead if !GUARANTEED => self.ahead.load(SeqCst).min(room - want),
                     _ => 0,
                 };
-                // Guaranteed credits in hand count as leased, and the limit does not allow for them yet.
+                // Guaranteed credits in hand count as leased, and the limit does not allow for them
+                // yet.
                 let leased = self.lease(missing, ahead, own.saturating_add(guaranteed));
                 in_hand += leased;
                 leased_ahead |= leased > missing;
