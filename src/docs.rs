@@ -20,7 +20,7 @@ pub mod internals {
     //! | term | meaning |
     //! | --- | --- |
     //! | credit | the right to hold one record in memory |
-    //! | place | the right to one of a stage's records |
+    //! | place | the right of one record to be in a stage |
     //! | account | the credits of one source |
     //! | pool | the credits of the whole buffer; every account draws on it |
     //! | lease | the credits that an account has taken from the pool |
@@ -49,13 +49,13 @@ pub mod internals {
     //! `timer.rs`, `unwind.rs` (panics), `backpressure.rs` (signals) and the plain types of `error.rs`,
     //! `record.rs`, `settings.rs` and `stats.rs`.
     //!
-    //! The way of a record through the files:
+    //! The path of a record through the files:
     //!
     //! | step | files, in the order of the calls |
     //! | --- | --- |
     //! | push, the usual case | `handle/source.rs`, `admission/admission.rs`, `caps/account.rs`, `caps/places.rs`, `store/stage_core.rs`, `store/lanes.rs`, `admission/receivers.rs` |
     //! | push that needs the pool | the same, with `admission/protocol.rs` and `caps/ledger.rs` before `caps/account.rs` |
-    //! | push in a buffer with byte budgets | that, with `handle/bytes.rs` before and `admission/bytes.rs` after `caps/ledger.rs` |
+    //! | push in a buffer with byte budgets | the same, with `handle/bytes.rs` first and `admission/bytes.rs` after `caps/ledger.rs` |
     //! | push that waits | `handle/send.rs`, `admission/acquire.rs`, `admission/wait_queue.rs`, `admission/protocol.rs` |
     //! | take | `handle/stage.rs` or `handle/recv.rs`, `store/stage_core.rs`, `store/lanes.rs`, `store/contents.rs`, `handle/batch.rs` |
     //! | acknowledge | `handle/batch.rs`, `handle/settle.rs`, `store/stage_core.rs`, `admission/admission.rs`, `caps/` |
@@ -72,18 +72,19 @@ pub mod internals {
     //!
     //! ## Accounts and the pool
     //!
-    //! An account is one word: the credits that it has leased, and the credits in use. The pool is one
-    //! word: the credits that all accounts have leased, a flag and an epoch. A push moves credits from
-    //! the pool into the lease of its account, and from the lease into use. Settling moves them back.
-    //! Between the two words a credit is *in transit*: the pool counts it as leased, and no account has
-    //! it. These hold at every instant:
+    //! An account is one word: the credits that it has leased, and the credits in use. The pool is
+    //! one word: the credits that all accounts have leased, a flag and an epoch. A push moves
+    //! credits from the pool into the lease of its account, and from the lease into use. Settling
+    //! moves them back. Between the two words a credit is *in transit*: the pool counts it as
+    //! leased, and no account has it. These hold at every instant, unless a cap was
+    //! [lowered](#changing-a-cap):
     //!
     //! - `used <= leased <= cap` for each account;
     //! - the leases of all accounts and the credits in transit sum to no more than the cap of the
     //!   buffer;
-    //! - that sum is what the pool counts as leased, and the credits of parked letters (a letter that is
-    //!   being parked counts twice for a moment, and so does a credit that a source is about to use of
-    //!   its guarantee).
+    //! - that sum is what the pool counts as leased, plus the credits of parked letters. A letter
+    //!   that is being parked counts twice for a moment, and so does a guaranteed credit that is
+    //!   about to be used.
     //!
     //! ## Exact and ahead leases
     //!
@@ -95,12 +96,13 @@ pub mod internals {
     //!   compare-and-swap on the account, and a release leaves the credit idle. The pool's word is
     //!   written once for many records.
     //!
-    //! Accounts start exact. An account leases ahead when all of this holds: the pool stays below seven
-    //! eighths of its cap; no request waits; no call of `drain` waits; the buffer is open. The *idle
-    //! budget* limits the sum of the idle credits: 1 % of the cap, or half the low watermark if that is
-    //! less. It is divided among the open accounts. An account leases at most half its share ahead, and
-    //! keeps at most its share. If half a share is less than a credit, every account stays exact: so with
-    //! more than about one source for 200 credits of the cap.
+    //! Accounts start exact. An account leases ahead when all of this holds: the pool stays below
+    //! seven eighths of its cap; no request waits; no call of `drain` waits; the buffer is open.
+    //! The *idle budget* limits the sum of the idle credits: 1 % of the cap, or half the low
+    //! watermark if that is less. It is divided among the open accounts. An account leases at most
+    //! half its share ahead, and keeps at most its share. If half a share is less than a credit,
+    //! every account stays exact. This is so with more than about one source per 200 credits of the
+    //! cap.
     //!
     //! ## Sweep and epoch
     //!
@@ -116,11 +118,11 @@ pub mod internals {
     //! - A sweep first reads the epoch, then takes the list, and then visits the accounts. At the end
     //!   it sets `SWEPT` by a swap that fails if the epoch has changed.
     //!
-    //! If the announcement comes before the sweep reads the epoch, the account is in the list, and this
-    //! sweep visits it, or another one that has taken the list. If it comes between the two reads of the epoch, the epoch has changed, and the
-    //! sweep does not set the flag. If it comes after the flag was set, it clears the flag. An account
-    //! that leaves the list is marked as not listed before its lease ends, so that it can enter the
-    //! list again at once.
+    //! If the announcement comes before the sweep reads the epoch, the account is in the list, and
+    //! this sweep visits it, or another sweep that has taken the list. If it comes between the two
+    //! reads of the epoch, the epoch has changed, and the sweep does not set the flag. If it comes
+    //! after the flag was set, it clears the flag. An account that leaves the list is marked as not
+    //! listed before its lease ends, so that it can enter the list again at once.
     //!
     //! Two sweeps may run at once. The first takes the list, and the second finds an empty one and may
     //! set `SWEPT` before the first has visited its last account. So a sweep that returns does not
@@ -177,12 +179,12 @@ pub mod internals {
     //! The swap of the account's word decides which of its credits are guaranteed: those for which the
     //! number in use stays within the guarantee.
     //!
-    //! - *On the way in, the pool's word counts the guaranteed part first*, without a look at the
-    //!   limit: no other account can have taken it, so the pool cannot refuse it. Then the account's
-    //!   word is swapped, and then the limit is raised by as much. In between, the credits count twice.
-    //!   That may refuse others, and so the thread notifies waiters. It adds them to the limit that it
-    //!   reads itself, for what it needs beyond the guarantee. A sealed pool counts nothing: the account
-    //!   is closed by then.
+    //! - *On the way in, the pool's word counts the guaranteed part first*, without checking the
+    //!   limit: no other account can have taken it, so the pool cannot refuse it. Then the
+    //!   account's word is swapped, and then the limit is raised by as much. In between, the
+    //!   credits count twice. That may refuse others, and so the thread notifies waiters. When the
+    //!   thread leases what it needs beyond the guarantee, it adds these credits to the limit that
+    //!   it reads. A sealed pool counts nothing: the account is closed by then.
     //! - *On the way out, the account comes first, then the limit is lowered by the guaranteed part, and
     //!   then the pool's word*, with its epoch counted up. A thread that read the old limit read the
     //!   old word before, so its swap fails. The guarantee is read before the account is written: an
@@ -203,13 +205,13 @@ pub mod internals {
     //!
     //! - **A stage** lowers its limit, and then writes its word: it skips one number of the sequence. A
     //!   thread that read the old limit read the old word before, so its swap fails.
-    //! - **The pool** does the same with its limit and its epoch. But idle credits were leased under the
-    //!   old cap. So the call first raises the flag `RECLAIMS`, and after the change ends the lease of
-    //!   *every* account: a sweep would not do, because another sweep may be on its way. A push that
-    //!   leased earlier may still leave credits idle in its account. While the flag is raised, no push
-    //!   uses an idle credit: each one first gives those of its account back to the pool, and leases
-    //!   what it needs under the limit. The first push that finds no more leased than the limit allows
-    //!   lowers the flag. What is idle then is within the cap.
+    //! - **The pool** does the same with its limit and its epoch. But idle credits were leased
+    //!   under the old cap. So the call first raises the flag `RECLAIMS`, and after the change ends
+    //!   the lease of *every* account: a sweep would not suffice, because another sweep may be
+    //!   under way. A push that leased earlier may still leave credits idle in its account. While
+    //!   the flag is raised, no push uses an idle credit: each one first gives those of its account
+    //!   back to the pool, and leases what it needs under the limit. The first push that finds no
+    //!   more leased than the limit allows lowers the flag. What is idle then is within the cap.
     //! - **An account** has no room for an epoch in its word. The call writes the cap, ends the lease of
     //!   the account, and writes the word. A push swaps the word first, and then reads the cap once
     //!   more. If the swap comes after the write of the call, the push sees the new cap, and gives back
@@ -219,10 +221,10 @@ pub mod internals {
     //! cap so far. So that a ring is never full for a thread that holds a place, a larger global cap
     //! first lowers the caps of stages that have smaller rings.
     //!
-    //! A request that waits for more than a cap allows is rejected: when the cap is lowered, or when it
-    //! is tried. Producers, which hold credits ahead, learn of a lower cap as of a close: by
-    //! `Protocol::events`. A higher cap is a release at that cap: it writes the word after the limit, and
-    //! then notifies waiters, as H1 to H3 do. Models: `loom-tests/limits.rs`.
+    //! A request that waits for more than a cap allows is rejected: when the cap is lowered, or
+    //! when it is tried. Producers, which hold credits ahead, learn of a lower cap as they learn of
+    //! a close: from `Protocol::events`. A higher cap is a release at that cap: it writes the word
+    //! after the limit, and then notifies waiters, as H1 to H3 do. Models: `loom-tests/limits.rs`.
     //!
     //! ## Drained in one load
     //!
@@ -235,12 +237,12 @@ pub mod internals {
     //! The last step of settling a record is the write to the pool. By then its place is free and its
     //! source's account is updated.
     //!
-    //! A closed buffer is *drained* when, in addition, every account is closed. The flag `SEALED` in the
-    //! pool's word says so. `close` sets it after it has closed the last account, and no account opens
-    //! afterwards. A sealed pool leases nothing, so what is drained stays drained: without the flag, a
-    //! push that began earlier could lease a credit for a moment, until it finds its account closed. A
-    //! push that leased a credit before the pool was sealed returns it, and must then notify drainers, as
-    //! every thread must that brings the pool to zero.
+    //! A closed buffer is *drained* when, in addition, every account is closed. The flag `SEALED`
+    //! in the pool's word says so. `close` sets it after it has closed the last account, and no
+    //! account opens afterwards. A sealed pool leases nothing, so what is drained stays drained:
+    //! without the flag, a push that began earlier could lease a credit for a moment, until it
+    //! finds its account closed. A push that leased a credit before the pool was sealed returns it,
+    //! and must then notify drainers, like every thread that brings the pool to zero.
     //!
     //! The last handle that can push closes the buffer when it is dropped. Managers, sources and permits
     //! share a value, `admission/pushers.rs`, whose drop closes. Each of them is made from another one,
@@ -261,35 +263,36 @@ pub mod internals {
     //!
     //! # Byte budgets
     //!
-    //! A buffer with byte budgets has a second ledger of the same type, which counts units of 64 bytes
-    //! (`admission/bytes.rs`). Each source has an account of the same index in both. All that is said
-    //! of leases, sweeps, epochs and reservations holds for both, and the models of the ledger speak
-    //! for both. Without budgets, the only trace is a flag in `Protocol::gate`, which the shortcuts of
-    //! admission read in any case: with budgets they leave every push to `Protocol::acquire`.
+    //! A buffer with byte budgets has a second ledger of the same type, which counts units of 64
+    //! bytes (`admission/bytes.rs`). Each source has an account of the same index in both. What
+    //! this page says of leases, sweeps, epochs and reservations holds for both, and the models of
+    //! the ledger cover both. The shortcuts of admission leave each push with a charge to
+    //! `Protocol::acquire`. `try_acquire_fast` learns this from a flag in `Protocol::gate`, a word
+    //! that it reads in any case, so buffers without budgets pay nothing on that path.
     //!
-    //! - **The charge** of a record is what it measured at admission, rounded up to units. `size_bytes`
-    //!   is user code: it runs before anything is taken, and under no lock. A block holds the charges
-    //!   of its records in a box, and a run of a batch has records of one charge, so that to split a
-    //!   batch splits its charges exactly, and a worker that changes records does not change what is
-    //!   given back.
-    //! - **Order of the moves:** credits, units, places on the way in; places, units, credits on the
-    //!   way out. So an account without credits in use has no units in use: whoever may close it or use
-    //!   its index again finds both ledgers empty. It also leaves the pool's word the last that is
-    //!   written, so that a drain needs to look at that word alone.
-    //! - **A forward or a return** measures again (`StageCore::measure_again`). What a record has shrunk
-    //!   by is given back. What it has grown by is taken as far as there is room, and not at all from a
-    //!   closed account: neither call may fail for bytes, or two stages of grown records would wait for
-    //!   each other. If `size_bytes` panics, the record keeps its charge, and the panic resumes when the
-    //!   call has done its work.
+    //! - **The charge** of a record is what it measured at admission, rounded up to units.
+    //!   `size_bytes` is user code: it runs before anything is taken, and under no lock. A block
+    //!   holds the charges of its records in a box. Each run of a batch has records of one charge,
+    //!   so splitting a batch splits its charges exactly. A worker that changes records does not
+    //!   change what is given back.
+    //! - **Order of the moves:** credits, units, places on the way in; places, units, credits on
+    //!   the way out. So an account without credits in use has no units in use, and a thread that
+    //!   closes the account or reuses its index finds both ledgers empty. The pool's word is
+    //!   written last, so a drain needs to read that word alone.
+    //! - **A forward or a return** measures again (`StageCore::measure_again`). The units by which
+    //!   a record has shrunk are given back. Those by which it has grown are taken as far as there
+    //!   is room, and not at all from a closed account. Neither call may fail for lack of bytes, or
+    //!   two stages of grown records would wait for each other. If `size_bytes` panics, the record
+    //!   keeps its charge, and the panic resumes when the call has done its work.
     //! - **A parked letter** keeps its units. Since no drain looks at the ledger of bytes, they stay
     //!   counted as leased, without a word of their own.
     //! - **A producer** takes the units of each record when it accepts it, and none ahead. A **permit**
     //!   holds the units that `reserve_bytes` took, and takes what its records need beyond these.
     //!
-    //! A request that waits names its units. It is blocked at the budget that denied it, among others
-    //! by their units, and a reservation covers both ledgers. A request that the budget of the buffer
-    //! denies sweeps the ledger of bytes before it looks for the last time: H1, H2 and H5 hold for both.
-    //! Models: `loom-tests/bytes.rs`.
+    //! A request that waits states its units. If a byte budget denies it, it is blocked there, with
+    //! its size in units. A reservation covers both ledgers. A request that the budget of the
+    //! buffer denies sweeps the ledger of bytes before it looks for the last time: H1, H2 and H5
+    //! hold for both. Models: `loom-tests/bytes.rs`.
     //!
     //! The signal of a source is the stronger of those of its two accounts. The controller of the
     //! buffer has a second cell, which follows the pool of bytes.
@@ -304,10 +307,10 @@ pub mod internals {
     //! 3. Take places of the stage.
     //! 4. Push into the ring. This cannot fail: the ring has a slot for each place.
     //!
-    //! What a later step refuses, the earlier steps give back: `Credits` is a value that returns its
-    //! credits and units when it is dropped. Credits that were taken and given back were invisible to others
-    //! meanwhile. So the function reports what it has moved, and its caller, `admission/admission.rs`,
-    //! updates the signals and notifies waiters and drainers.
+    //! If a later step denies the request, what the earlier steps took is given back: `Credits` is
+    //! a value that returns its credits and units when it is dropped. Meanwhile, others could not
+    //! take these credits. So the function reports what it has moved, and its caller,
+    //! `admission/admission.rs`, updates the signals and notifies waiters and drainers.
     //!
     //! Before step 1 come two shortcuts. `try_acquire_fast` takes idle credits of the account and places,
     //! in two compare-and-swaps. `try_acquire_exact` takes credits from the pool where every account is
@@ -327,9 +330,10 @@ pub mod internals {
     //!   sees first in, first out. Forwards to one stage share a line.
     //! - A head that is denied is **blocked** at the cap that denied it. It holds nothing meanwhile. If
     //!   it is tried again and another cap denies it, it moves there.
-    //! - A release names up to three caps: those of the account, of the pool and of the stage, and the
-    //!   byte budgets of the first two. At each of them `serve` grants the oldest head that fits what is
-    //!   free, until none fits; among heads of more than 64 sizes, the oldest of the 64 smallest.
+    //! - A release names up to five caps: those of the account, of the pool and of the stage, and
+    //!   the byte budgets of the first two. At each of them `serve` grants the oldest head that
+    //!   fits what is free, until none fits. If the heads that fit have more than 64 sizes, only
+    //!   the 64 smallest sizes count.
     //!
     //! While any request waits, a call that waits does not try first: it enters the queue. Calls that do
     //! not wait (`try_`) do not enter it, and may overtake.
@@ -347,17 +351,17 @@ pub mod internals {
     //!
     //! ## Patience
     //!
-    //! Records may be stuck, and then a reservation would hold up others in vain. A reservation ends when
-    //! nothing was released for a while at the cap where its request is blocked. That while is its
-    //! **patience**: 100 ms at first, and at least twice the longest time that the request has seen
-    //! between two releases. A timer ends the reservation, whether or not a task polls the request.
-    //! The request then goes to the end of the turns, rests for as long as its patience was, and may
-    //! reserve again with twice the patience.
+    //! Records may be stuck, and then a reservation would hold up others in vain. A reservation
+    //! ends when nothing was released for a while at the cap where its request is blocked. This
+    //! time is its **patience**: 100 ms at first, and at least twice the longest time that the
+    //! request has seen between two releases. A timer ends the reservation, whether or not a task
+    //! polls the request. The request then goes to the end of the turns, rests for as long as its
+    //! patience was, and may reserve again with twice the patience.
     //!
-    //! So a request is granted after finitely many releases, whatever their pace. The requests with
-    //! earlier turns are finitely many, because a new request gets a later turn. If releases are at most
-    //! `g` apart, the patience passes `g` after `log2(g / 100 ms)` reservations in vain. The next one
-    //! stands until the request is granted.
+    //! So a request is granted after finitely many releases, whatever their pace. Only finitely
+    //! many requests have earlier turns, because a new request gets a later turn. If releases are
+    //! at most `g` apart, the patience exceeds `g` after `log2(g / 100 ms)` reservations in vain.
+    //! The next one stands until the request is granted.
     //!
     //! ## Bounds
     //!
@@ -407,9 +411,11 @@ pub mod internals {
     //!
     //! ## The age of records
     //!
-    //! If the buffer expires records by age, `StageCore::push` puts a block in a box together with the
-    //! time; the box has the charges as well. The others have no such field, and do not read the clock. A batch carries the time for each
-    //! run of records, so that a return or a forward keeps it.
+    //! If the buffer expires records by age, measures time or has byte budgets,
+    //! `StageCore::store_stamped` puts the records of a block into a box, together with their times
+    //! and charges. Blocks of other buffers have no box. A buffer that needs no times does not read
+    //! the clock. A batch carries the time for each run of records, so that a return or a forward
+    //! keeps it.
     //!
     //! ## The surplus, and why `Empty` is honest
     //!
@@ -439,12 +445,12 @@ pub mod internals {
     //! # Waking
     //!
     //! `event.rs` is a list of wakers under a short lock, as in tokio's `Notify` and in the
-    //! `event-listener` crate. It is used as an *eventcount*: a waiter registers, looks once more, and
-    //! only then waits. `notify_one` marks the waiter that registered first; `notify_all` marks those
-    //! that are registered at that moment, 32 for each hold of the lock. A waiter that is dropped after
-    //! it was marked and before it looked passes the mark on. The first waiter makes the list. It then
-    //! writes a flag, which every thread that notifies writes, too: either that thread finds the list, or
-    //! the waiter sees what the thread did before.
+    //! `event-listener` crate. It is used as an *eventcount*: a waiter registers, looks once more,
+    //! and only then waits. `notify_one` marks the waiter that registered first; `notify_all` marks
+    //! those that are registered at that moment, 32 for each hold of the lock. A waiter that is
+    //! dropped after it was marked and before it looked passes the mark on. The first waiter
+    //! allocates the list, and then writes a flag. A thread that notifies writes the flag, too:
+    //! either it finds the list, or the waiter sees what the thread did before.
     //!
     //! ## The handshake
     //!
@@ -459,10 +465,10 @@ pub mod internals {
     //! | 2. writes the word, by a read-modify-write that adds zero (`Packed::fence`) | 2. reads the flag |
     //! | 3. looks once more, and waits if it finds nothing | 3. notifies, if the flag is raised |
     //!
-    //! One of the two writes to the word comes first. If it is the waiter's, the changer's write reads
-    //! from it, so the changer then sees the flag. If it is the changer's, the waiter's write reads from
-    //! it, so the waiter then sees the change. Acquire and release suffice for that, which is all that
-    //! loom knows of `SeqCst` accesses.
+    //! One of the two writes to the word comes first. If it is the waiter's, the changer's write
+    //! reads from it, so the changer then sees the flag. If it is the changer's, the waiter's write
+    //! reads from it, so the waiter then sees the change. This needs only acquire and release, and
+    //! loom gives `SeqCst` accesses no more than that.
     //!
     //! Where a handshake below has no common word, it says so. It then needs the total order of `SeqCst`:
     //! of two reads and two writes in the pattern above, one read comes last in that order, and sees
@@ -470,8 +476,8 @@ pub mod internals {
     //!
     //! ## Requests
     //!
-    //! The flag is `Protocol::waiters`. The waiter is `Acquire::new` with `WaitQueue::enter`. The changer
-    //! is each call that ends in `Admission::notify`.
+    //! The flag is the lower half of `Protocol::events`. The waiter is `Acquire::new` with
+    //! `WaitQueue::enter`. The changer is each call that ends in `Admission::notify`.
     //!
     //! - **H1: its own source settles records.** The word is the account's. It is the only word that is
     //!   written if the account leases ahead and keeps the credits. Model: `loom-tests/waiting.rs`, a
@@ -482,10 +488,10 @@ pub mod internals {
     //! - **H3: a stage gives places back.** The word is the stage's. A batch that was forwarded notifies
     //!   after its records are in the next stage. Models: `loom-tests/waiting.rs`, a source and a forward
     //!   that wait for a place.
-    //! - **H4: a letter is parked, or received.** A letter that is being parked counts twice, and may deny
-    //!   a request what is free when it has left the words. The common words are the pool's and the
-    //!   stage's: the last step of parking writes them, and `release_parked` writes them after the
-    //!   limit. Models: `loom-tests/parked.rs`.
+    //! - **H4: a letter is parked, or received.** A letter that is being parked counts twice. So a
+    //!   request may be denied a credit or a place that is free once the letter has left the words.
+    //!   The common words are the pool's and the stage's: the last step of parking writes them, and
+    //!   `release_parked` writes them after the limit. Models: `loom-tests/parked.rs`.
     //! - **H5: credits become idle in the account of another source**: it settles records and keeps
     //!   the credits, or it leased more than it used. A thread that acquired more credits than it used
     //!   must notify waiters, even if it leaves the surplus idle in its account (`Grant::left_some`). An
@@ -531,9 +537,9 @@ pub mod internals {
     //! - **H12: a closed buffer is drained.** The word is the pool's. A closed buffer counts as one
     //!   drainer, so the thread that brings the pool to zero looks whether it is drained, and wakes the
     //!   workers of all stages. Models: `loom-tests/waiting.rs` and `close.rs`.
-    //! - **H13: the buffer is closed while a worker lingers.** The word is the pool's: `close` writes it
-    //!   after it sets the flag `closed` and before it wakes all workers. Model: `loom-tests/waiting.rs`,
-    //!   a worker that lingers when the buffer is closed.
+    //! - **H13: the buffer is closed while a worker lingers.** The word is the pool's: `close`
+    //!   writes it after it sets the flag `CLOSED` and before it wakes all workers. Model:
+    //!   `loom-tests/waiting.rs`, a worker that lingers when the buffer is closed.
     //!
     //! ## Drain and close
     //!
@@ -552,24 +558,24 @@ pub mod internals {
     //!   reads the flag once more after that, and sweeps if it is raised. If the drainer wrote the word
     //!   later, its own sweep finds the account in the list. Model: `loom-tests/drain.rs`, a drain that
     //!   begins while an account turns ahead.
-    //! - **H17: a close and the release of the last credit.** The word is the pool's: `close` writes it
-    //!   after it has raised the flag and set `sealed`. If the release comes first, `close` finds the
-    //!   pool empty. Model: `loom-tests/close.rs`.
+    //! - **H17: a close and the release of the last credit.** The word is the pool's: `close`
+    //!   writes it after it has raised the flag and set `SEALED`. If the release comes first,
+    //!   `close` finds the pool empty. Model: `loom-tests/close.rs`.
     //! - **H18: two calls of close.** Each closes every account, seals and notifies, so the second does
     //!   not return before the first has taken effect. Model: `loom-tests/close.rs`.
     //!
     //! ## Signals
     //!
-    //! - **H19: a signal follows a level that several threads move.** The level is the account's word, the
-    //!   pool's or the stage's. The signal is the cell's word, which names the zone of the level. A thread
-    //!   that moves the level reads the cell afterwards. A thread that writes the cell reads the level
-    //!   again afterwards, by a read-modify-write, and repeats until the zone contains the level. So either
-    //!   that read sees a later change of the level, or the thread that makes the later change sees what
-    //!   was written to the cell. The last thread to leave has left a true signal. This holds only if
-    //!   *every* thread that moves the level reads the cell afterwards. A thread that raises the level
-    //!   only looks whether it is above the zone: if it is below, then since the last write of the cell
-    //!   some thread lowered it to there, and that thread looks whether it is below. Models:
-    //!   `loom-tests/signals.rs`.
+    //! - **H19: a signal follows a level that several threads move.** The level is the account's
+    //!   word, the pool's or the stage's. The signal is the cell's word, which names the zone of
+    //!   the level. A thread that moves the level reads the cell afterwards. A thread that writes
+    //!   the cell reads the level again afterwards, by a read-modify-write, and repeats until the
+    //!   zone contains the level. So either that read sees a later change of the level, or the
+    //!   thread that makes the later change sees what was written to the cell. The last thread to
+    //!   leave has left a true signal. This holds only if *every* thread that moves the level reads
+    //!   the cell afterwards. A thread that raises the level only checks whether it is above the
+    //!   zone. If the level is below the zone, some thread lowered it there after the last write of
+    //!   the cell, and that thread checks for it. Models: `loom-tests/signals.rs`.
     //! - **H20: a receiver of signals waits for a change.** It registers with the event of the cell, and
     //!   then reads the cell. A change writes the cell, and then notifies. The lock of the event's list
     //!   takes the place of the word. A receiver of a source registers first with the event
@@ -630,17 +636,18 @@ pub mod internals {
     //! - accepted = given - reserved - unused - forwarded in
     //! - acknowledged = released - unused - forwarded out - handed out - dead letters
     //!
-    //! These words are not read at one instant. The result must not exceed the truth, because a count
-    //! that was too high could not be lowered again. So a thread writes what is subtracted first: it
-    //! counts places as reserved before it takes them, and raises the counter of what it does before
-    //! it lowers that count or releases the place. A reader loads the word of the stage first, then
-    //! what is reserved, then the counters. Hence whatever it finds in the word, it also finds in what
-    //! is subtracted. What it finds there in addition makes the result too low for a moment, and the
-    //! greatest result so far is reported instead. The models in `loom-tests/statistics.rs` show it.
+    //! These words are not read at one instant. The result must not exceed the truth, because a
+    //! count that was too high could not be lowered again. So a thread writes what is subtracted
+    //! first: it counts places as reserved before it takes them, and raises the counter of what it
+    //! does before it lowers that count or releases the place. A reader loads the word of the stage
+    //! first, then what is reserved, then the counters. So everything that it finds in the word, it
+    //! also finds in what is subtracted. If it finds more there, the result is too low for a
+    //! moment, and the greatest result so far is reported instead. The models in
+    //! `loom-tests/statistics.rs` show it.
     //!
-    //! The number of places given has 31 bits. Whoever takes the places that change its highest bit
-    //! counts a half of the range. A reader loads the halves before the word: if the highest bit does
-    //! not match their parity, a half is not counted yet.
+    //! The number of places given has 31 bits. The thread whose places change its highest bit
+    //! counts a half of the range. A reader loads the halves before the word: if the highest bit
+    //! does not match their parity, a half is not counted yet.
     //!
     //! # Names and memory
     //!
@@ -651,25 +658,26 @@ pub mod internals {
     //! hold it has ended. Accounts live in an append-only arena ([`boxcar`](https://docs.rs/boxcar)) and
     //! are never freed. An account that is closed and empty is used again for the next source.
     //!
-    //! If idle sources give their places to new names, each account notes when it became empty. This
-    //! costs other buffers nothing: such an account moves the lower end of its signal's lowest zone to
-    //! one, so the thread that lowers the level to zero takes the slow path that updates the signal, and
-    //! notes the time there. A name that finds no place looks at up to 1,024 accounts, and goes on where
-    //! the name before stopped. It removes the first source whose account has been empty for long enough
-    //! and whose core only the map refers to. Handles are made under the lock of the registry, so no
-    //! handle appears meanwhile. A push by name that has looked the source up finds its account closed,
-    //! and registers the name again. Models: `loom-tests/idle_sources.rs`.
+    //! If new names may replace idle sources, each account notes when it became empty. This costs
+    //! other buffers nothing: such an account moves the lower end of its signal's lowest zone to
+    //! one, so the thread that lowers the level to zero takes the slow path that updates the
+    //! signal, and notes the time there. A new name that finds no place checks up to 1,024
+    //! accounts, beginning where the last search stopped. It removes the first source whose account
+    //! has been empty for long enough and whose core only the map refers to. Handles are made under
+    //! the lock of the registry, so no handle appears meanwhile. A push by name that has looked the
+    //! source up finds its account closed, and registers the name again. Models:
+    //! `loom-tests/idle_sources.rs`.
     //!
     //! A thread keeps the memory of the batch that it settled last for its next batch, up to 64 KiB for
     //! the records and as much for their runs.
     //!
     //! # Memory orders
     //!
-    //! Every atomic access of this crate is `SeqCst`. On x86-64 this costs nothing over a weaker order:
-    //! each write on a hot path is a read-modify-write. It also keeps the reasoning one about
-    //! interleavings. loom explores the same code under acquire and release. The handshakes that need more
-    //! are H8, H10 and H24. The counters of [Counting](#counting) alone are `Relaxed`: the `SeqCst` write
-    //! that follows one publishes it.
+    //! Every atomic access of this crate is `SeqCst`. On x86-64 this costs nothing over a weaker
+    //! order: each write on a hot path is a read-modify-write. It also reduces the reasoning to one
+    //! about interleavings. loom explores the same code under acquire and release. The handshakes
+    //! that need more are H8, H10 and H24. The counters of [Counting](#counting) alone are
+    //! `Relaxed`: the `SeqCst` write that follows one publishes it.
     //!
     //! # Techniques and their sources
     //!

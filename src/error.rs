@@ -48,7 +48,7 @@ pub enum RejectReason {
     },
     /// The byte budget of the buffer has too little left for the next record, or for the batch.
     ///
-    /// Sizes count in steps of 64 bytes, rounded up for each record.
+    /// The size of each record is rounded up to a multiple of 64 bytes.
     GlobalBytesFull {
         /// Bytes held at the time of the refusal.
         held: usize,
@@ -92,12 +92,12 @@ pub enum RejectReason {
         /// The stage's capacity.
         records: usize,
     },
-    /// The stage belongs to another buffer than the source, or than the batch.
+    /// The stage belongs to another buffer than the source or the batch.
     ForeignStage {
         /// The name of the stage.
         stage_id: Arc<str>,
     },
-    /// The records exceed a cap, so that they can never be accepted at once.
+    /// The records exceed a cap and can never be accepted at once.
     TooLarge {
         /// The number of records in the request.
         records: usize,
@@ -107,7 +107,8 @@ pub enum RejectReason {
         /// of the buffer` or `the byte budget of source kafka-1`.
         limit: String,
     },
-    /// A cap is reached, and parked dead letters occupy a part of it.
+    /// A cap is reached, or what it leaves is guaranteed to other sources, while parked dead
+    /// letters occupy a part of it.
     ///
     /// A worker frees that part by receiving the letters: see [`DeadLetters`](crate::DeadLetters).
     /// [`is_full`](Self::is_full) is true.
@@ -121,7 +122,7 @@ pub enum RejectReason {
         /// How many of the records held are parked dead letters.
         parked: usize,
     },
-    /// The free credits or places are reserved for a request that has waited longer.
+    /// The free credits, places or bytes are reserved for a request that has waited longer.
     ///
     /// The cap itself is not reached. The reservation ends when that request is granted or
     /// canceled, or after a bounded time without a release: see

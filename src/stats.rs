@@ -109,13 +109,13 @@ pub struct StageStats {
     pub refusals: Refusals,
     /// The pushes and forwards to the stage that waited.
     pub waits: Waits,
-    /// The age of the record that is next in turn since it was pushed to its first stage, to the
+    /// The time since the record that is next in turn was pushed to its first stage, to the
     /// millisecond. `None` if no record is queued, or the buffer does not
     /// [measure time](crate::Builder::measure_time).
     pub oldest: Option<Duration>,
-    /// How long records waited in the stage until a worker took them first; for those that were
-    /// pushed together, until it took one of them. `None` if none was taken, or the buffer does not
-    /// [measure time](crate::Builder::measure_time).
+    /// How long records waited in the stage until a worker first took them. Records that were
+    /// pushed together count as taken when a worker takes the first of them. `None` if none was
+    /// taken, or the buffer does not [measure time](crate::Builder::measure_time).
     pub time_in_stage: Option<Quantiles>,
 }
 
@@ -128,7 +128,7 @@ pub struct StageStats {
 pub struct SourceStats {
     /// The name of the source.
     pub id: String,
-    /// The credits in use, those that are reserved or parked included.
+    /// The credits in use, including those that are reserved or parked.
     pub held: usize,
     /// The credits that are reserved: see [`Stage::reserved`](crate::Stage::reserved).
     pub reserved: usize,
@@ -139,8 +139,8 @@ pub struct SourceStats {
     /// The bytes that its records are charged, in a buffer with
     /// [byte budgets](crate::Builder::max_total_bytes).
     pub bytes: Option<ByteStats>,
-    /// The records that the source pushed. Those of a [`Producer`](crate::Producer) count when they
-    /// are published.
+    /// The records that the source pushed. Records of a [`Producer`](crate::Producer) count when
+    /// they are published.
     pub accepted: u64,
     /// The pushes that were refused.
     pub refusals: Refusals,
@@ -148,7 +148,8 @@ pub struct SourceStats {
     pub waits: Waits,
 }
 
-/// How many bytes records are charged, in steps of 64 bytes for each record.
+/// How many bytes records are charged, and the budget. The size of each record is rounded up to a
+/// multiple of 64.
 ///
 /// # Examples
 ///
@@ -176,8 +177,8 @@ pub struct ByteStats {
     /// The bytes in use: of records that are queued, delayed or in unsettled batches, of permits,
     /// and of parked dead letters.
     pub held: usize,
-    /// The budget: of a source the smaller of its own and that of the buffer. A buffer without one
-    /// has the largest that there is.
+    /// The budget. For a source, it is the smaller of its own and that of the buffer. A limit that
+    /// was not set counts as the largest possible budget.
     pub capacity: usize,
 }
 
@@ -201,7 +202,7 @@ pub struct Counts {
     /// [`get_batch`](crate::BufferManager::get_batch) or by
     /// [`force_send`](crate::Source::force_send).
     pub handed_out: u64,
-    /// Of those, the records that [`force_send`](crate::Source::force_send) evicted.
+    /// The part of `handed_out` that [`force_send`](crate::Source::force_send) evicted.
     pub evicted: u64,
     /// Records that became dead letters because they had used up their retries.
     pub retries_exhausted: u64,
@@ -209,17 +210,17 @@ pub struct Counts {
     pub rejected: u64,
     /// Records that became dead letters because they were too old.
     pub expired: u64,
-    /// Returns at once, with a retry counted.
+    /// Records that were returned at once, with a retry counted. A record counts each time.
     pub returned: u64,
-    /// Returns after a delay, with a retry counted.
+    /// Records that were returned after a delay, with a retry counted. A record counts each time.
     pub delayed: u64,
-    /// Returns with no retry counted.
+    /// Records that were returned with no retry counted. A record counts each time.
     pub requeued: u64,
 }
 
-/// How many calls were refused, by what stood in the way. A batch that is refused counts once.
+/// How many calls were refused, by the reason. A batch that is refused counts once.
 ///
-/// Refusals that no cap and no `close` explains, such as that of an empty name, do not count.
+/// Refusals for other reasons, such as an empty name, do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -246,8 +247,8 @@ pub struct Refusals {
     pub closed: u64,
 }
 
-/// How many calls waited in line for credits or places, and for how long in all. A call counts when
-/// its wait ends, whether it was granted or not.
+/// How many calls waited in the queue for credits or places, and for how long in total. A call
+/// counts when its wait ends, whether it was granted or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -452,7 +453,7 @@ impl fmt::Display for Stats {
     }
 }
 
-/// Returns a time with at most three digits behind the point.
+/// Formats a time with at most three decimal places.
 fn short(time: Duration) -> String {
     let text = format!("{time:.3?}");
     let number = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
@@ -465,7 +466,7 @@ fn short(time: Duration) -> String {
     format!("{number}{unit}")
 }
 
-/// Lines of cells: the names to the left of their column, and the numbers to the right of theirs.
+/// Lines of cells. Names are aligned to the left, numbers to the right.
 struct Table(Vec<Vec<String>>);
 
 impl Table {
@@ -479,7 +480,7 @@ impl Table {
     }
 }
 
-/// Prints nothing if there is no line but the head.
+/// Prints nothing if the header is the only line.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(lines) = self;

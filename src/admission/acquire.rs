@@ -15,11 +15,11 @@ use crate::sync::{Instant, now};
 /// The number of records that a request wants credits and places for.
 #[derive(Clone, Copy)]
 pub(crate) enum Wanted {
-    /// All of them at once, with so many units of bytes; 0 in a buffer without byte budgets.
+    /// All of them at once, and this many units of bytes: 0 in a buffer without byte budgets.
     All(usize, u32),
-    /// All of them at once, with so many units of bytes, for records to come.
+    /// As `All`, for records to come.
     Ahead(usize, u32),
-    /// As many as there are, from 1 to this number, for records to come.
+    /// As many as are free, from 1 to this number, for records to come.
     AheadUpTo(usize),
 }
 

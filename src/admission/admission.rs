@@ -22,7 +22,7 @@ pub(crate) struct Admission {
     protocol: Protocol,
     controller: BackpressureController,
     queue: Mutex<WaitQueue>,
-    /// How many stages were numbered.
+    /// The number of the stage that was made last.
     stage_numbers: AtomicSetting,
     /// Notified when every record is settled.
     settled: Event,
@@ -93,8 +93,8 @@ impl Admission {
         self.protocol.is_closed()
     }
 
-    /// Takes credits and places for `wanted` records if the account has the credits idle. Makes one
-    /// attempt: two compare-and-swaps. This is the usual case.
+    /// Takes credits and places for `wanted` records if the account has enough idle credits. Makes
+    /// one attempt: two compare-and-swaps. This is the usual case.
     #[inline(always)]
     pub(crate) fn try_acquire_fast(
         &self,
@@ -110,9 +110,8 @@ impl Admission {
         self.acquire_places_fast((account, credits), places, wanted, used)
     }
 
-    /// Takes credits and places for `wanted` records if all accounts lease exactly, so that the
-    /// credits come from the pool. Looks at the places first, so that it takes no credit in vain.
-    /// Makes one attempt.
+    /// Takes credits and places for `wanted` records from the pool, if all accounts lease exactly.
+    /// Checks the places first, so that it does not take credits in vain. Makes one attempt.
     #[inline]
     pub(crate) fn try_acquire_exact(
         &self,
@@ -141,8 +140,9 @@ impl Admission {
         }
     }
 
-    /// Takes places for credits that left `used` in use, and updates the account's signal, or gives
-    /// the credits back.
+    /// Takes places for `wanted` credits, which the caller has taken and which brought the credits
+    /// in use to `used`. Updates the account's signal. If there are no places, gives the credits
+    /// back.
     #[inline(always)]
     fn acquire_places_fast(
         &self,
@@ -162,7 +162,7 @@ impl Admission {
         None
     }
 
-    /// Gives credits back for which there were no places.
+    /// Gives back credits for which there were no places.
     #[cold]
     fn release_unused(&self, account: u32, credits: u32) {
         self.release_credits(account, credits, None);
@@ -173,7 +173,7 @@ impl Admission {
         self.try_acquire_charged(account, places, wanted, Charges::None)
     }
 
-    /// The same, with the bytes of the records.
+    /// Does the same as [`try_acquire`](Self::try_acquire), and takes the bytes of the records.
     pub(crate) fn try_acquire_charged(
         &self,
         account: u32,
@@ -181,15 +181,15 @@ impl Admission {
         wanted: u32,
         charges: Charges<'_>,
     ) -> Admitted {
-        // One more than the stage has places for: enough to learn which limit is the tightest. A
-        // long batch must not take credits from others for a moment, only to give them back.
+        // One more than the stage has places for: enough to learn which limit is the tightest. So a
+        // long batch does not take credits from others only to give them back.
         let wanted = wanted.min(places.free(0).saturating_add(1));
         let account = Some(account);
         self.acquire(places, Demand { account, least: 1, wanted, charges, reserved: false })
     }
 
-    /// Takes credits, `units` of bytes, and places for `wanted` records, or none. Checks first:
-    /// credits that are taken in vain are missing to others for a moment.
+    /// Takes credits, `units` of bytes, and places for `wanted` records, or none. Checks first,
+    /// because others cannot take credits that are taken in vain until they are given back.
     pub(crate) fn try_acquire_all(
         &self,
         account: u32,
@@ -206,7 +206,8 @@ impl Admission {
         self.acquire(places, demand).at_least(wanted)
     }
 
-    /// Takes up to `wanted` credits and places for records to come, and counts them as such.
+    /// Takes up to `wanted` credits and places by `take`, and counts them as taken for records to
+    /// come.
     pub(crate) fn take_ahead<R>(
         &self,
         account: u32,
@@ -217,13 +218,14 @@ impl Admission {
         self.protocol.take_ahead(Some(account), places, wanted, take)
     }
 
-    /// Ends that count, before the credits and places are used or given back.
+    /// Ends the count of [`take_ahead`](Self::take_ahead). Must be called before the credits and
+    /// places are used or given back.
     pub(crate) fn end_ahead(&self, account: u32, places: &Places, records: u32) {
         self.protocol.end_ahead(Some(account), places, records);
     }
 
-    /// Takes `wanted` places, or none, for records that have their credits, and counts them as taken
-    /// for records to come.
+    /// Takes `wanted` places, or none, for records that have their credits. Counts the places as
+    /// taken for records to come.
     pub(crate) fn try_acquire_places(
         &self,
         places: &Places,
@@ -235,7 +237,7 @@ impl Admission {
             .take_ahead(None, places, wanted, || self.acquire(places, demand).at_least(wanted))
     }
 
-    /// Makes the places of a stage with a cap of `capacity` records and a ring of `slots`.
+    /// Creates the places of a stage with a cap of `capacity` records and a ring of `slots`.
     pub(crate) fn make_places(&self, capacity: u32, slots: u32) -> Places {
         // 0 is the number of no stage.
         let number = self.stage_numbers.fetch_add(1, SeqCst).wrapping_add(1).max(1);
@@ -290,8 +292,8 @@ impl Admission {
         }
     }
 
-    /// Does what follows from credits that are in the pool now, and were in hand or idle in an account
-    /// before, where others may have missed them: also those who wait until all is settled.
+    /// Updates the signal, and notifies waiters and drainers. Must be called after credits that
+    /// were idle or in transit have moved to the pool: others may have been denied meanwhile.
     #[cold]
     pub(crate) fn follow_pool(&self) {
         self.update_signal();
@@ -299,8 +301,8 @@ impl Admission {
         self.notify_if_drained();
     }
 
-    /// Gives places and credits of one account back for records that are gone: the places first,
-    /// because they were taken last.
+    /// Gives back the places, and the credits and bytes of one account, of records that are gone:
+    /// the places first, because they were taken last.
     #[inline]
     pub(crate) fn release<S: StageState + ?Sized>(
         &self,
@@ -313,8 +315,8 @@ impl Admission {
         self.release_charged(account, records, units, Some(stage_key(stage)));
     }
 
-    /// Gives credits and bytes back, and notifies requests that wait for them or for a place in that
-    /// stage.
+    /// Gives credits and bytes back, and notifies requests that wait for them or for a place in
+    /// `stage`.
     #[inline]
     pub(crate) fn release_charged(
         &self,
@@ -331,7 +333,7 @@ impl Admission {
     }
 
     /// Gives credits back, and notifies requests that wait for them, for bytes of the account, or
-    /// for a place in that stage.
+    /// for a place in `stage`.
     #[inline]
     pub(crate) fn release_credits(&self, index: u32, credits: u32, stage: Option<StageKey>) {
         let account = self.account(index);
@@ -376,8 +378,8 @@ impl Admission {
         if self.ledger().end_parking() {
             self.notify_if_drained();
         }
-        // While it counted twice, the signals may have followed a level that was not there, and a
-        // request may have been denied what is free now.
+        // The record counted twice for a moment. A signal may have followed that higher level, and
+        // a request may have been denied what is free now.
         self.update_signal();
         stage.places().update_signal();
         self.notify(Freed { stage: Some(stage_key(stage)), ..Freed::pool() });
@@ -416,7 +418,7 @@ impl Admission {
 
     /// Changes the global cap.
     pub(crate) fn set_capacity(&self, capacity: u32, idle_budget: u32) {
-        // They are dropped after the lock is released: each may be the last reference to its stage.
+        // Dropped after the lock is released: each may be the last reference to its stage.
         let mut stages = Vec::new();
         let limits = self.limits.lock();
         stages.extend(self.stages.lock().values().filter_map(Weak::upgrade));
@@ -436,7 +438,7 @@ impl Admission {
         }
     }
 
-    /// Lowers the cap of a stage to the slots of its ring if the global cap allows more records. The
+    /// Lowers the cap of a stage to the slots of its ring if the global cap exceeds them. The
     /// caller must update its signal.
     fn fit_ring(&self, places: &Places, global: u32) {
         if global > places.slots() && places.capacity() > places.slots() {
@@ -534,7 +536,7 @@ impl Admission {
         index
     }
 
-    /// Returns the name of the source whose account that is, or was.
+    /// Returns the name of the source that has the account, or had it last.
     pub(crate) fn source_name(&self, account: u32) -> Option<Arc<str>> {
         self.names.lock().get(&account).cloned()
     }
@@ -560,8 +562,8 @@ impl Admission {
         self.reject_account(index);
     }
 
-    /// Rejects the requests that wait for credits of a closed account, after others were offered the
-    /// idle credits that it gave back.
+    /// Offers the idle credits that a closed account gave back to others, and then rejects the
+    /// requests that wait for its credits.
     pub(crate) fn reject_account(&self, index: u32) {
         self.follow_pool();
         self.reject_waiters(|queue, deferred| {
@@ -593,7 +595,7 @@ impl Admission {
         self.reject_waiters(|queue, deferred| queue.reject_pushes(&self.protocol, deferred));
         self.ledger().fence();
         self.notify_if_drained();
-        // A worker that lingers with records in its hands ends its wait.
+        // A worker that lingers with records in hand stops waiting.
         self.wake_receivers();
     }
 
@@ -603,10 +605,11 @@ impl Admission {
         self.ledger().is_drained()
     }
 
-    /// Registers a task that waits until the buffer is closed and drained. It must look once more.
+    /// Registers a task that waits until the buffer is closed and drained. The caller must check
+    /// once more.
     pub(crate) fn listen_for_drained(&self) -> Listener {
         let listener = self.settled.listen();
-        // A close or a release whose write to the pool comes after this one sees the listener.
+        // A close or a release that writes the pool after this fence sees the listener.
         self.ledger().fence();
         listener
     }
@@ -629,7 +632,7 @@ impl Admission {
         let listener = self.settled.listen();
         self.protocol.drainers.fetch_add(1, SeqCst);
         let drainer = Drainer(self);
-        // A release whose write to the pool comes after this one sees the drainer.
+        // A release that writes the pool after this fence sees the drainer.
         self.ledger().fence();
         if self.ledger().sweep() {
             self.follow_pool();
@@ -664,14 +667,14 @@ impl Admission {
         stages.insert(places.number(), stage);
     }
 
-    /// How often something was closed, and how many requests wait, as one number: see
-    /// [`closings`](Self::closings).
+    /// Returns, as one number, how many requests wait, and how often something was closed or a cap
+    /// was lowered: see [`Protocol::events`].
     #[inline]
     pub(crate) fn events(&self) -> u64 {
         self.protocol.events.load(SeqCst)
     }
 
-    /// [`events`](Self::events) as it is when no request waits.
+    /// Returns what [`events`](Self::events) would return if no request waited.
     pub(crate) fn closings(&self) -> u64 {
         self.events() & !(ONE_EVENT - 1)
     }
@@ -717,8 +720,8 @@ impl Admission {
         expired
     }
 
-    /// Arranges for [`expire_reservation`](Self::expire_reservation) at that moment, whether or not
-    /// a task polls the request.
+    /// Sets the timer that calls [`expire_reservation`](Self::expire_reservation) at `at`, whether
+    /// or not a task polls the request.
     fn set_timer(&self, at: Instant) {
         let waker = Waker::from(Arc::new(ReservationTimer(Weak::clone(&self.this))));
         let mut timer = sleep_until(Some(at));
@@ -730,7 +733,8 @@ impl Admission {
         }
     }
 
-    /// Works on the queue, and performs what the work has deferred after the lock is released.
+    /// Runs `work` on the queue under its lock. After the lock is released, does what `work`
+    /// deferred.
     pub(super) fn with_queue<T>(&self, work: impl FnOnce(&mut WaitQueue, &mut Deferred) -> T) -> T {
         let mut deferred = Deferred::default();
         let mut queue = self.queue.lock();

@@ -11,20 +11,21 @@ use crate::caps::{
 pub(crate) enum Charges<'a> {
     /// The buffer has no byte budgets, or the records are not known yet.
     None,
-    /// All records together. They are admitted together.
+    /// The sum for all records, which are admitted together.
     Together(u32),
-    /// Each record.
+    /// One charge for each record.
     Each(&'a [u32]),
 }
 
 impl<'a> Charges<'a> {
-    /// The charge of records that are admitted together; 0 if the buffer has no byte budgets.
+    /// Makes the charge of records that are admitted together; none if the buffer has no byte
+    /// budgets.
     #[inline]
     pub(crate) fn of(units: u32) -> Self {
         if units > 0 { Self::Together(units) } else { Self::None }
     }
 
-    /// The charge of each record; none if the buffer has no byte budgets.
+    /// Makes the charges of single records; none if the buffer has no byte budgets.
     #[inline]
     pub(crate) fn of_each(units: &'a [u32]) -> Self {
         if units.is_empty() { Self::None } else { Self::Each(units) }
@@ -35,7 +36,8 @@ impl<'a> Charges<'a> {
         matches!(self, Self::None)
     }
 
-    /// Returns the charge of the least that is admitted; 0 if there is none.
+    /// Returns the least charge with which a record can be admitted: that of all records together,
+    /// or of the first; 0 if there is none.
     pub(super) fn least(&self) -> u32 {
         match *self {
             Self::None => 0,
@@ -56,19 +58,19 @@ impl<'a> Charges<'a> {
 
 /// The byte budgets of a buffer.
 pub(crate) struct Budget {
-    /// Counts units. Its accounts have the indices of those of the other ledger.
+    /// Counts units. Each source has the same account index as in the ledger of credits.
     pub(super) ledger: Ledger,
     /// The budget of each source.
     per_source: u32,
 }
 
-/// What a request was given: units for so many of its records, and why not for all.
+/// The units that a request got, for how many of its records, and what denied the rest.
 #[must_use]
 pub(super) struct Charged {
     pub(super) records: u32,
     pub(super) units: u32,
     pub(super) denied: Option<Denied>,
-    /// What was moved on the way, as a [`Grant`] has it.
+    /// What the ledger of bytes has moved.
     pub(super) grant: Grant,
 }
 
@@ -98,7 +100,8 @@ impl Budget {
         self.ledger.open_account_at(index, self.per_source);
     }
 
-    /// Returns the smaller of the budgets that a record of that account is under, and its limit.
+    /// Returns the smaller of the two budgets that bound a record of the account, and which one it
+    /// is.
     fn least_budget(&self, index: u32) -> (Limit, u32) {
         let (own, total) = (self.account(index).capacity(), self.ledger.capacity());
         if own <= total { (Limit::SourceBytes, own) } else { (Limit::GlobalBytes, total) }
@@ -125,8 +128,8 @@ impl Budget {
         checked.map_err(|denied| denied.in_bytes(units))
     }
 
-    /// Takes the units of `records` records, or those of as many as fit, if that is enough. `own` of
-    /// the reserved units are for this request.
+    /// Takes the units of the first `records` records, or of as many as fit, but at least
+    /// [`Charges::least`]. `own` of the reserved units are for this request.
     #[cold]
     pub(super) fn acquire(
         &self,
@@ -143,7 +146,7 @@ impl Budget {
         if units == wanted {
             return Ok(Charged { records, units, denied: None, grant });
         }
-        // The records that fit.
+        // Counts the records that fit, and their units.
         let (mut fit, mut used) = (0, 0);
         if let Charges::Each(each) = charges {
             while each[fit] <= units - used {
@@ -155,7 +158,7 @@ impl Budget {
             grant.pool_moved |= self.release(index, units - used).pool_moved;
             grant.left_some = true;
         }
-        // Why the next one does not.
+        // What denies the next record.
         let denied = match (charges, grant.taken.denied) {
             (Charges::Each(each), _) if fit > 0 => self.check(index, each[fit], 0).err(),
             (_, denied) => denied.map(|denied| denied.in_bytes(least)),

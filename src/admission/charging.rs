@@ -1,4 +1,4 @@
-//! What the byte budgets add to the entry: accounts, charges, signals. See
+//! What the byte budgets add to [`Admission`]: accounts, charges, signals. See
 //! [`docs::internals`](crate::docs::internals#byte-budgets).
 
 use std::sync::Arc;
@@ -20,7 +20,8 @@ impl Admission {
         self.protocol().bytes.is_some()
     }
 
-    /// Checks that so many units exceed no budget of an account.
+    /// Checks that the charge of a record exceeds neither the budget of its source nor that of the
+    /// buffer.
     pub(crate) fn check_units(&self, index: u32, units: u32) -> Result<(), Denied> {
         let bytes = self.protocol().bytes.as_ref();
         bytes.map_or(Ok(()), |bytes| bytes.check_size(index, units))
@@ -31,7 +32,7 @@ impl Admission {
         self.bytes().map(|bytes| bytes.available(bytes.account(index)))
     }
 
-    /// Opens the account of bytes of a source.
+    /// Opens the byte account of a source.
     pub(super) fn open_bytes(&self, index: u32, name: &Arc<str>) {
         if let Some(bytes) = &self.protocol().bytes {
             bytes.open(index);
@@ -39,7 +40,7 @@ impl Admission {
         }
     }
 
-    /// Closes the account of bytes of a source whose account of credits is closed.
+    /// Closes the byte account of a source whose account of credits is closed.
     pub(super) fn close_bytes(&self, index: u32) {
         if let Some(bytes) = self.bytes() {
             let _ = bytes.close_account(index);
@@ -47,7 +48,7 @@ impl Admission {
         }
     }
 
-    /// Closes every account of bytes.
+    /// Closes every byte account.
     pub(super) fn close_all_bytes(&self) {
         if let Some(bytes) = self.bytes() {
             bytes.close();
@@ -55,12 +56,12 @@ impl Admission {
         }
     }
 
-    /// Takes `wanted` units for records that have their credits, or as many as are free if they are at
+    /// Takes `wanted` units for records that have their credits, or as many as are free, but at
     /// least `least`.
     ///
     /// # Errors
     ///
-    /// Returns why it took none.
+    /// Returns what denied the units, if it took none.
     pub(crate) fn try_take_units(
         &self,
         index: u32,
@@ -113,7 +114,7 @@ impl Admission {
     }
 
     /// Updates the signal that follows the bytes of the whole buffer. Must be called after the
-    /// level of their pool has changed.
+    /// level of the byte pool has changed.
     pub(super) fn update_bytes_signal(&self) {
         if let Some(bytes) = self.bytes() {
             self.controller().follow_bytes(bytes.leased(), || bytes.leased_after_fence());

@@ -6,29 +6,29 @@ use super::bytes::{Budget, Charges};
 use crate::caps::{Account, Denied, Grant, Leasing, Ledger, Limit, Places, Sequence};
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, SeqCst};
 
-/// The ledger, and the flags that say which notifications a change of it needs.
+/// The ledgers, and the words that say which notifications a change of them needs.
 pub(crate) struct Protocol {
     pub(super) ledger: Ledger,
-    /// In a buffer with byte budgets.
+    /// `None` in a buffer without byte budgets.
     pub(super) bytes: Option<Budget>,
     /// The flags [`CLOSED`], [`RECLAIMS`] and [`MEASURES`].
     gate: AtomicU8,
-    /// How many requests wait, in the lower half: while there are some, each release notifies them, and
-    /// accounts lease exactly. In the upper half, how often a source, a stage or the buffer was closed,
-    /// or a cap was lowered.
+    /// Lower half: how many requests wait. While there are some, each release notifies them, and
+    /// accounts lease exactly. Upper half: how often a source, a stage or the buffer was closed, or
+    /// a cap was lowered.
     pub(super) events: AtomicU64,
-    /// How many wait until all is settled; a closed buffer counts as one. While there are some, the
-    /// release that empties the pool notifies them, and accounts lease exactly.
+    /// How many drainers wait until every record is settled; a closed buffer counts as one. While
+    /// there are some, the release that empties the pool notifies them, and accounts lease exactly.
     pub(super) drainers: AtomicU32,
 }
 
-/// One event, where they are counted. The count wraps.
+/// One event in the upper half of `Protocol::events`. The count wraps.
 pub(super) const ONE_EVENT: u64 = 1 << 32;
 
 /// No further push is accepted. It is set before the accounts are closed.
 const CLOSED: u8 = 1 << 0;
-/// The global cap was lowered, and more credits may be leased than it allows. Idle credits are among
-/// them, so no request may use one.
+/// The global cap was lowered, and more credits may be leased than it allows. Idle credits may be
+/// among them, so no request may use one.
 const RECLAIMS: u8 = 1 << 1;
 /// The buffer has byte budgets, so that a request takes more than credits and places.
 const MEASURES: u8 = 1 << 2;
@@ -36,7 +36,7 @@ const MEASURES: u8 = 1 << 2;
 /// What a request asks for.
 #[derive(Clone, Copy)]
 pub(super) struct Demand<'a> {
-    /// The account whose credits it takes; none if the records have their credits and bytes.
+    /// The account whose credits it takes; `None` if the records already have credits and bytes.
     pub(super) account: Option<u32>,
     /// The least number of records that it takes.
     pub(super) least: u32,
@@ -58,7 +58,7 @@ impl Demand<'_> {
     }
 }
 
-/// What a push was given: records, the sequence of the first, and why they are not more.
+/// What a push got: how many records, the sequence of the first, and what denied the rest.
 #[must_use]
 #[derive(Clone, Copy)]
 pub(crate) struct Admitted {
@@ -75,8 +75,7 @@ pub(crate) struct Acquired {
     pub(crate) first: Sequence,
 }
 
-/// What was moved on the way: the signals must follow it, and waiters and drainers must be
-/// notified.
+/// What a call has moved. Its caller must update signals, and notify waiters and drainers.
 #[must_use]
 #[derive(Default)]
 pub(super) struct Moved {
@@ -93,7 +92,7 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// A sweep left idle credits or units to others.
+    /// Makes the value for a sweep: it left idle credits or units to others.
     pub(super) fn swept() -> Self {
         Self { pool: true, bytes: true, left_some: true, ..Self::default() }
     }
@@ -122,11 +121,11 @@ impl Admitted {
         Self { records: 0, first: Sequence::default(), denied: Some(denied) }
     }
 
-    /// Returns what was admitted, which is at least `least` records.
+    /// Returns what was admitted, if it is at least `least` records.
     ///
     /// # Errors
     ///
-    /// Returns why it is less.
+    /// Returns what denied more records.
     pub(crate) fn at_least(self, least: u32) -> Result<Acquired, Denied> {
         let Self { records, first, denied } = self;
         match denied {
@@ -244,8 +243,8 @@ impl Protocol {
         }
     }
 
-    /// Counts credits and places that are about to be taken for records to come, takes them, and ends
-    /// the count of those that it did not get.
+    /// Counts `wanted` credits and places as taken for records to come, takes them by `take`, and
+    /// ends the count of those that `take` did not get.
     pub(super) fn take_ahead<R>(
         &self,
         account: Option<u32>,
@@ -265,7 +264,8 @@ impl Protocol {
         taken
     }
 
-    /// Ends that count, before the credits and places are used or given back.
+    /// Ends the count of [`take_ahead`](Self::take_ahead). Must be called before the credits and
+    /// places are used or given back.
     pub(super) fn end_ahead(&self, account: Option<u32>, places: &Places, records: u32) {
         places.end_ahead(records);
         if let Some(account) = account {
@@ -273,11 +273,11 @@ impl Protocol {
         }
     }
 
-    /// Takes credits of the account, if the request has one, the bytes of the records, and places:
-    /// what is wanted, or what is free if it is enough for the least number of records.
+    /// Takes credits, bytes and places for the wanted records, or for as many as are free if they
+    /// are at least `demand.least`. A request without an account takes places alone.
     ///
     /// Takes the credits first, then the bytes, then the places; the caller then takes a slot of
-    /// the ring. What a later step denies, the earlier steps give back.
+    /// the ring. If a later step denies the request, gives back what the earlier steps took.
     pub(super) fn acquire(
         &self,
         places: &Places,
@@ -329,7 +329,8 @@ impl Protocol {
     /// Notes what a grant has left to others.
     pub(super) fn follow_grant(&self, ledger: &Ledger, grant: &Grant, moved: &mut Moved) {
         moved.left_some |= grant.left_some;
-        // A drainer that was not seen before may have swept before the account announced its turn.
+        // A waiter or drainer that came after the first check may have swept before the account
+        // announced that it leases ahead.
         moved.left_some |= grant.turned_ahead && !self.may_lease_ahead() && ledger.sweep();
     }
 

@@ -7,8 +7,8 @@ use super::admission::Admission;
 /// Shared by every handle that can push: managers, sources, and what holds one of them. When the
 /// last of them is dropped, the buffer is closed, so that workers do not wait for ever.
 ///
-/// The count is that of the `Arc` around it: a handle is made from another one, so that a count of
-/// zero is final, and the thread that drops the last handle closes.
+/// The `Arc` around it counts the handles. Each handle is made from another one, so a count of zero
+/// is final. The thread that drops the last handle closes the buffer.
 pub(crate) struct Pushers(Arc<Admission>);
 
 impl Pushers {

@@ -6,7 +6,8 @@ use crate::sync::{AtomicU32, AtomicU64, SeqCst};
 
 /// The workers that wait at a stage.
 pub(crate) struct Receivers {
-    /// The number of workers that wait for any record; in the upper half, the number that linger.
+    /// Lower half: the number of workers that wait for any record. Upper half: the number that
+    /// linger.
     waiting: AtomicU64,
     /// Notified when a record was added.
     not_empty: Event,
@@ -18,8 +19,8 @@ pub(crate) struct Receivers {
 /// One worker that lingers, in `Receivers::waiting`.
 const LINGERING: u64 = 1 << 32;
 
-/// A worker that waits. It is counted until the value is dropped. It must look for records once
-/// more after it was created: see [`Receivers::notify`].
+/// A worker that waits. It is counted until the value is dropped. The worker must look for records
+/// once more after it has created the value: see [`Receivers::notify`].
 pub(crate) struct Receiver<R: AsRef<Receivers>> {
     stage: R,
     /// What it adds to `Receivers::waiting`.

@@ -1,6 +1,6 @@
 //! The queue of requests that found no credits or no places.
 //!
-//! It is a batch semaphore over three caps. Requests of one source for one stage stand in a line,
+//! It is a batch semaphore over several caps. Requests of one source for one stage stand in a line,
 //! and the head of a line is blocked at the cap that denied it. A release at a cap grants the
 //! oldest heads there that fit. A head that was bypassed too often *reserves* what it needs at its
 //! caps: others may take only what leaves enough for it. One request reserves at a time.
@@ -21,9 +21,9 @@ use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
 /// A request for places for `records` records, and for credits of `account`, unless the records
-/// have their credits. When it is granted, it takes what is free for up to `most`, unless it asks
-/// for bytes. While it is granted, these count as taken for records to come; if it is `ahead`, they
-/// still do when its outcome is taken.
+/// have their credits. A grant takes what is free for up to `most` records; for `records` if the
+/// request asks for bytes. What it takes counts as taken for records to come: until the outcome is
+/// taken, or, if the request is `ahead`, also after that.
 pub(crate) struct Request {
     pub(crate) account: Option<u32>,
     pub(crate) stage: SharedStage,
@@ -60,7 +60,7 @@ type LineKey = (Option<u32>, StageKey);
 /// The number of releases at its cap that may bypass the request with the first turn there.
 const MAX_BYPASSED: u32 = 4;
 
-/// The time for which a reservation stands at least while nothing is released at the cap where its
+/// The shortest time for which a reservation stands while nothing is released at the cap where its
 /// request is blocked.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -71,19 +71,19 @@ struct Waiter {
     request: Request,
     state: State,
     waker: Option<Waker>,
-    /// Its place in the order in which requests reserve: its ticket, and a later number after a
-    /// reservation in vain.
+    /// Its place in the order in which requests reserve: at first its ticket, and a later number
+    /// after a reservation that expired.
     turn: u64,
     /// What it needs of the cap at which it is blocked.
     size: u32,
-    /// The number of releases at its cap while its turn was the first there.
+    /// The number of releases at its cap while it had the first turn there.
     bypassed: u32,
     last_release: Option<Instant>,
     /// The longest time between two of these releases.
     longest_gap: Duration,
     /// The time for which its next reservation stands without a release.
     patience: Duration,
-    /// It does not reserve before this time.
+    /// It may not reserve before this time.
     rests_until: Option<Instant>,
 }
 
@@ -97,7 +97,7 @@ enum State {
     Decided(Result<Acquired, Denied>),
 }
 
-/// The number of sizes of which the heads are looked at when one is granted.
+/// When a head is granted, it is chosen among the heads of at most this many sizes.
 const MAX_SIZES: usize = 64;
 
 /// The heads that are blocked at one cap.
@@ -149,9 +149,9 @@ pub(super) struct Deferred {
     unused: Vec<Waker>,
     /// Closed stages that are now empty.
     pub(super) emptied: Vec<SharedStage>,
-    /// Stages whose places were taken or given back: their signals must follow.
+    /// Stages whose places were taken or given back: their signals must be updated.
     pub(super) places_moved: Vec<SharedStage>,
-    /// What was moved: signals and drainers must follow it.
+    /// What was moved: see [`Admission::follow`](super::Admission::follow).
     pub(super) moved: Vec<Moved>,
     /// When the reservation ends unless something is released.
     pub(super) expires: Option<Instant>,
@@ -184,7 +184,7 @@ pub(super) struct Freed {
 }
 
 impl Freed {
-    /// Credits and bytes of the whole buffer.
+    /// Returns the caps of the whole buffer, on records and on bytes.
     pub(super) fn pool() -> Self {
         Self { account: None, stage: None, pool: true, bytes: true }
     }
@@ -292,8 +292,8 @@ impl Waiter {
 }
 
 impl Blocked {
-    /// Returns the oldest head that asks for no more than `free`: if these are of more than 64
-    /// sizes, the oldest of the 64 smallest sizes.
+    /// Returns the oldest head that asks for no more than `free`. If such heads have more than 64
+    /// sizes, looks at the 64 smallest sizes only.
     fn oldest_that_fits(&self, free: u32) -> Option<Ticket> {
         let mut oldest: Option<Ticket> = None;
         let mut from = (0, 0);
@@ -319,8 +319,8 @@ impl WaitQueue {
         request: Request,
         deferred: &mut Deferred,
     ) -> Ticket {
-        // A release whose write comes after these sees the request. What was released earlier is
-        // seen below.
+        // A release that writes one of these words later sees the request. The attempt below sees
+        // what was released earlier.
         request.stage.places().fence();
         if let Some(account) = request.account {
             protocol.ledger.fence_all(protocol.account(account));
@@ -363,8 +363,8 @@ impl WaitQueue {
         self.next
     }
 
-    /// Returns the outcome of a request, if it is decided. Otherwise the decision will wake that
-    /// waker.
+    /// Returns the outcome of a request, if it is decided. Otherwise stores the waker, which the
+    /// decision wakes.
     pub(super) fn poll(
         &mut self,
         protocol: &Protocol,
@@ -403,7 +403,7 @@ impl WaitQueue {
             State::Blocked(_) => {
                 denied = self.attempt(protocol, ticket, deferred).err().unwrap_or(denied);
             }
-            // A cap may deny it, or only the head of its line.
+            // A cap may deny it, or it only waits behind the head of its line.
             State::InLine => denied = self.denied_in_line(protocol, &waiter.request),
         }
         if let State::Decided(outcome) = self.waiters[&ticket].state {
@@ -515,7 +515,7 @@ impl WaitQueue {
         if let Some(account) = freed.account
             && protocol.account(account).guarantee() > 0
         {
-            // What they need of the pool has become less.
+            // The requests of this account now need less from the pool.
             let lines = self.lines.range((Some(account), 0)..=(Some(account), StageKey::MAX));
             self.to_try.extend(lines.filter_map(|(_, tickets)| tickets.first()));
         }
@@ -554,7 +554,8 @@ impl WaitQueue {
         if let Some(account) = account {
             protocol.account(account).reserve(records);
             protocol.ledger.reserve(records);
-            // Idle credits that others have leased ahead are not theirs any more.
+            // The sweep moves idle credits of other accounts to the pool, where the reservation
+            // counts.
             let mut swept = protocol.ledger.sweep();
             if let Some(bytes) = &protocol.bytes {
                 bytes.account(account).reserve(units);
@@ -658,8 +659,9 @@ impl WaitQueue {
             if !matches!(waiter.state, State::Blocked(at) if at == cap) {
                 return true;
             }
-            // A push took some of it meanwhile. What is left may be enough for a smaller request.
-            // If it now needs more, because its source used up a guarantee, that was the reason.
+            // If it needs no more than before, a push took some of what was free, and the rest may
+            // be enough for a smaller request. It may also need more, because its source used up
+            // its guarantee: then try all sizes again.
             if waiter.size <= size {
                 let Some(less) = size.checked_sub(1) else { return false };
                 most = less;
@@ -708,7 +710,7 @@ impl WaitQueue {
         while let Err(denied) = looked
             && protocol.sweep_for(denied)
         {
-            // What is released in those accounts from now on goes to the pool, and is seen to do so.
+            // From now on, what those accounts release goes to the pool, and notifies this request.
             deferred.moved.push(Moved::swept());
             looked = look();
         }
@@ -770,7 +772,7 @@ impl WaitQueue {
         outcome: Result<Acquired, Denied>,
         deferred: &mut Deferred,
     ) {
-        // A close rejects the whole line, so that no next one is to be tried.
+        // A close rejects the whole line, so the next request need not be tried.
         let try_next = outcome != Err(Denied::Closed);
         self.forget(protocol, ticket, try_next);
         if let Some(waiter) = self.waiters.get_mut(&ticket) {

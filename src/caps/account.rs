@@ -9,15 +9,16 @@ use crate::sync::{AtomicBool, AtomicSetting, AtomicU32, Instant, PlainMutex, Seq
 pub(crate) struct Account {
     word: Packed<Balance>,
     capacity: AtomicU32,
-    /// Credits that no other account can have: the first that this one uses. An account that has some
-    /// never leases ahead.
+    /// Credits that no other account can have. They are the first that this account uses. An
+    /// account with a guarantee never leases ahead.
     guarantee: AtomicSetting,
     /// Credits that are reserved for a request that waits. Written under the lock of the wait
     /// queue.
     reserved: AtomicSetting,
     /// Credits in use that parked dead letters hold.
     parked: AtomicSetting,
-    /// Credits in use for records to come, counted as [`Places`](super::Places) counts their places.
+    /// Credits in use for records to come, counted as [`Places`](super::Places) counts their
+    /// places.
     reserved_ahead: AtomicSetting,
     /// The next entry of the ledger's list of accounts that lease ahead.
     pub(super) next_ahead: AtomicU32,
@@ -25,7 +26,7 @@ pub(crate) struct Account {
     pub(super) listed: AtomicBool,
     cell: SignalCell,
     tally: Tally,
-    /// Since when no credit is in use, for an account that [notes](Self::note_when_empty) it. In a box,
+    /// Since when no credit is in use, if the account [notes](Self::note_when_empty) that. Boxed,
     /// because few accounts do.
     empty_since: PlainMutex<Option<Box<Instant>>>,
 }
@@ -186,8 +187,8 @@ impl Account {
         self.word.update(change).ok().map(Balance::idle)
     }
 
-    /// Takes `wanted` idle credits, which are within both caps, and returns how many are in use
-    /// then. Makes one attempt.
+    /// Takes `wanted` idle credits, and returns how many are in use after that. Idle credits are
+    /// within both caps. Makes one attempt.
     #[inline]
     pub(super) fn take_idle(&self, wanted: u32) -> Option<u32> {
         let balance = self.balance();
@@ -243,7 +244,7 @@ impl Account {
         self.parked.load(SeqCst)
     }
 
-    /// Returns the credits in use for records to come: not more than are in use at all.
+    /// Returns the credits in use for records to come: at most the credits in use.
     pub(crate) fn reserved_ahead(&self) -> u32 {
         self.reserved_ahead.load(SeqCst).min(self.used())
     }
@@ -253,12 +254,13 @@ impl Account {
         self.reserved_ahead.fetch_add(credits, SeqCst);
     }
 
-    /// Ends that count, before the credits are used or given back.
+    /// Ends the count of [`reserve_ahead`](Self::reserve_ahead). Must be called before the credits
+    /// are used or given back.
     pub(crate) fn end_ahead(&self, credits: u32) {
         self.reserved_ahead.fetch_sub(credits, SeqCst);
     }
 
-    /// The requests of the source that were refused or waited.
+    /// Returns the counts of requests of the source that were refused or waited.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -276,7 +278,8 @@ impl Account {
         &self.cell
     }
 
-    /// Updates the signal. Must be called after the credits in use have changed, outside every lock.
+    /// Updates the signal. Must be called after the credits in use have changed, outside every
+    /// lock.
     pub(crate) fn update_signal(&self) {
         if self.cell.is_outside(self.used()) {
             self.follow_level();
@@ -293,18 +296,19 @@ impl Account {
         }
     }
 
-    /// Lets an account without credits in use note from now on since when that is so.
+    /// Makes the account note since when no credit is in use. The caller ensures that none is now.
     pub(crate) fn note_when_empty(&self) {
         *self.empty_since.lock() = Some(Box::new(now()));
         self.cell.leave_at_zero();
     }
 
-    /// Returns since when no credit is in use, if the account notes it and none is.
+    /// Returns since when no credit is in use, or `None` if one is in use or the account does not
+    /// note it.
     pub(crate) fn empty_since(&self) -> Option<Instant> {
         if self.used() == 0 { self.empty_since.lock().as_deref().copied() } else { None }
     }
 
-    /// Updates the signal after the caller has taken credits, and left `used` in use.
+    /// Updates the signal after the caller has taken credits. `used` credits are in use since then.
     #[inline]
     pub(crate) fn signal_rise(&self, used: u32) {
         if self.cell.is_above(used, 0) {
@@ -312,7 +316,8 @@ impl Account {
         }
     }
 
-    /// Updates the signal after the caller has released credits, and left `used` in use.
+    /// Updates the signal after the caller has released credits. `used` credits are in use since
+    /// then.
     #[inline]
     pub(crate) fn signal_fall(&self, used: u32) {
         if self.cell.is_below(used, 0) {

@@ -27,8 +27,8 @@ impl Counter {
         self.0.load(Relaxed)
     }
 
-    /// Raises the count to a new reading, and returns the greater of both: a reading that is late
-    /// does not lower it.
+    /// Raises the count to a new reading, and returns the greater of both. A late reading does not
+    /// lower it.
     fn raise(&self, reading: u64) -> u64 {
         self.0.fetch_max(reading, Relaxed).max(reading)
     }
@@ -38,10 +38,10 @@ impl Counter {
     }
 }
 
-/// What became of a stage's records, as far as its word does not tell.
+/// What became of a stage's records: the counts that its word does not hold.
 #[derive(Default)]
 pub(crate) struct Flow {
-    /// Places that were given and had no record.
+    /// Places that were given back without a record.
     pub(crate) unused: Counter,
     pub(crate) forwarded_in: Counter,
     pub(crate) forwarded_out: Counter,
@@ -54,16 +54,16 @@ pub(crate) struct Flow {
     pub(crate) returned: Counter,
     pub(crate) delayed: Counter,
     pub(crate) requeued: Counter,
-    /// The greatest readings so far of the counts that are derived.
+    /// The greatest readings so far of the derived counts.
     accepted: Counter,
     acknowledged: Counter,
 }
 
 impl Flow {
-    /// Returns the counts. `given` places were given by now, of which `released` were released, at
-    /// one instant, and `reserved` had no record some time later.
+    /// Returns the counts. At one instant, `given` places had been given, and `released` of them
+    /// released. At a later one, `reserved` places were taken for records to come.
     pub(super) fn counts(&self, given: u64, released: u64, reserved: u64) -> Counts {
-        // These after the numbers above: see `docs::internals`.
+        // Loaded after the arguments were: see `docs::internals`.
         let unused = self.unused.get();
         let counts = Counts {
             forwarded_in: self.forwarded_in.get(),

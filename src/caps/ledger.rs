@@ -18,8 +18,8 @@ use crate::sync::{Arena, AtomicI64, AtomicSetting, AtomicU32, CachePadded, Mutex
 pub(crate) struct Ledger {
     pool: CachePadded<Packed<Pool>>,
     /// The capacity, less the credits of parked dead letters, less those that are reserved for a
-    /// request that waits, and less those that are guaranteed to accounts and not in use. It is below
-    /// zero while more are reserved than are left.
+    /// request that waits, and less those that are guaranteed to accounts and not in use. It is
+    /// below zero while more are reserved than are left.
     limit: AtomicI64,
     /// Credits that are reserved for a request that waits.
     reserved: AtomicSetting,
@@ -122,8 +122,8 @@ pub(crate) enum Leasing {
     Ahead,
     /// It leases what it needs.
     Exact,
-    /// The same, and the account's idle credits go back to the pool first: the pool may hold more
-    /// than a cap that was lowered.
+    /// It leases what it needs, after the account's idle credits have gone back to the pool: more
+    /// may be leased than a lowered cap allows.
     Reclaim,
 }
 
@@ -136,12 +136,12 @@ pub(crate) fn idle_budget_for(capacity: u32, watermarks: Watermarks) -> u32 {
     (capacity / IDLE_SHARE).min(watermarks.of(capacity).low / 2)
 }
 
-/// What a call of [`Ledger::acquire`] has taken, and what it has moved on the way.
+/// What a call of [`Ledger::acquire`] has taken, and what else it has moved.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) taken: Taken,
-    /// Credits in use after it.
+    /// The credits in use after the call.
     pub(crate) used: u32,
     /// Whether the pool's level has changed, if only for a moment.
     pub(crate) pool_moved: bool,
@@ -186,8 +186,8 @@ impl Ledger {
         self.capacity.load(SeqCst)
     }
 
-    /// Guarantees credits to an account that may be opened later. The caller ensures that no account
-    /// is open yet, and that the guarantees sum to no more than the capacity.
+    /// Guarantees credits to an account that may be opened later. The caller ensures that no
+    /// account is open yet, and that the guarantees sum to no more than the capacity.
     pub(crate) fn guarantee(&self, credits: u32) {
         self.guarantees.fetch_add(credits, SeqCst);
         self.limit.fetch_sub(i64::from(credits), SeqCst);
@@ -215,23 +215,23 @@ impl Ledger {
     }
 
     /// Changes the capacity. No credit beyond it is leased from now on; those that are leased stay
-    /// so. Unless it grows, ends the lease of every account. The caller ensures that no other thread
-    /// changes it, and that requests lease with [`Leasing::Reclaim`] until
+    /// so. Unless it grows, ends the lease of every account. The caller ensures that no other
+    /// thread changes it, and that requests lease with [`Leasing::Reclaim`] until
     /// [`is_within_limit`](Self::is_within_limit). It then notifies waiters and drainers.
     pub(crate) fn set_capacity(&self, capacity: u32, idle_budget: u32) {
         let before = self.capacity();
         self.most.store(self.most().max(capacity), SeqCst);
         self.capacity.store(capacity, SeqCst);
         self.limit.fetch_add(i64::from(capacity) - i64::from(before), SeqCst);
-        // A thread that read the old limit read the old word before: its swap fails. It is also the
-        // half of the handshake that pairs with the fence in `WaitQueue::enter`.
+        // A thread that read the old limit read the old word before that, so its swap fails. This
+        // write also pairs with the fence in `WaitQueue::enter`.
         let _ = self.pool.update(|pool| Some(pool.with_next_epoch()));
         let mut register = self.register.lock();
         register.idle_budget = idle_budget;
         self.share_idle_budget(&mut register);
         drop(register);
         if capacity < before {
-            // A sweep of another thread may still be on its way.
+            // Not by a sweep: one of another thread may still be under way.
             for (_, account) in self.accounts.iter() {
                 self.reclaim(account);
             }
@@ -243,13 +243,13 @@ impl Ledger {
         i64::from(self.pool.load().leased()) <= self.limit.load(SeqCst)
     }
 
-    /// Changes the cap of an account. No credit beyond it is given from now on; those in use stay so.
-    /// The caller ensures that no other thread changes it, and then notifies waiters.
+    /// Changes the cap of an account. No credit beyond it is given from now on; those in use stay
+    /// so. The caller ensures that no other thread changes it, and then notifies waiters.
     pub(crate) fn set_account_capacity(&self, account: &Account, capacity: u32) -> Released {
         let lowered = capacity < account.capacity();
         account.set_marks(self.watermarks.of(capacity));
         let idle = if lowered { account.end_lease(Lease::Exact) } else { None };
-        // Whoever writes the word later sees the cap.
+        // A thread that writes the word later sees the new cap.
         account.fence();
         self.give_back(idle.unwrap_or(0))
     }
@@ -274,7 +274,7 @@ impl Ledger {
         (index, self.open(&mut register, index, capacity, guarantee))
     }
 
-    /// Opens the account of an index that another ledger has given, in a ledger that gives none
+    /// Opens the account of an index that another ledger chose. This ledger must not choose indices
     /// itself. The caller ensures that the account is closed and holds nothing.
     pub(crate) fn open_account_at(&self, index: u32, capacity: u32) {
         let mut register = self.register.lock();
@@ -395,7 +395,7 @@ impl Ledger {
         }
     }
 
-    /// The same, for an account with a guarantee or one without.
+    /// Performs [`acquire`](Self::acquire) for an account with a guarantee, or one without.
     ///
     /// Each round of the loop leases what is missing, or sweeps, or makes one attempt to swap the
     /// account's word.
@@ -413,7 +413,7 @@ impl Ledger {
         let mut guaranteed = 0;
         let mut leased_ahead = false;
         let mut swept = false;
-        // Whether credits went back to the pool on the way.
+        // Whether credits went back to the pool.
         let mut reclaimed = false;
         let mut exhausted = false;
         let mut balance = account.balance();
@@ -447,7 +447,8 @@ impl Ledger {
                     Leasing::Ahead if !GUARANTEED => self.ahead.load(SeqCst).min(room - want),
                     _ => 0,
                 };
-                // Guaranteed credits in hand count as leased, and the limit does not allow for them yet.
+                // Guaranteed credits in hand count as leased, and the limit does not allow for them
+                // yet.
                 let leased = self.lease(missing, ahead, own.saturating_add(guaranteed));
                 in_hand += leased;
                 leased_ahead |= leased > missing;
@@ -543,15 +544,15 @@ impl Ledger {
         self.give_back(idle).pool_moved
     }
 
-    /// Takes `wanted` idle credits of the account, and returns how many are in use then. This is
-    /// the usual case far from the global cap.
+    /// Takes `wanted` idle credits of the account, and returns how many are in use after that. This
+    /// is the usual case far from the global cap.
     #[inline]
     pub(crate) fn acquire_idle(&self, account: &Account, wanted: u32) -> Option<u32> {
         account.take_idle(wanted)
     }
 
     /// Takes `wanted` credits from the pool if all accounts lease exactly, and returns how many are
-    /// in use then. Makes one attempt.
+    /// in use after that. Makes one attempt.
     ///
     /// # Errors
     ///
@@ -599,8 +600,8 @@ impl Ledger {
         }
     }
 
-    /// Returns why a request for `wanted` credits gets none of those that the pool has left, of which
-    /// `own` are guaranteed to its account.
+    /// Returns why a request for `wanted` credits cannot take what the pool has left. `own` of the
+    /// credits are guaranteed to its account.
     fn withheld(&self, held: u32, wanted: u32, own: u32) -> Denied {
         let (capacity, reserved) = (self.capacity(), self.reserved.load(SeqCst));
         let others = i64::from(self.parked()) + i64::from(reserved);
@@ -624,7 +625,7 @@ impl Ledger {
         let room = account.limit(own).saturating_sub(balance.used);
         let limit = self.limit.load(SeqCst) + i64::from(own);
         let mut free = limit - i64::from(self.pool.load().leased()) + i64::from(balance.idle());
-        // What is guaranteed to the account comes from no credit that others could have.
+        // Credits that are guaranteed to the account need none of those that all accounts share.
         let guaranteed = account.guaranteed(balance.used, wanted);
         let shared = i64::from(wanted - guaranteed);
         if free < shared {
@@ -654,7 +655,7 @@ impl Ledger {
     /// pass to [`return_lease`](Self::return_lease).
     #[inline]
     pub(crate) fn release(&self, account: &Account, credits: u32) -> (u32, Unreturned) {
-        // Read first: an account that holds nothing may be opened anew.
+        // Read first: once the account holds nothing, it may be opened for another source.
         let guarantee = account.guarantee();
         let before = account.release(credits);
         debug_assert!(before.used >= credits, "more credits given back than were in use");
@@ -710,23 +711,24 @@ impl Ledger {
         credits
     }
 
-    /// Changes how many guaranteed credits are in hand, from `held` to `wanted`. Returns how many they
-    /// are then. No other account can have taken them, so this does not look at the limit. The caller
-    /// raises the limit when they are in use.
+    /// Changes the number of guaranteed credits in hand from `held` to `wanted`, and returns the
+    /// number after that. No other account can have taken them, so this does not check the limit.
+    /// The caller raises the limit when they are in use.
     fn lease_guaranteed(&self, held: u32, wanted: u32) -> u32 {
         let Some(missing) = wanted.checked_sub(held) else {
             let _ = self.give_back(held - wanted);
             return wanted;
         };
         let lease = |pool: Pool| {
-            // Credits in hand may count twice, but not beyond the bits that count them.
+            // Credits in hand may count twice, but the count must not overflow its bits.
             let fits = pool.leased().checked_add(missing).is_some();
             (fits && !pool.is_sealed()).then(|| Pool(pool.0 + u64::from(missing)))
         };
         self.pool.update(lease).map_or(held, |_| wanted)
     }
 
-    /// Gives credits back to the pool, after the limit was lowered by those that stay guaranteed.
+    /// Gives credits back to the pool. The caller has lowered the limit by those that stay
+    /// guaranteed.
     fn give_back_guaranteed(&self, credits: u32) -> Released {
         // The epoch keeps the swap of a thread that read the old limit from succeeding.
         let less = |pool: Pool| Some(Pool(pool.with_next_epoch().0 - u64::from(credits)));
@@ -744,8 +746,8 @@ impl Ledger {
         Released { pool_moved: true, pool_empty: before.leased() == credits }
     }
 
-    /// Announces that an account has turned ahead: enters it in the list first, and counts up the
-    /// epoch second. The account's word has been swapped before.
+    /// Announces that an account has turned ahead: first enters it in the list, then counts up the
+    /// epoch. The caller has swapped the account's word before.
     fn announce_ahead(&self, index: u32, account: &Account) {
         if !account.listed.swap(true, SeqCst) {
             let mut head = self.first_ahead.load(SeqCst);
@@ -772,8 +774,8 @@ impl Ledger {
         while let Some(index) = next.checked_sub(1) {
             let account = self.account(index);
             next = account.next_ahead.load(SeqCst);
-            // Before the lease ends, so that an account that turns ahead after that enters the list
-            // again.
+            // Before the lease ends, so that the account enters the list again if it then turns
+            // ahead.
             account.listed.store(false, SeqCst);
             let _ = self.give_back(account.end_lease(Lease::Exact).unwrap_or(0));
         }
@@ -813,14 +815,15 @@ impl Ledger {
         self.limit.fetch_sub(1, SeqCst);
     }
 
-    /// Takes that credit out of the pool's word. Returns whether every record is settled now.
+    /// Removes the credit of the parked letter from the pool's word. Returns whether every record
+    /// is settled now.
     pub(crate) fn end_parking(&self) -> bool {
         let before = self.pool.update(|pool| Some(pool.with_one_parked()));
         before.is_ok_and(|before| before.leased() == 1)
     }
 
     /// Gives back the credit of a parked letter, and returns how many credits the account uses
-    /// then. The caller must notify waiters.
+    /// after that. The caller must notify waiters.
     pub(crate) fn release_parked(&self, account: &Account) -> u32 {
         // Read first, as in `release`.
         let guarantee = account.guarantee();
@@ -847,8 +850,9 @@ impl Ledger {
         self.pool.load().leased() == 0
     }
 
-    /// Whether every account is closed and no record is left that could come to a stage. It stays so: a
-    /// sealed pool leases no credit, not even to a push that gives it back when it finds its account closed.
+    /// Returns whether every account is closed and no record is left that could come to a stage.
+    /// Once true, it stays true: a sealed pool leases no credit, not even for a moment to a push
+    /// whose account is closed.
     pub(crate) fn is_drained(&self) -> bool {
         let pool = self.pool.load();
         pool.is_sealed() && pool.leased() == 0
@@ -927,13 +931,13 @@ impl Ledger {
     }
 }
 
-/// Credits that are out of use and not back in the pool yet.
+/// Credits that were taken out of use and are not back in the pool yet.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreturned {
     /// The number that goes back to the pool.
     Exact(u32),
-    /// The same, after the limit was lowered by those of them that stay guaranteed.
+    /// The number that goes back to the pool. The limit was lowered by those that stay guaranteed.
     Guaranteed(u32),
     /// The number of idle credits that the account has now.
     Idle(u32),

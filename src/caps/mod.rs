@@ -12,10 +12,10 @@ pub(crate) use counts::{Counter, Tally};
 pub(crate) use ledger::{Grant, Leasing, Ledger, Released, idle_budget_for};
 pub(crate) use places::{Places, Sequence};
 
-/// The bytes of one unit, in which the ledger of bytes counts.
+/// The bytes of one unit. The ledger of bytes counts in units.
 const UNIT: usize = 64;
 
-/// The largest byte budget, in units. The sum of more units than a `u32` holds exceeds it.
+/// The largest byte budget, in units. Sums of units saturate at `u32::MAX`, which exceeds it.
 pub(crate) const MAX_UNITS: u32 = u32::MAX - 1;
 
 /// Converts the size of a record to units, rounded up, and at least one.
@@ -23,7 +23,8 @@ pub(crate) fn units_of(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1)
 }
 
-/// Returns the most units of `records` records that measure `bytes` together, at least a byte each.
+/// Returns the most units that `records` records of `bytes` bytes together can be charged. Each
+/// record counts as at least one byte.
 pub(crate) fn units_for(records: usize, bytes: usize) -> u32 {
     units_of(bytes.max(records).saturating_add(records.saturating_mul(UNIT - 1)) / UNIT * UNIT)
 }
@@ -58,7 +59,7 @@ pub(crate) enum Limit {
 pub(crate) enum Denied {
     /// The cap leaves too few: it holds `held` records of `capacity`.
     Full { limit: Limit, held: u32, capacity: u32 },
-    /// What the global cap leaves is guaranteed to other accounts.
+    /// What the global cap leaves is guaranteed to other accounts. All in records.
     Guaranteed { held: u32, capacity: u32, guaranteed: u32 },
     /// The byte budget leaves less than `wanted`: it holds `held` of `capacity`. All in units.
     BytesFull { limit: Limit, held: u32, capacity: u32, wanted: u32 },
@@ -72,7 +73,7 @@ pub(crate) enum Denied {
 }
 
 impl Denied {
-    /// The cap that stands in the way; none for what can never be granted.
+    /// Returns the cap that denies the request, or `None` if waiting cannot help.
     pub(crate) fn limit(self) -> Option<Limit> {
         match self {
             Self::Full { limit, .. } | Self::BytesFull { limit, .. } | Self::Reserved { limit } => {
@@ -83,7 +84,7 @@ impl Denied {
         }
     }
 
-    /// Converts a denial of the ledger of bytes to a request for `wanted` units.
+    /// Converts the denial with which the ledger of bytes answers a request for `wanted` units.
     pub(crate) fn in_bytes(self, wanted: u32) -> Self {
         match self {
             Self::Full { limit, held, capacity } => {
@@ -96,7 +97,7 @@ impl Denied {
 }
 
 impl Limit {
-    /// The budget of bytes beside a cap of the ledger.
+    /// Returns the byte budget that corresponds to a cap on records.
     fn in_bytes(self) -> Self {
         match self {
             Self::Source => Self::SourceBytes,
@@ -106,12 +107,12 @@ impl Limit {
     }
 }
 
-/// What was taken of what was asked for.
+/// How much of a request was taken.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) records: u32,
-    /// Why it is not all, if it is not.
+    /// What denied the rest, if not all was taken.
     pub(crate) denied: Option<Denied>,
 }
 

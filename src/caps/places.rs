@@ -1,4 +1,4 @@
-//! The cap of a stage: how many records it holds, and the sequence of the next.
+//! The places of a stage: how many records it holds, and the sequence of the next.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub(crate) struct Places {
     /// Places taken for records to come: by permits, producers, granted requests and forwards under
     /// way. Raised before they are taken, and lowered before they are used or given back.
     reserved_ahead: AtomicU32,
-    /// How many more records than blocks the stage's ring holds or is about to hold. It is here
-    /// because a thread that changes it has this cache line already.
+    /// How many more records than blocks the stage's ring holds or is about to hold. Stored here
+    /// because a thread that changes it has already loaded this cache line.
     pub(crate) surplus: AtomicU64,
     capacity: AtomicSetting,
     /// The largest capacity that the stage ever had.
@@ -136,14 +136,15 @@ impl Sequence {
         Self(self.0 & RETURNED | self.0.wrapping_add(records) & COUNT_MASK)
     }
 
-    /// Returns how many places were given since, if `now` is the sequence of the next place.
+    /// Returns how many places were given from this sequence on, if `now` is the sequence of the
+    /// next place.
     pub(crate) fn distance(self, now: Self) -> u32 {
         now.0.wrapping_sub(self.0) & COUNT_MASK
     }
 }
 
 impl Places {
-    /// Creates the places of a stage whose ring has so many slots.
+    /// Creates the places of a stage whose ring has `slots` slots.
     pub(crate) fn new(marks: Marks, slots: u32, number: u32) -> Self {
         let capacity = marks.capacity;
         Self {
@@ -221,8 +222,8 @@ impl Places {
         self.cell.set_marks(marks);
         let before = self.capacity.swap(capacity, SeqCst);
         self.limit.fetch_add(i64::from(capacity) - i64::from(before), SeqCst);
-        // A thread that read the old limit read the old word before: its swap fails. It is also the
-        // half of the handshake that pairs with the fence in `WaitQueue::enter`.
+        // A thread that read the old limit read the old word before that, so its swap fails. This
+        // write also pairs with the fence in `WaitQueue::enter`.
         self.flow.unused.add(1);
         let (Ok(before) | Err(before)) = self.word.update(|now| Some(now.with_one_skipped()));
         self.note_halves(before, 1);
@@ -255,7 +256,7 @@ impl Places {
         self.parked.load(SeqCst)
     }
 
-    /// Returns the places taken for records to come: not more than are taken at all.
+    /// Returns the places taken for records to come: at most the places taken.
     pub(crate) fn reserved_ahead(&self) -> u32 {
         self.reserved_ahead.load(SeqCst).min(self.occupied())
     }
@@ -265,18 +266,19 @@ impl Places {
         self.reserved_ahead.fetch_add(records, SeqCst);
     }
 
-    /// Ends that count, before the places are used or given back.
+    /// Ends the count of [`reserve_ahead`](Self::reserve_ahead). Must be called before the places
+    /// are used or given back.
     pub(crate) fn end_ahead(&self, records: u32) {
         self.reserved_ahead.fetch_sub(records, SeqCst);
     }
 
-    /// What became of the stage's records, as far as the word does not tell.
+    /// Returns the counts of the stage's records that the word does not hold.
     #[inline]
     pub(crate) fn flow(&self) -> &Flow {
         &self.flow
     }
 
-    /// The requests at the stage that were refused or waited.
+    /// Returns the counts of requests at the stage that were refused or waited.
     pub(crate) fn tally(&self) -> &Arc<Tally> {
         &self.tally
     }
@@ -298,8 +300,8 @@ impl Places {
     }
 
     /// Returns how many places were ever given, and how many are taken. The word has the lower 31
-    /// bits of the first number. If its highest bit differs from the number of halves, a thread has
-    /// not counted its half yet.
+    /// bits of the first number. If the highest of them does not match the parity of `halves`, a
+    /// thread has not counted its half yet.
     fn given(&self) -> (u64, u32) {
         let halves = self.halves.get();
         let now = self.word.load();
@@ -307,7 +309,7 @@ impl Places {
         (halves * HALF + now.count() % HALF, now.occupied())
     }
 
-    /// Counts the halves of the range that end with `records` more places.
+    /// Counts the halves of the range that `records` more places complete.
     #[inline]
     fn note_halves(&self, before: Occupancy, records: u32) {
         let halves = (before.count() + u64::from(records)) / HALF - before.count() / HALF;
@@ -331,13 +333,13 @@ impl Places {
         now.is_closed() && now.occupied() == 0
     }
 
-    /// Returns how many places a request may have for which `own` places are reserved.
+    /// Returns how many places are free for a request that has `own` places reserved.
     pub(crate) fn free(&self, own: u32) -> u32 {
         let occupied = self.word.load();
         self.free_of(occupied, own)
     }
 
-    /// Reads the limit after the word: see
+    /// Computes the free places. Reads the limit after the word: see
     /// [`docs::internals`](crate::docs::internals#parked-letters-and-the-limit-words).
     #[inline]
     fn free_of(&self, now: Occupancy, own: u32) -> u32 {
@@ -416,8 +418,8 @@ impl Places {
         before.is_closed() && before.occupied() == records
     }
 
-    /// Gives places back under a lock: the caller must update the signal after it. Returns what
-    /// [`release`](Self::release) returns.
+    /// Gives places back under a lock. The caller must update the signal after releasing the lock.
+    /// Returns what [`release`](Self::release) returns.
     #[must_use]
     pub(crate) fn release_silently(&self, records: u32) -> bool {
         let before = self.subtract(records);
@@ -438,8 +440,8 @@ impl Places {
         self.limit.fetch_sub(1, SeqCst);
     }
 
-    /// Takes that place out of the word: the record has left the stage. Returns what
-    /// [`release`](Self::release) returns.
+    /// Removes the place of the parked letter from the word: the record has left the stage. Returns
+    /// what [`release`](Self::release) returns.
     #[must_use]
     pub(crate) fn end_parking(&self) -> bool {
         self.release(1)

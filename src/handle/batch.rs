@@ -23,8 +23,8 @@ use crate::unwind::Panics;
 /// [`dead_letter`](Self::dead_letter), [`settle`](Self::settle),
 /// [`into_records`](Self::into_records) or [`forward`](Self::forward).
 ///
-/// Iterate over `&batch` or `&mut batch` to work on the records; `batch.iter().as_slice()` is a slice
-/// of them. To settle them one by one, use [`settle`](Self::settle) or
+/// Iterate over `&batch` or `&mut batch` to work on the records; `batch.iter().as_slice()` is a
+/// slice of them. To settle them one by one, use [`settle`](Self::settle) or
 /// [`into_singles`](Self::into_singles).
 ///
 /// # Dropped batches
@@ -33,10 +33,10 @@ use crate::unwind::Panics;
 /// [`return_to_buffer`](Self::return_to_buffer), so that no record is lost if its task is
 /// cancelled.
 ///
-/// If its thread is panicking, its records are also *isolated*: each of them comes again in a batch
-/// of its own until it is settled. A record that makes its worker panic then uses up its own
-/// retries, and no other's. Set [`max_retries`](crate::Builder::max_retries), or it comes back for
-/// ever.
+/// If its thread is panicking, its records are also *isolated*: each is handed out in a batch of
+/// its own until it is settled. A record that makes its worker panic then uses up its own retries,
+/// not those of other records. Set [`max_retries`](crate::Builder::max_retries), or it comes back
+/// forever.
 ///
 /// # Examples
 ///
@@ -237,8 +237,8 @@ impl<E: Envelope> Batch<E> {
         panics.resume();
     }
 
-    /// Moves all records to the dead letters, whatever their retry counts, with a reason for
-    /// whoever reads them.
+    /// Moves all records to the dead letters, whatever their retry counts. Each letter carries the
+    /// reason.
     ///
     /// # Examples
     ///
@@ -260,9 +260,9 @@ impl<E: Envelope> Batch<E> {
 
     /// Calls `decide` for each record in order, then settles each record by its outcome.
     ///
-    /// The records are settled when the call returns. Where the work takes effect later, as with the
-    /// commit of a transaction, use [`partition`](Self::partition), and acknowledge after the commit:
-    /// see [Write in transactions](crate::docs::patterns#write-in-transactions).
+    /// The records are settled when the call returns. Where the work takes effect later, as with
+    /// the commit of a transaction, use [`partition`](Self::partition) and acknowledge after the
+    /// commit: see [Write in transactions](crate::docs::patterns#write-in-transactions).
     ///
     /// # Panics
     ///
@@ -352,10 +352,9 @@ impl<E: Envelope> Batch<E> {
 
     /// Splits the batch into batches of one record each, in order, at a constant cost for each.
     ///
-    /// A worker that fails at one record then settles that record alone: `batch.iter().next()` is the
-    /// record. If the iterator is dropped
-    /// early, the records that it has not handed out go back to the front of their stage, and no
-    /// retry is counted.
+    /// A worker that fails at one record can then settle that record alone; `batch.iter().next()`
+    /// returns the record. If the iterator is dropped early, the records that it has not handed out
+    /// go back to the front of their stage, and no retry is counted.
     ///
     /// # Examples
     ///
@@ -420,7 +419,7 @@ impl<E: Envelope> Batch<E> {
 }
 
 impl<E: Envelope> Batch<E> {
-    /// Moves the records to places in another stage that the caller has taken for them.
+    /// Moves the records to the next stage, where the caller has taken places for them.
     pub(crate) fn move_to(mut self, next: &StageCore<E>, mut first: Sequence) {
         let mut panics = Panics::default();
         self.stage.measure_again(&mut self.contents, &mut panics);
@@ -509,7 +508,8 @@ impl<E: Envelope> Drop for Batch<E> {
     }
 }
 
-/// A batch that no worker has tried. Its drop puts it back to its stage as it is.
+/// A batch that no worker has tried. Dropping it puts its records back to their stage and counts no
+/// retry.
 pub(crate) struct Untried<E: Envelope>(pub(crate) Batch<E>);
 
 impl<E: Envelope> Untried<E> {
@@ -546,7 +546,8 @@ impl<E: Envelope> Iterator for Singles<E> {
 
 impl<E: Envelope> ExactSizeIterator for Singles<E> {}
 
-/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+/// A panic leaves every count exact: see
+/// [`internals`](crate::docs::internals#panics-and-user-code).
 impl<E: Envelope + UnwindSafe> UnwindSafe for Singles<E> {}
 impl<E: Envelope + RefUnwindSafe> RefUnwindSafe for Singles<E> {}
 
@@ -556,7 +557,8 @@ impl<E: Envelope> fmt::Debug for Singles<E> {
     }
 }
 
-/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+/// A panic leaves every count exact: see
+/// [`internals`](crate::docs::internals#panics-and-user-code).
 impl<E: Envelope + UnwindSafe> UnwindSafe for Batch<E> {}
 impl<E: Envelope + RefUnwindSafe> RefUnwindSafe for Batch<E> {}
 

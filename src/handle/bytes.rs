@@ -18,7 +18,7 @@ impl SourceCore {
         if self.admission().measures() { units_of(record.size_bytes()) } else { 0 }
     }
 
-    /// Measures records, in units. Returns no number in a buffer without byte budgets.
+    /// Measures records, in units. Returns an empty `Vec` in a buffer without byte budgets.
     #[inline]
     pub(crate) fn measure_all<E: Envelope>(&self, records: &[E]) -> Vec<u32> {
         if self.admission().measures() {
@@ -28,7 +28,7 @@ impl SourceCore {
         }
     }
 
-    /// Returns the account of bytes, in a buffer with byte budgets.
+    /// Returns the byte account, in a buffer with byte budgets.
     pub(crate) fn bytes_account(&self) -> Option<&Account> {
         self.admission().bytes().map(|bytes| bytes.account(self.index()))
     }
@@ -39,7 +39,7 @@ impl SourceCore {
         (Wanted::All(records.len(), sum_of(&units)), units)
     }
 
-    /// Returns a request for so many records that measure so many bytes together.
+    /// Returns a request for `records` records that measure `bytes` together.
     fn sized(&self, records: usize, bytes: usize) -> Wanted {
         let records = records.max(1);
         let units = if self.admission().measures() { units_for(records, bytes) } else { 0 };
@@ -48,22 +48,23 @@ impl SourceCore {
 }
 
 impl<E: Envelope> Source<E> {
-    /// Returns how many bytes the records of this source are charged, in steps of 64 bytes for each
-    /// record. Those of [permits](Permit) and of parked dead letters count. Returns 0 in a buffer
-    /// without [byte budgets](crate::Builder::max_total_bytes).
+    /// Returns how many bytes the records of this source are charged. The size of each record is
+    /// rounded up to a multiple of 64 bytes. What [permits](Permit) and parked dead letters hold
+    /// counts as well. Returns 0 in a buffer without
+    /// [byte budgets](crate::Builder::max_total_bytes).
     ///
     /// The value may be outdated on return if other threads use the source.
     pub fn held_bytes(&self) -> usize {
         self.core().bytes_account().map_or(0, |account| bytes_of(account.used()))
     }
 
-    /// Waits until credits, places and bytes for `records` records that measure `bytes` together are
-    /// reserved.
+    /// Waits until credits, places and bytes for `records` records that measure `bytes` together
+    /// are reserved.
     ///
     /// A buffer with byte budgets learns the size of a record when it is pushed, so the permits of
     /// [`reserve`](Self::reserve) hold no bytes, and a push with them may be refused. A permit from
-    /// this call accepts records that measure no more than `bytes` together. A record of no bytes
-    /// counts as one. In a buffer without byte budgets, `bytes` has no effect.
+    /// this call accepts records that measure no more than `bytes` together. A record of 0 bytes
+    /// counts as 1 byte. In a buffer without byte budgets, `bytes` has no effect.
     ///
     /// # Errors
     ///
@@ -73,7 +74,7 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Cancel safety
     ///
-    /// That of [`reserve`](Self::reserve).
+    /// The same as for [`reserve`](Self::reserve).
     ///
     /// # Examples
     ///
@@ -150,7 +151,7 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Errors
     ///
-    /// Returns the limit that leaves too few records or bytes, and the other reasons of
+    /// Returns the limit that leaves too few credits, places or bytes, and the other reasons of
     /// [`try_reserve`](Self::try_reserve).
     ///
     /// # Examples

@@ -105,9 +105,8 @@ impl<E: Envelope> Batch<E> {
     ///
     /// Returns the whole batch and the reason:
     ///
-    /// - [`StageFull`](RejectReason::StageFull) or
-    ///   [`ParkedLetters`](RejectReason::ParkedLetters) if the next stage does not have room for all
-    ///   of it.
+    /// - [`StageFull`](RejectReason::StageFull) or [`ParkedLetters`](RejectReason::ParkedLetters)
+    ///   if the next stage has no room for the whole batch.
     /// - [`OthersFirst`](RejectReason::OthersFirst) if the places are reserved.
     /// - [`TooLarge`](RejectReason::TooLarge) if the batch is larger than the next stage's capacity
     ///   and never fits: split it with [`split_off`](Self::split_off).
@@ -143,7 +142,8 @@ impl<E: Envelope> Batch<E> {
         self.move_or_fail(next, acquired)
     }
 
-    /// Returns why the next stage can never take the batch, unless it is closed.
+    /// Returns why the next stage can never take the batch. Does not check whether the stage is
+    /// closed.
     fn never_fits(&self, next: &StageCore<E>) -> Option<RejectReason> {
         let (records, capacity) = (self.len(), next.places().capacity() as usize);
         if !Arc::ptr_eq(next.admission(), self.stage().admission()) {
@@ -202,9 +202,9 @@ impl<E: Envelope> Batch<E> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it resolves, polled or not, the batch goes back to the front of its stage,
-    /// and no retry is counted: see [`requeue`](Self::requeue). A future that was granted its
-    /// places holds them until it is polled or dropped.
+    /// If the future is dropped before it resolves, polled or not, the batch goes back to the front
+    /// of its stage, and no retry is counted: see [`requeue`](Self::requeue). A future that was
+    /// granted its places holds them until it is polled or dropped.
     ///
     /// # Examples
     ///
@@ -235,7 +235,7 @@ impl<E: Envelope> Batch<E> {
         self,
         next: &Stage<E>,
     ) -> impl Future<Output = Result<(), ForwardError<E>>> + Send + use<'_, E> {
-        // From here on, so that a future that is never polled counts no retry either.
+        // Outside the `async` block, so that a future that is never polled counts no retry either.
         let batch = Untried(self);
         async move {
             let done = match batch.into_batch().forward_or_wait(next.core()) {
@@ -269,7 +269,7 @@ impl<E: Envelope> Batch<E> {
     /// # Errors
     ///
     /// Returns the same errors as [`forward`](Self::forward). After the timeout, returns the whole
-    /// batch and what was in the way; [`is_full`](ForwardError::is_full) is then true.
+    /// batch and the limit that was in the way; [`is_full`](ForwardError::is_full) is then true.
     ///
     /// # Examples
     ///
@@ -321,7 +321,7 @@ impl<E: Envelope> Batch<E> {
         self,
         next: &Arc<StageCore<E>>,
     ) -> Result<Result<(), ForwardError<E>>, (Self, Acquire)> {
-        // In its own stage, the places that the batch waits for may be its own.
+        // A batch that waits for places of its own stage may wait for its own places.
         let own = Arc::ptr_eq(next, self.stage());
         let mut batch = self;
         if own

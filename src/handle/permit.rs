@@ -119,7 +119,7 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Errors
     ///
-    /// Returns the limit that leaves too few, and the other reasons of
+    /// Returns the limit that leaves too few credits or places, and the other reasons of
     /// [`try_send`](Self::try_send). A number of records that exceeds a cap is
     /// [`TooLarge`](RejectReason::TooLarge).
     ///
@@ -159,15 +159,15 @@ impl<E: Envelope> Source<E> {
         Permit::new(self, stage, acquired, wanted)
     }
 
-    /// Waits until a record may be pushed, and reserves credits and places for as many records as
-    /// there are then, up to `max`.
+    /// Waits until a record may be pushed, then reserves as many credits and places as are free, up
+    /// to `max`.
     ///
     /// A program that fetches records from elsewhere reserves first, and fetches no more than
     /// [`Permit::len`]. A `max` of 0 counts as 1, and one above a cap counts as the cap.
     ///
     /// The call waits as [`send`](Self::send) does, for one credit and one place, in turn with the
-    /// other requests of the source. When its turn has come it takes what is free, including what
-    /// later requests might use.
+    /// other requests of the source. When its turn comes, it takes all that is free up to `max`,
+    /// even if later requests could use it.
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Cancel safety
     ///
-    /// That of [`reserve`](Self::reserve).
+    /// The same as for [`reserve`](Self::reserve).
     ///
     /// # Examples
     ///
@@ -240,15 +240,16 @@ impl<E: Envelope> Source<E> {
         self.reserve_until(stage, Wanted::AheadUpTo(max), now().checked_add(timeout))
     }
 
-    /// Reserves credits and places for as many records as there are now, up to `max` and at least
-    /// one, without waiting.
+    /// Reserves as many credits and places as are free, up to `max` and at least one, without
+    /// waiting.
     ///
     /// A `max` of 0 counts as 1. Like [`try_send`](Self::try_send), the call does not queue behind
     /// requests that wait.
     ///
     /// # Errors
     ///
-    /// Returns the limit that leaves none, and the other reasons of [`try_send`](Self::try_send).
+    /// Returns the limit that leaves no credit or place, and the other reasons of
+    /// [`try_send`](Self::try_send).
     ///
     /// # Examples
     ///
@@ -287,17 +288,17 @@ impl<E: Envelope> Source<E> {
 /// Reserved credits and places in a stage, from [`Source::reserve`] and the calls beside it.
 ///
 /// In a buffer with [byte budgets](crate::Builder::max_total_bytes), a permit from
-/// [`Source::reserve_bytes`] also holds bytes. A push takes what its record measures from these, and
-/// what they lack from the budgets. It is refused if the budgets have too little left.
+/// [`Source::reserve_bytes`] also holds bytes. A push takes the bytes of its record from the permit
+/// first, and the rest from the budgets. It is refused if the budgets leave too little.
 ///
-/// The places count in [`Stage::reserved`](crate::Stage::reserved), and the permit is named in
-/// [`BufferManager::remaining`](crate::BufferManager::remaining), as long as no record was pushed
-/// with them. Dropping a permit releases them. As long as it exists, [`drain`](crate::BufferManager::drain)
-/// does not return, because a record may still be pushed. A permit that is passed to
+/// Places for which no record was pushed yet count in [`Stage::reserved`](crate::Stage::reserved),
+/// and [`BufferManager::remaining`](crate::BufferManager::remaining) names them. Dropping the
+/// permit releases them. While it holds any, [`drain`](crate::BufferManager::drain) does not
+/// return, because a record may still be pushed. A permit that is passed to
 /// [`mem::forget`](std::mem::forget) holds its credits and places forever.
 ///
-/// Records of one permit keep their order, and come before those of later pushes of the same
-/// source only if they are pushed earlier.
+/// Records of one permit keep their order. Among the other records of the source, their order is
+/// that of the pushes, not of the reservation.
 ///
 /// # Examples
 ///
@@ -320,7 +321,7 @@ pub struct Permit<E: Envelope> {
     source: Source<E>,
     stage: Arc<StageCore<E>>,
     records: u32,
-    /// Units of bytes that are reserved beside them.
+    /// Units of bytes that are reserved for these records.
     units: u32,
     first: Sequence,
 }
@@ -356,14 +357,14 @@ impl<E: Envelope> Permit<E> {
 
     /// Pushes one record and keeps the rest of the reservation.
     ///
-    /// Without byte budgets the call cannot fail while the permit is not used up, even if the buffer
-    /// was closed in the meantime.
+    /// Without byte budgets the call cannot fail while the permit is not used up, even if the
+    /// buffer was closed in the meantime.
     ///
     /// # Errors
     ///
-    /// Returns the record if the permit [is used up](Self::is_empty). In a buffer with byte budgets,
-    /// also returns it if it measures more than what is left of the permit's bytes and of the
-    /// budgets; the permit keeps its credit. A closed buffer gives a permit no further bytes.
+    /// Returns the record if the permit [is used up](Self::is_empty). In a buffer with byte
+    /// budgets, also returns it if it measures more than what is left of the permit's bytes and of
+    /// the budgets; the permit keeps its credit. A closed buffer gives a permit no further bytes.
     ///
     /// # Examples
     ///
@@ -396,8 +397,8 @@ impl<E: Envelope> Permit<E> {
         Ok(())
     }
 
-    /// Takes units for a record, first of those that are reserved. Returns whether there were
-    /// enough.
+    /// Takes units for a record: reserved ones first, then units of the budgets. Returns whether
+    /// there were enough.
     fn take_units(&mut self, units: u32) -> bool {
         let source = self.source.core();
         let more = units.saturating_sub(self.units);
@@ -408,7 +409,7 @@ impl<E: Envelope> Permit<E> {
         true
     }
 
-    /// Gives back the units that are left of a permit that is used up.
+    /// Gives back the remaining units if the permit is used up.
     fn release_spare_units(&mut self) {
         if self.is_empty() && self.units > 0 {
             let source = self.source.core();
@@ -416,7 +417,7 @@ impl<E: Envelope> Permit<E> {
         }
     }
 
-    /// Takes `records` out of the reservation, and returns the sequence of the first.
+    /// Takes `records` records out of the reservation, and returns the sequence of the first.
     fn use_up(&mut self, records: u32) -> Sequence {
         let source = self.source.core();
         source.admission().end_ahead(source.index(), self.stage.places(), records);
@@ -428,8 +429,8 @@ impl<E: Envelope> Permit<E> {
 
     /// Pushes one record and releases the rest of the reservation.
     ///
-    /// Without byte budgets the call cannot fail on a permit that is not used up, even if the buffer
-    /// was closed in the meantime.
+    /// Without byte budgets the call cannot fail on a permit that is not used up, even if the
+    /// buffer was closed in the meantime.
     ///
     /// # Panics
     ///
@@ -443,8 +444,8 @@ impl<E: Envelope> Permit<E> {
     ///
     /// # Errors
     ///
-    /// Returns the records beyond [`len`](Self::len), or beyond what the byte budgets leave. Those
-    /// before are pushed.
+    /// Returns the records beyond [`len`](Self::len), or beyond what the byte budgets leave. The
+    /// records before them are pushed.
     ///
     /// # Examples
     ///
@@ -491,7 +492,8 @@ impl<E: Envelope> Drop for Permit<E> {
     }
 }
 
-/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+/// A panic leaves every count exact: see
+/// [`internals`](crate::docs::internals#panics-and-user-code).
 impl<E: Envelope> UnwindSafe for Permit<E> {}
 impl<E: Envelope> RefUnwindSafe for Permit<E> {}
 

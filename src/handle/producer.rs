@@ -13,25 +13,25 @@ use crate::record::Envelope;
 use crate::store::to_u32;
 use crate::sync::{Instant, now};
 
-/// The most records of a block unless [`Producer::with_block_size`] says otherwise.
+/// The most records of a block, unless [`Producer::with_block_size`] sets another number.
 const BLOCK_SIZE: u32 = 256;
 
-/// The most records that a block can be made of.
+/// The largest value of [`Producer::with_block_size`].
 const MAX_BLOCK_SIZE: usize = 1 << 16;
 
 /// How many records the first block holds, and the next one when workers wait.
 const FIRST_BLOCK: u32 = 8;
 
-/// The largest share of a cap that one block may take: one part in so many.
+/// One block takes at most one part in this many of a cap.
 const SHARE_OF_CAP: u32 = 4;
 
 /// A handle that gathers single records into blocks, owned by one thread or task.
 ///
-/// **Workers see a record when it is published**, and until then it is *pending*. Records are
-/// published as a block: when the block is full, at [`flush`](Self::flush), when the producer is
-/// dropped, and at any push while a worker waits for records. A worker that waits therefore gets each
-/// record at once, and a busy one finds blocks, which cost it and the producer a fraction of single
-/// records. What is pending when the producer goes quiet stays pending. As with
+/// **Workers see a record when it is published**. Until then it is *pending*. Records are published
+/// as a block: when the block is full, at [`flush`](Self::flush), when the producer is dropped, and
+/// at any push while a worker waits for records. A worker that waits therefore gets each record at
+/// once, and a busy one finds blocks, which cost it and the producer a fraction of single records.
+/// Records that are pending when the pushes stop stay pending. As with
 /// [`BufWriter`](std::io::BufWriter), flush before you wait for input:
 ///
 /// ```
@@ -63,11 +63,10 @@ const SHARE_OF_CAP: u32 = 4;
 /// # Caps
 ///
 /// A record holds its credit and its place from the moment it is accepted, so the caps are exact. A
-/// producer also holds credits and places *ahead*, for the rest of its present block at most, and
-/// fewer where there are fewer: at a cap it takes what was freed, as a block. It holds none ahead after
-/// a flush, and takes none while other requests wait. In a buffer with
-/// [byte budgets](crate::Builder::max_total_bytes) each record is charged when it is accepted; no bytes
-/// are held ahead.
+/// producer also holds credits and places *ahead*: at most for the rest of its present block, and
+/// fewer if fewer are free. It holds none ahead after a flush, and takes none while other requests
+/// wait. In a buffer with [byte budgets](crate::Builder::max_total_bytes) each record is charged
+/// when it is accepted; no bytes are held ahead.
 ///
 /// # Order
 ///
@@ -76,30 +75,31 @@ const SHARE_OF_CAP: u32 = 4;
 /// # Close and drain
 ///
 /// Pending records count as not drained. A producer of a closed buffer, source or stage still
-/// publishes what it had accepted.
+/// publishes the records that it had accepted.
 pub struct Producer<E: Envelope> {
     source: Source<E>,
     stage: Stage<E>,
-    /// Accepted and not published yet.
+    /// Records that were accepted and are not published yet.
     open: Vec<E>,
-    /// The units of each, in a buffer with byte budgets.
+    /// The charge of each pending record, in a buffer with byte budgets.
     units: Vec<u32>,
-    /// The sequence of the first of them.
+    /// The sequence of the first pending record.
     first: Sequence,
-    /// How many more records it holds credits and places for.
+    /// The number of further records for which it holds credits and places.
     ahead: u32,
     /// How many records the present block is to hold.
     size: u32,
-    /// The most that it grows to.
+    /// The most that `size` grows to.
     max_size: u32,
-    /// [`Admission::events`](crate::admission::Admission::events) with nothing waiting.
+    /// [`Admission::closings`](crate::admission::Admission::closings) when the producer last
+    /// checked for closed handles and lowered caps.
     events: u64,
-    /// The same, where a record needs no more than a credit and a place: [`MEASURED`] in a buffer
-    /// with byte budgets.
+    /// While [`Admission::events`](crate::admission::Admission::events) returns this, a push may
+    /// use what is ahead without checks. [`MEASURED`] in a buffer with byte budgets.
     fast: u64,
 }
 
-/// No count of events, so that each record is measured.
+/// A number that no count of events reaches, so that each record is measured.
 const MEASURED: u64 = u64::MAX;
 
 impl<E: Envelope> Source<E> {
@@ -136,11 +136,11 @@ impl<E: Envelope> Source<E> {
 }
 
 impl<E: Envelope> Producer<E> {
-    /// Sets the most records that a block grows to, from 1 to 65,536; a number outside counts as the
-    /// nearest. Unless set, 256.
+    /// Sets the most records that a block grows to, from 1 to 65,536. Default: 256.
     ///
-    /// A block never takes more than a quarter of a cap, and no more than the workers of the stage ask
-    /// for. Larger blocks cost less a record and hold more credits ahead.
+    /// A block never takes more than a quarter of a cap, and no more than the workers of the stage
+    /// ask for. Larger blocks cost less per record and hold more credits ahead. A number out of
+    /// range counts as the nearest in range.
     #[must_use]
     pub fn with_block_size(mut self, records: usize) -> Self {
         self.max_size = to_u32(records.clamp(1, MAX_BLOCK_SIZE));
@@ -152,8 +152,7 @@ impl<E: Envelope> Producer<E> {
     ///
     /// # Errors
     ///
-    /// The record and the limit that refused it, as [`Source::try_send`] has them. What was pending is
-    /// published then.
+    /// Returns the same errors as [`Source::try_send`], after publishing what was pending.
     ///
     /// # Examples
     ///
@@ -183,7 +182,7 @@ impl<E: Envelope> Producer<E> {
         Ok(())
     }
 
-    /// Takes a record for which it holds a credit and a place.
+    /// Accepts a record for which the producer holds a credit and a place.
     #[inline]
     fn accept(&mut self, record: E) {
         self.ahead -= 1;
@@ -219,7 +218,7 @@ impl<E: Envelope> Producer<E> {
         taken.map(drop)
     }
 
-    /// Takes a record for which it holds so many units.
+    /// Accepts a record for which the producer also holds `units` units.
     fn accept_charged(&mut self, record: E, units: u32) {
         if units > 0 {
             self.units.push(units);
@@ -227,8 +226,8 @@ impl<E: Envelope> Producer<E> {
         self.accept(record);
     }
 
-    /// Takes a record after [`prepare`](Self::prepare) and [`charge`](Self::charge), and holds
-    /// nothing ahead where others wait.
+    /// Accepts a record after [`prepare`](Self::prepare) and [`charge`](Self::charge). Flushes if
+    /// other requests wait, so that it holds nothing ahead of them.
     pub(super) fn accept_prepared(&mut self, record: E, units: u32) {
         self.accept_charged(record, units);
         if self.source.core().admission().has_waiters() {
@@ -236,13 +235,13 @@ impl<E: Envelope> Producer<E> {
         }
     }
 
-    /// Whether requests wait, so that a record that waits for room stands in line with them.
+    /// Returns whether the next record must queue behind requests that wait.
     pub(super) fn must_queue(&self) -> bool {
         let all_is_ahead = self.ahead > 0 && self.fast != MEASURED;
         !all_is_ahead && self.source.core().admission().has_waiters()
     }
 
-    /// Sees to it that it holds a credit and a place for the next record.
+    /// Ensures that the producer holds a credit and a place for the next record.
     pub(super) fn prepare(&mut self) -> Result<(), RejectReason> {
         let admission = self.source.core().admission();
         let (events, waits) = (admission.closings(), admission.has_waiters());
@@ -251,7 +250,7 @@ impl<E: Envelope> Producer<E> {
                 self.flush();
                 return Err(RejectReason::Closed);
             }
-            // A cap may have been lowered: what is ahead may be more than it allows.
+            // A cap may have been lowered below what is held ahead.
             self.flush();
             self.events = events;
             if self.fast != MEASURED {
@@ -268,7 +267,7 @@ impl<E: Envelope> Producer<E> {
         Ok(())
     }
 
-    /// Begins a block of records for which it holds credits and places.
+    /// Begins a block of records for which the producer holds credits and places.
     pub(super) fn hold(&mut self, records: u32, first: Sequence) {
         self.first = first;
         self.ahead = records;
@@ -277,7 +276,8 @@ impl<E: Envelope> Producer<E> {
         }
     }
 
-    /// The present size of a block, within its share of each cap and within what workers ask for.
+    /// Returns the size of the next block: `size`, within the share of each cap and what workers
+    /// ask for.
     fn block_size(&self) -> u32 {
         let caps = self.source.core().least_capacity(self.stage.core());
         let asked = self.stage.core().asked();
@@ -290,8 +290,8 @@ impl<E: Envelope> Producer<E> {
         self.size = self.size.saturating_mul(2).min(self.max_size);
     }
 
-    /// Publishes what is pending to workers that wait. Those that linger wait for as many records as
-    /// they want.
+    /// Publishes what is pending if it ends the wait of a worker. A worker that lingers waits for a
+    /// full batch.
     #[cold]
     fn publish_for_receivers(&mut self) {
         if self.stage.core().receivers_want(to_u32(self.open.len())) {
@@ -300,17 +300,17 @@ impl<E: Envelope> Producer<E> {
         }
     }
 
-    /// Accepts a record as soon as there are a credit and a place for it. What is pending is published
-    /// before it waits.
+    /// Waits for a credit and a place, then accepts a record. Pending records are published before
+    /// the wait.
     ///
     /// # Errors
     ///
-    /// As for [`Source::send`].
+    /// Returns the same errors as [`Source::send`].
     ///
     /// # Cancel safety
     ///
-    /// If it is dropped before it resolves, the record was not accepted and is dropped with the future.
-    /// What was pending is published.
+    /// If the future is dropped before it resolves, the record is dropped with it and was not
+    /// accepted. Records that were pending are published.
     pub async fn send(&mut self, record: E) -> Result<(), Rejected<E>> {
         let Some(record) = self.try_or_queue(record)? else { return Ok(()) };
         let units = self.source.core().measure(&record);
@@ -318,23 +318,22 @@ impl<E: Envelope> Producer<E> {
         self.accept_acquired(record, units, acquired)
     }
 
-    /// Accepts a record as soon as there are a credit and a place for it; parks the thread until then.
-    /// What is pending is published before it waits.
+    /// Blocks the thread until a record is accepted: the blocking form of [`send`](Self::send).
     ///
     /// # Errors
     ///
-    /// As for [`Source::send`].
+    /// Returns the same errors as [`Source::send`].
     #[inline]
     pub fn send_blocking(&mut self, record: E) -> Result<(), Rejected<E>> {
         self.send_until(record, None)
     }
 
-    /// Accepts a record as soon as there are a credit and a place for it; parks the thread for at most
-    /// `timeout`. What is pending is published before it waits.
+    /// Blocks the thread until a record is accepted, for at most `timeout`. Pending records are
+    /// published before the wait.
     ///
     /// # Errors
     ///
-    /// As for [`Source::send_timeout`].
+    /// Returns the same errors as [`Source::send_timeout`].
     pub fn send_timeout(&mut self, record: E, timeout: Duration) -> Result<(), Rejected<E>> {
         self.send_until(record, now().checked_add(timeout))
     }
@@ -347,8 +346,8 @@ impl<E: Envelope> Producer<E> {
         self.accept_acquired(record, units, acquired)
     }
 
-    /// Accepts a record now, unless it must wait for room or for its turn: then it comes back, after what
-    /// is pending was published.
+    /// Accepts a record without waiting. If the record must wait for room or for its turn,
+    /// publishes what is pending and returns the record.
     #[inline]
     fn try_or_queue(&mut self, record: E) -> Result<Option<E>, Rejected<E>> {
         let record = if self.must_queue() {
@@ -386,7 +385,7 @@ impl<E: Envelope> Producer<E> {
         self.source.core().refuse_one(self.stage.core(), record, reason)
     }
 
-    /// Publishes what is pending, and gives back the credits and places that it holds ahead. It never
+    /// Publishes what is pending, and gives back the credits and places that are held ahead. Never
     /// waits, and cannot fail.
     ///
     /// # Examples
@@ -440,18 +439,18 @@ impl<E: Envelope> Producer<E> {
         self.open.len()
     }
 
-    /// Returns the source whose records it gathers.
+    /// Returns the source whose records the producer gathers.
     pub fn source(&self) -> &Source<E> {
         &self.source
     }
 
-    /// Returns the stage that it publishes to.
+    /// Returns the stage to which the producer publishes.
     pub fn stage(&self) -> &Stage<E> {
         &self.stage
     }
 }
 
-/// It never pins its records.
+/// A producer never pins its records.
 impl<E: Envelope> Unpin for Producer<E> {}
 
 /// Publishes what is pending, even if the thread panics, and gives back what it holds ahead.
@@ -461,7 +460,8 @@ impl<E: Envelope> Drop for Producer<E> {
     }
 }
 
-/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+/// A panic leaves every count exact: see
+/// [`internals`](crate::docs::internals#panics-and-user-code).
 impl<E: Envelope> UnwindSafe for Producer<E> {}
 impl<E: Envelope> RefUnwindSafe for Producer<E> {}
 

@@ -22,9 +22,9 @@ impl<E: Envelope> Stage<E> {
     /// worker, and a worker that leaves some of its records wakes the next.
     ///
     /// After 128 calls in a row on one handle that took records without waiting, the next one first
-    /// yields to the other tasks of its thread: it is pending once, and wakes itself. So a loop that
-    /// never finds its stage empty does not keep a runtime's thread to itself. The blocking calls
-    /// and [`try_recv_batch`](Self::try_recv_batch) never yield.
+    /// yields to the other tasks of its thread: it is pending once, and wakes itself. So a loop
+    /// that never finds its stage empty does not keep a runtime's thread to itself. The blocking
+    /// calls and [`try_recv_batch`](Self::try_recv_batch) never yield.
     ///
     /// # Errors
     ///
@@ -210,12 +210,12 @@ impl<E: Envelope> Stage<E> {
     /// Waits for a record, and then until `linger` resolves for the batch to fill to `max` records.
     ///
     /// This is [`recv_batch_linger`](Self::recv_batch_linger) with a timer of the caller, or with
-    /// any other future that ends the linger, such as a flush that was asked for. No helper thread
-    /// is involved, so a paused clock of a runtime counts.
+    /// any other future that ends the linger, such as a flush request. No helper thread is
+    /// involved, so a runtime's paused clock also pauses the linger.
     ///
     /// `linger` is polled only after the first records were taken. A timer that starts when it is
-    /// made, as `tokio::time::sleep` does, counts the wait for the first record too: make it in an
-    /// `async` block, which starts it then.
+    /// created, such as `tokio::time::sleep`, also counts the wait for the first record. Create it
+    /// inside an `async` block, so that it starts at the first poll.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl<E: Envelope> Stage<E> {
     ///
     /// # Cancel safety
     ///
-    /// That of [`recv_batch_linger`](Self::recv_batch_linger).
+    /// The same as for [`recv_batch_linger`](Self::recv_batch_linger).
     ///
     /// # Examples
     ///
@@ -263,7 +263,7 @@ impl<E: Envelope> Stage<E> {
     }
 
     /// Gathers a batch until it is full or `linger` resolves. Returns `None` if all of its records
-    /// expired meanwhile.
+    /// have expired meanwhile.
     async fn gather(
         &self,
         max: usize,
@@ -323,7 +323,7 @@ impl<E: Envelope> Stage<E> {
     }
 }
 
-/// Is pending once, and wakes its task.
+/// Yields to other tasks once: is pending, and wakes its own task.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
@@ -352,7 +352,7 @@ impl<E: Envelope> Gathering<E> {
         Self { stage, contents, max }
     }
 
-    /// Returns how many records the batch lacks. One that no further record may join lacks none.
+    /// Returns how many records the batch lacks: none if no further record may join it.
     fn wanted(&self) -> u32 {
         if self.contents.is_complete() {
             return 0;

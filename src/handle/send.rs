@@ -28,9 +28,8 @@ impl<E: Envelope> Source<E> {
     /// records. Settle the batch first, or [`forward`](crate::Batch::forward) it, which needs no
     /// credits.
     ///
-    /// A stage without workers is not noticed, because the call itself holds a handle to it: the
-    /// workers close the stage when they end, as
-    /// [`BufferManager`](crate::BufferManager#disconnection) shows.
+    /// The call does not notice that a stage has no workers left. Let the workers close the stage
+    /// when they end, as [`BufferManager`](crate::BufferManager#disconnection) shows.
     ///
     /// # Errors
     ///
@@ -231,7 +230,7 @@ impl<E: Envelope> Source<E> {
     ///
     /// # Fairness
     ///
-    /// First come, first served counts per source and stage: no later request of this source for
+    /// First come, first served applies per source and stage: no later request of this source for
     /// this stage is granted before this one. Requests of other sources, and of this source for
     /// other stages, may be granted first if they fit.
     ///
@@ -249,8 +248,8 @@ impl<E: Envelope> Source<E> {
     /// - The request then rests for the same time, and its next reservation stands twice as long
     ///   without a release.
     ///
-    /// Hence neither a slow worker nor a future that is not polled makes others wait longer than
-    /// that without a release.
+    /// So a slow worker, or a future that is not polled, cannot hold others up for longer than
+    /// these times without a release.
     ///
     /// # Errors
     ///
@@ -365,8 +364,7 @@ impl<E: Envelope> Source<E> {
     }
 }
 
-/// A request for credits and places that is granted at the first poll, or waits in the queue from
-/// then on.
+/// A request for credits and places. The first poll grants it or puts it into the wait queue.
 ///
 /// Every poll must be given the same source and stage.
 pub(super) struct Reserving {

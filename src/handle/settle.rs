@@ -53,7 +53,7 @@ pub enum Outcome {
     Requeue,
     /// The record cannot succeed: move it to the dead letters, whatever its retry count.
     DeadLetter,
-    /// The same, with a reason for whoever reads the dead letter.
+    /// Like [`DeadLetter`](Self::DeadLetter), with a reason that the dead letter carries.
     ///
     /// [`Batch::dead_letter`](crate::Batch::dead_letter) takes a reason that is made at run time:
     /// [Write in transactions](crate::docs::patterns#write-in-transactions) shows how.
@@ -115,16 +115,16 @@ enum Way {
     /// Back to its stage after the delay, if it is not zero.
     Back {
         delay: Duration,
-        /// The record counts one more retry.
+        /// Whether one more retry was counted.
         tried: bool,
-        /// The record is to be handed out alone.
+        /// Whether the record is to be handed out alone.
         isolated: bool,
     },
     Dead,
 }
 
 impl Way {
-    /// The way of a record that was not tried, or whose own code panicked.
+    /// For a record that was not tried, or whose own code panicked.
     const AT_ONCE: Self = Self::Back { delay: Duration::ZERO, tried: false, isolated: false };
 
     /// The part of the batch that the record belongs to, when the batch is split.
@@ -138,18 +138,18 @@ impl Way {
     }
 }
 
-/// What the ways of a batch's records depend on.
+/// What decides the ways of a batch's records, beside their outcomes.
 struct Rules<'a> {
     policy: &'a RetryPolicy,
-    /// Tells the batch from others, for the jitter of its delays.
+    /// The first sequence of the batch, from which the jitter of its delays is derived.
     batch: Option<Sequence>,
     /// Whether undecided records are isolated.
     isolates: bool,
     given_up: &'a DeadLetterReason,
 }
 
-/// The ways of the records behind those that are acknowledged at the front, and the metadata of the
-/// dead letters, both in the order of the records.
+/// The ways of a batch's records, and the metadata of the dead letters, both in the order of the
+/// records. The first `acked` records are acknowledged; `rest` has the ways of the others.
 #[derive(Default)]
 struct Ways {
     acked: usize,
@@ -184,8 +184,8 @@ impl Ways {
         settled
     }
 
-    /// Makes one record ready for its outcome. `None` means that it was not decided. This calls the
-    /// record's own code: if that panics, the record goes back at once.
+    /// Chooses the way of the next record. `outcome` is `None` if it was not decided. Calls the
+    /// record's own code; if that panics, the record goes back at once.
     fn prepare<E: Envelope>(
         &mut self,
         record: &mut E,
@@ -268,8 +268,8 @@ impl<'a, E: Envelope> Settling<'a, E> {
         self.decide_all(Outcome::DeadLetter);
     }
 
-    /// Counts retries and collects the metadata of dead letters. This calls the records' own code;
-    /// a panic of one record keeps no other from being prepared.
+    /// Counts retries and collects the metadata of dead letters. Calls the records' own code. If
+    /// one record panics, the others are still prepared.
     fn prepare(&mut self, panics: &mut Panics) -> Ways {
         let mut ways = Ways { acked: self.acked, ..Ways::default() };
         let rules = Rules {

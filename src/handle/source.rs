@@ -23,7 +23,8 @@ use crate::trace::event;
 ///
 /// Clones are cheap and share the account. The handle stays usable after its manager is dropped;
 /// after the source was removed, pushes are refused as [`Closed`](RejectReason::Closed). When the
-/// last handle that can push is dropped, the buffer [is closed](crate::BufferManager#disconnection).
+/// last handle that can push is dropped, the buffer
+/// [is closed](crate::BufferManager#disconnection).
 ///
 /// The buffer charges each record to the source that pushes it, whatever the record's own
 /// [`source_id`](Envelope::source_id) says.
@@ -67,9 +68,9 @@ pub(crate) struct SourceCore {
     /// The number of the stage that the source pushed to last, accepted or not; 0 before the first
     /// push.
     latest: AtomicU32,
-    /// Notified when that is another stage.
+    /// Notified when the source pushes to another stage than before.
     redirected: Event,
-    /// The stage with the number that was looked up last.
+    /// The stage that was looked up last, with its number.
     found: Mutex<Option<FoundStage>>,
 }
 
@@ -89,7 +90,7 @@ impl SourceCore {
         Self { id, account, admission, accepted, latest, redirected, found }
     }
 
-    /// Notes that the source pushes to that stage.
+    /// Notes that the source pushes to the stage.
     #[inline]
     fn note_stage<E: Envelope>(&self, stage: &StageCore<E>) {
         let number = stage.places().number();
@@ -169,7 +170,7 @@ impl SourceCore {
         stage.store_many(self.account, first, records);
     }
 
-    /// Stores a record that was admitted, and charged so much.
+    /// Stores a record that was admitted, and charged `units`: 0 in a buffer without byte budgets.
     #[inline]
     pub(crate) fn store_one_charged<E: Envelope>(
         &self,
@@ -182,7 +183,8 @@ impl SourceCore {
         stage.store_one_charged(self.account, first, record, units);
     }
 
-    /// Stores records that were admitted, and charged so much each.
+    /// Stores records that were admitted. `units` has the charge of each, or is empty in a buffer
+    /// without byte budgets.
     pub(crate) fn store_charged<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -217,7 +219,7 @@ impl SourceCore {
         reason
     }
 
-    /// Counts the same, and hands the record back.
+    /// Counts a refusal of a call that a user made, and hands the record back.
     #[cold]
     pub(crate) fn refuse_one<E: Envelope>(
         &self,
@@ -233,8 +235,8 @@ impl SourceCore {
         Arc::ptr_eq(&self.admission, stage.admission())
     }
 
-    /// Takes a credit, the bytes of a record and a place for it. Returns its sequence, and the units
-    /// that it was charged.
+    /// Takes a credit, a place and the bytes for a record. Returns its sequence and its charge in
+    /// units.
     #[inline]
     pub(crate) fn acquire_for<E: Envelope>(
         &self,
@@ -321,15 +323,16 @@ impl SourceCore {
         })
     }
 
-    /// The least of the caps that a record of this source is under in that stage, and at least 1.
+    /// Returns the smallest of the caps that bound the records of this source in the stage, but at
+    /// least 1.
     pub(super) fn least_capacity<E: Envelope>(&self, stage: &StageCore<E>) -> u32 {
         let own = self.account().capacity();
         let global = self.admission.ledger().capacity_for(self.account());
         own.min(global).min(stage.places().capacity()).max(1)
     }
 
-    /// Takes credits, units and places for exactly `records` records to come, without regard to requests
-    /// that wait.
+    /// Takes credits, units and places for exactly `records` records to come, even if other
+    /// requests wait.
     pub(super) fn try_acquire_all<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -348,7 +351,7 @@ impl SourceCore {
 
     /// Takes the credits and places that a request wants.
     ///
-    /// Returns `None` if they are not available now, or if other requests wait: those came first.
+    /// Returns `None` if they are not available now, or if other requests already wait.
     ///
     /// # Errors
     ///
@@ -401,7 +404,7 @@ impl SourceCore {
         Acquire::new(&self.admission, request)
     }
 
-    /// Bounds a number of records, which may be any, by the caps; it is at least 1.
+    /// Clamps a number of records to the range from 1 to the smallest cap.
     pub(super) fn clamp<E: Envelope>(&self, stage: &StageCore<E>, records: usize) -> u32 {
         to_u32(records.clamp(1, self.least_capacity(stage) as usize))
     }
@@ -415,7 +418,8 @@ impl SourceCore {
         self.admission.free_units(self.account).map_or(records, |units| records.min(units as usize))
     }
 
-    /// Checks that `records` records of `units` fit under every cap at once. Part of a push.
+    /// Checks that `records` records of `units` together can fit under every cap. Every push that
+    /// waits or reserves begins with this call: it also notes the stage.
     fn check_size<E: Envelope>(
         &self,
         stage: &StageCore<E>,
@@ -633,10 +637,12 @@ impl<E: Envelope> Source<E> {
     /// # Errors
     ///
     /// Returns the record and the limit that refused it. The limits are checked in this order: the
-    /// source's cap, the global cap, the stage's cap. Other reasons are
-    /// [`ParkedLetters`](RejectReason::ParkedLetters), [`OthersFirst`](RejectReason::OthersFirst),
-    /// [`Closed`](RejectReason::Closed), and [`ForeignStage`](RejectReason::ForeignStage) for a
-    /// stage of another buffer.
+    /// source's cap, the global cap, the byte budgets, the stage's cap. Other reasons are
+    /// [`ParkedLetters`](RejectReason::ParkedLetters),
+    /// [`GuaranteedToOthers`](RejectReason::GuaranteedToOthers),
+    /// [`OthersFirst`](RejectReason::OthersFirst), [`TooLarge`](RejectReason::TooLarge) for a
+    /// record that exceeds a byte budget, [`Closed`](RejectReason::Closed), and
+    /// [`ForeignStage`](RejectReason::ForeignStage) for a stage of another buffer.
     #[inline]
     pub fn try_send(&self, stage: &Stage<E>, record: E) -> Result<(), Rejected<E>> {
         let (source, stage) = (&self.core, stage.core());
@@ -686,8 +692,10 @@ impl<E: Envelope> Source<E> {
         self.core.push_batch(stage.core(), records)
     }
 
-    /// Returns the number of credits of the source in use: of records that are queued, delayed or in
-    /// unsettled batches, of [permits](crate::Permit), and of parked dead letters.
+    /// Returns the number of credits of the source in use.
+    ///
+    /// Records that are queued, delayed or in unsettled batches use one each, and so do parked dead
+    /// letters and the unused part of [permits](crate::Permit) and [producers](crate::Producer).
     ///
     /// The value may be outdated on return if other threads use the source.
     pub fn len(&self) -> usize {
@@ -740,7 +748,8 @@ impl<E: Envelope> Source<E> {
         self.core.capacity_for(stage.core())
     }
 
-    /// Returns the used share of the source's cap, from 0.0 to 1.0.
+    /// Returns the used share of the source's cap or of its byte budget, whichever is higher, from
+    /// 0.0 to 1.0.
     ///
     /// The value may be outdated on return if other threads use the source, but it never exceeds
     /// 1.0.
@@ -790,18 +799,18 @@ impl<E: Envelope> Source<E> {
     /// Changes the maximum number of records that the source may hold, to 1 to `u32::MAX`.
     ///
     /// Records beyond a lower capacity stay in the buffer: pushes are refused until enough of them
-    /// are settled. No push is accepted beyond the new capacity once the call has returned. A higher
-    /// capacity lets waiting requests in. Waiting requests for more records than the new capacity
-    /// are rejected as [`TooLarge`](RejectReason::TooLarge); to find them, a lower capacity costs
-    /// a look at every request that waits.
+    /// are settled. Once the call has returned, no push is accepted beyond the new capacity. A
+    /// higher capacity admits waiting requests. Waiting requests for more records than the new
+    /// capacity are rejected as [`TooLarge`](RejectReason::TooLarge); a call that lowers the
+    /// capacity checks every waiting request.
     ///
     /// The change belongs to this source: if it is removed, a new source of its name has the
     /// capacity that the builder set.
     ///
     /// # Errors
     ///
-    /// Returns a [`SettingsError`] that names `source_capacity` if `records` is out of its range, or
-    /// less than the source's [guarantee](crate::Builder::source_guarantee).
+    /// Returns a [`SettingsError`] that names `source_capacity` if `records` is out of its range,
+    /// or less than the source's [guarantee](crate::Builder::source_guarantee).
     ///
     /// # Examples
     ///
@@ -843,7 +852,8 @@ impl<E: Envelope> Clone for Source<E> {
     }
 }
 
-/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+/// A panic leaves every count exact: see
+/// [`internals`](crate::docs::internals#panics-and-user-code).
 impl<E: Envelope> UnwindSafe for Source<E> {}
 impl<E: Envelope> RefUnwindSafe for Source<E> {}
 

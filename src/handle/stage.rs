@@ -73,7 +73,7 @@ impl<E: Envelope> Stage<E> {
         yields
     }
 
-    /// Counts from zero after an async receive has waited.
+    /// Resets the count after an async receive has waited.
     pub(super) fn end_turns(&self) {
         self.turns.store(0, SeqCst);
     }
@@ -190,10 +190,10 @@ impl<E: Envelope> Stage<E> {
 
     /// Returns the number of places that are taken for records to come: by a
     /// [`Permit`](crate::Permit), by a [`Producer`](crate::Producer) that has not published its
-    /// records, or by a request that was granted and whose future was not polled since.
+    /// records, or by a request that was granted but whose future has not been polled since.
     ///
     /// They count against [`capacity`](Self::capacity) like records. While other threads use the
-    /// stage, the number may include places that are just being asked for.
+    /// stage, the number may include places that a call has not taken yet.
     ///
     /// # Examples
     ///
@@ -218,9 +218,10 @@ impl<E: Envelope> Stage<E> {
     /// Changes the maximum number of records that the stage may hold, to at least 1.
     ///
     /// Records beyond a lower capacity stay in the stage: pushes and forwards are refused until
-    /// enough of them are settled. None is accepted beyond the new capacity once the call has
-    /// returned. A higher capacity lets waiting requests in, and
-    /// [`Source::set_capacity`](crate::Source::set_capacity) says which are rejected.
+    /// enough of them are settled. Once the call has returned, none is accepted beyond the new
+    /// capacity. A higher capacity admits waiting requests.
+    /// [`Source::set_capacity`](crate::Source::set_capacity) says which requests a lower one
+    /// rejects.
     ///
     /// The capacity can grow to what the stage's ring was made for when the stage was created: its
     /// [`stage_capacity`](crate::Builder::stage_capacity) or `max_per_stage`, or the global cap if
@@ -295,7 +296,8 @@ impl<E: Envelope> Clone for Stage<E> {
     }
 }
 
-/// A panic leaves every count exact: see [`internals`](crate::docs::internals#panics-and-user-code).
+/// A panic leaves every count exact: see
+/// [`internals`](crate::docs::internals#panics-and-user-code).
 impl<E: Envelope> UnwindSafe for Stage<E> {}
 impl<E: Envelope> RefUnwindSafe for Stage<E> {}
 

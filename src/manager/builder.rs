@@ -168,14 +168,14 @@ impl<E: Envelope> Builder<E> {
     ///
     /// A further return moves the record to the dead letters. With 0, the first return does.
     ///
-    /// The record counts its own retries ([`Envelope::retry_count`]), so they add up across stages. To
-    /// begin anew at the next stage, set the count to 0 before the batch is forwarded. A
+    /// The record counts its own retries ([`Envelope::retry_count`]), so they add up across stages.
+    /// To start from 0 at the next stage, reset the count before forwarding the batch. A
     /// [`requeue`](crate::Batch::requeue) counts none: use it for work that was not tried, such as
     /// inserts into a database that is busy.
     ///
-    /// Without a limit, a record that always fails comes back for ever, ahead of newer ones: set a
-    /// limit, or settle such a record as [`Outcome::DeadLetter`](crate::Outcome::DeadLetter). A limit
-    /// without a [`retry_backoff`](Self::retry_backoff) is used up within moments.
+    /// Without a limit, a record that always fails comes back forever, ahead of newer ones: set a
+    /// limit, or settle such a record as [`Outcome::DeadLetter`](crate::Outcome::DeadLetter). A
+    /// limit without a [`retry_backoff`](Self::retry_backoff) is used up within moments.
     ///
     /// # Examples
     ///
@@ -208,13 +208,14 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
-    /// Sets the age at which a record expires, from 1 millisecond to 24 days. Default: none does.
+    /// Sets the age at which a record expires, from 1 millisecond to 24 days. Default: no record
+    /// expires.
     ///
-    /// An expired record is not handed out. The worker that comes to it moves it to the dead letters
-    /// with the reason [`Expired`](crate::DeadLetterReason::Expired) and goes on to the next; without
-    /// a worker it stays where it is. The age counts from the push, across all stages, to the
-    /// millisecond: a record never expires early. What a [`Producer`](crate::Producer) has pending
-    /// counts from the moment when it is published.
+    /// An expired record is not handed out. The worker that reaches it moves it to the dead letters
+    /// with the reason [`Expired`](crate::DeadLetterReason::Expired) and goes on to the next
+    /// record. Without a worker, it stays in its stage. The age counts from the push, across all
+    /// stages, to the millisecond: a record never expires early. For a record of a
+    /// [`Producer`](crate::Producer), the age counts from its publication.
     ///
     /// The buffer then reads the clock at each push and each take, and allocates 56 bytes for each
     /// block, and a `Vec` for each record that is pushed alone.
@@ -248,9 +249,9 @@ impl<E: Envelope> Builder<E> {
     /// Measures how long records wait in each stage, and how old the next one is, for
     /// [`StageStats`](crate::StageStats). Default: off.
     ///
-    /// The buffer then reads the clock at each push and each take, and takes a lock of the stage for
-    /// some ten nanoseconds. It allocates as with [`max_age`](Self::max_age). Push in blocks, by
-    /// batches or a [`Producer`](crate::Producer), so that a block pays for many records.
+    /// The buffer then reads the clock at each push and each take, and holds a lock of the stage
+    /// for about 10 nanoseconds. It allocates as with [`max_age`](Self::max_age). These costs are
+    /// per block: push batches, or use a [`Producer`](crate::Producer).
     ///
     /// # Examples
     ///
@@ -289,21 +290,21 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
-    /// Lets a source that has held nothing for so long give its place to a new name, when the limit of
-    /// [sources](Self::max_sources) is reached. Default: sources stay until they are
+    /// Lets a new name replace a source that has held nothing for the time `after`, once the limit
+    /// of [sources](Self::max_sources) is reached. Default: sources stay until they are
     /// [removed](BufferManager::remove_source).
     ///
-    /// So ever new names are not refused for ever. A source stays while it holds records, queued, in
-    /// batches, as dead letters that are parked or reserved by a permit, while a handle to it exists
-    /// ([`Source`](crate::Source), [`Producer`](crate::Producer), permit or receiver of its signals),
-    /// and if it has a [guarantee](Self::source_guarantee). One that gave its place is created anew
-    /// when it is named again: with the capacity that the builder set, and open, even if it had
-    /// been closed.
+    /// So a buffer that sees new names all the time does not refuse them forever. A source stays
+    /// while it holds records (queued, in batches, parked as dead letters, or reserved by a
+    /// permit), while a handle to it exists ([`Source`](crate::Source),
+    /// [`Producer`](crate::Producer), permit or receiver of its signals), and if it has a
+    /// [guarantee](Self::source_guarantee). A source that was replaced is created again when it is
+    /// next named: with the capacity that the builder set, and open, even if it had been closed.
     ///
-    /// At the limit, a new name looks at 1,024 sources at most, each in a few nanoseconds, and the
-    /// next name goes on from there. So where there are more sources, a name may be refused as
-    /// [`TooManySources`](crate::RejectReason::TooManySources) though one of the others is idle. With
-    /// [`Duration::ZERO`], every source that holds nothing is idle.
+    /// At the limit, a new name checks at most 1,024 sources, each in a few nanoseconds, and the
+    /// next new name continues from there. So with more sources, a name may be refused as
+    /// [`TooManySources`](crate::RejectReason::TooManySources) although a source that was not
+    /// checked is idle. With [`Duration::ZERO`], every source that holds nothing is idle.
     ///
     /// # Examples
     ///
@@ -340,12 +341,12 @@ impl<E: Envelope> Builder<E> {
     ///
     /// The buffer allocates room for them when it is built.
     ///
-    /// If nobody receives them, no letter is lost or overwritten. Further letters are
+    /// If no worker receives them, no letter is lost or overwritten. Further letters are
     /// [parked](crate::DeadLetters#parked-letters): each keeps the credit and the place of its
     /// record until a letter is received. Where parked letters fill a cap, pushes are refused as
-    /// [`ParkedLetters`](crate::RejectReason::ParkedLetters), and those that wait go on waiting.
-    /// [`drain`](crate::BufferManager::drain) does not wait for letters. A program that has no use
-    /// for them lets a worker receive and drop them.
+    /// [`ParkedLetters`](crate::RejectReason::ParkedLetters), and pushes that wait go on waiting.
+    /// [`drain`](crate::BufferManager::drain) does not wait for letters. A program that does not
+    /// need them should let a worker receive and drop them.
     ///
     /// # Examples
     ///
@@ -390,22 +391,22 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
-    /// Guarantees a number of records to one source, at least 1: credits that no other source can
-    /// have.
+    /// Guarantees a number of records to one source, at least 1. No other source can have the
+    /// credits for them.
     ///
-    /// The global cap never refuses the source a record within its guarantee, even while the request
-    /// of another source waits for credits. Its own cap, byte budgets and the caps of stages still
-    /// apply, and so do places and bytes that are reserved for a request that waits. What it holds
-    /// beyond the guarantee comes from the credits that all sources share. The others see the rest
-    /// of the global cap: a push that finds it full is refused as
+    /// A record within the guarantee is never refused because of the global cap, even while a
+    /// request of another source waits for credits. Its own cap, byte budgets and the caps of
+    /// stages still apply, and so do places and bytes that are reserved for a request that waits.
+    /// What it holds beyond the guarantee comes from the credits that all sources share. The other
+    /// sources see the rest of the global cap: a push that finds the rest used up is refused as
     /// [`GuaranteedToOthers`](crate::RejectReason::GuaranteedToOthers), and signals and utilization
     /// count only what is held.
     ///
     /// The guarantee belongs to the name. Its credits, and its place among
-    /// [`max_sources`](Self::max_sources), are kept while no such source exists. It also holds while the buffer
-    /// drains below a global cap that was [lowered](BufferManager::set_max_total_records): the
-    /// records that others hold beyond the new cap do not count against it, and the buffer never
-    /// holds more than the old cap.
+    /// [`max_sources`](Self::max_sources), are kept while no source of that name exists. The
+    /// guarantee also holds while the buffer drains below a global cap that was
+    /// [lowered](BufferManager::set_max_total_records): the records that others hold beyond the new
+    /// cap do not count against it, and the buffer never holds more than the old cap.
     ///
     /// A source with a guarantee leases no credits ahead of need. So each of its pushes writes a
     /// word that all sources share. Sources without one do not pay for it.
@@ -436,28 +437,30 @@ impl<E: Envelope> Builder<E> {
         self
     }
 
-    /// Sets how many bytes the records of the whole buffer may measure, as a second limit beside the
-    /// number of records: 64 to 256 GiB less 128. Default: no limit.
+    /// Sets how many bytes the records of the whole buffer may measure, as a second limit beside
+    /// the number of records: 64 to 256 GiB less 128. Default: no limit.
     ///
-    /// [`Envelope::size_bytes`] measures a record. Each record counts in steps of 64 bytes, and the
-    /// budget is rounded down to a multiple of 64.
+    /// [`Envelope::size_bytes`] measures a record. The size of each record is rounded up, and the
+    /// budget down, to a multiple of 64 bytes.
     ///
-    /// - A push takes the bytes of its record, and holds them as it holds its credit: until the record
-    ///   is settled. It is refused as [`GlobalBytesFull`](crate::RejectReason::GlobalBytesFull) or
-    ///   [`SourceBytesFull`](crate::RejectReason::SourceBytesFull) if too few are left, and calls that
-    ///   wait wait for them. A record that exceeds the budget, or a batch that is pushed as a whole, is
-    ///   refused at once as [`TooLarge`](crate::RejectReason::TooLarge).
-    /// - A record that is forwarded or returned is measured again. Neither fails for lack of bytes, so
-    ///   that a pipeline always drains: a record that grew in a worker's hands is charged no more than
-    ///   the budget leaves, and after a close no more than before.
-    /// - A parked dead letter keeps its bytes. One that holds no credit holds no bytes.
+    /// - A record holds its bytes until it is settled, like its credit. A push is refused as
+    ///   [`GlobalBytesFull`](crate::RejectReason::GlobalBytesFull) or
+    ///   [`SourceBytesFull`](crate::RejectReason::SourceBytesFull) if too few bytes are left, and a
+    ///   call that waits also waits for bytes. A record that exceeds the budget is refused at once
+    ///   as [`TooLarge`](crate::RejectReason::TooLarge), and so is a batch that exceeds it and must
+    ///   be accepted as a whole.
+    /// - A record that is forwarded or returned is measured again. Neither call fails for lack of
+    ///   bytes, so that a pipeline always drains. A record that grew in a worker's hands is charged
+    ///   no more than the budget leaves, and after a close no more than before.
+    /// - A parked dead letter keeps its bytes. A letter that is not parked holds none.
     /// - [`Source::reserve_bytes`](crate::Source::reserve_bytes) makes permits that hold bytes.
     ///
-    /// The signals and the utilization of the buffer and of a source follow records or bytes, whichever
-    /// is the higher share. [`BufferManager::held_bytes`] reads the level.
+    /// The signals and the utilization of the buffer and of a source follow records or bytes,
+    /// whichever is the higher share. [`BufferManager::held_bytes`] reads the level.
     ///
-    /// What the buffer itself occupies does not count, such as the rings of the stages. With byte
-    /// budgets it allocates 56 bytes for each block, and a `Vec` for each record that is pushed alone.
+    /// The memory of the buffer itself, such as the rings of the stages, does not count. With byte
+    /// budgets it allocates 56 bytes for each block, and a `Vec` for each record that is pushed
+    /// alone.
     ///
     /// # Examples
     ///
@@ -515,8 +518,8 @@ impl<E: Envelope> Builder<E> {
     ///
     /// # Errors
     ///
-    /// Returns a [`SettingsError`] that names the invalid setting: a number out of its range, or a limit
-    /// below the [guarantees](Self::source_guarantee) under it.
+    /// Returns a [`SettingsError`] that names the invalid setting: a number out of its range, or a
+    /// limit below the [guarantees](Self::source_guarantee) that it must cover.
     ///
     /// # Examples
     ///
@@ -631,7 +634,7 @@ pub(super) fn budget(
     bytes.map(check).transpose()
 }
 
-/// Returns the age at which records expire in milliseconds.
+/// Checks the age at which records expire, and converts it to milliseconds.
 pub(super) fn max_age(field: &'static str, age: Duration) -> Result<u32, SettingsError> {
     if (Duration::from_millis(1)..=MAX_AGE).contains(&age) {
         return Ok(age.as_millis() as u32);

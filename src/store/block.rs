@@ -7,15 +7,15 @@ use crate::settings::MAX_CAP;
 pub(crate) enum Records<E> {
     One(E),
     Many(Vec<E>),
-    /// Either of them, with what some buffers keep of each record: its times, and what it was
-    /// charged. Boxed, so that the others do not pay for it.
+    /// Records with the times and charges that some buffers keep. Boxed, so that other buffers do
+    /// not pay for them.
     Stamped(Box<Stamped<E>>),
 }
 
 pub(crate) struct Stamped<E> {
     /// When the records were pushed to their first stage: see `Run::pushed`.
     pub(crate) pushed: u32,
-    /// In a buffer that measures time.
+    /// `None` unless the buffer measures time.
     pub(crate) entered: Option<Entered>,
     pub(crate) units: Units,
     pub(crate) records: Vec<E>,
@@ -40,7 +40,7 @@ impl Units {
     /// No record was charged.
     pub(crate) const NONE: Self = Self::Same(0);
 
-    /// Returns the charges of a block, of which `units` has one for each record, or none.
+    /// Returns the charges of a block. `units` has one for each record, or is empty.
     pub(crate) fn of(units: &[u32]) -> Self {
         match units {
             [] => Self::NONE,
@@ -53,8 +53,8 @@ impl Units {
 /// One entry of a stage's ring. All of its records are charged to one account, and their sequences
 /// are consecutive.
 ///
-/// With this order of fields a record begins 16 bytes from the start. It is then copied into the
-/// ring in the same pieces in which it was written, and no load must wait for two stores.
+/// In this order of fields a record begins 16 bytes from the start. The copy into the ring then
+/// loads it in the pieces in which it was stored, so store-to-load forwarding works.
 #[repr(C)]
 pub(crate) struct Block<E> {
     pub(crate) account: u32,
@@ -63,7 +63,7 @@ pub(crate) struct Block<E> {
 }
 
 impl<E> Block<E> {
-    /// Returns the block with the times of its records, and what they were charged.
+    /// Returns the block with the times and charges of its records.
     pub(super) fn stamped(self, pushed: u32, units: Units, entered: Option<Entered>) -> Self {
         let records = self.records.into_vec();
         let stamped = Stamped { pushed, entered, units, records };
@@ -105,7 +105,7 @@ impl<E> Records<E> {
 }
 
 /// Shrinks a `Vec` that has more than twice the memory that its records need: the caps count
-/// records, and no spare memory.
+/// records, not spare memory.
 pub(crate) fn shrink_if_sparse<E>(mut records: Vec<E>) -> Vec<E> {
     if records.len() < records.capacity() / 2 {
         records.shrink_to_fit();

@@ -8,7 +8,7 @@ use super::items::Items;
 use super::recycle;
 use crate::caps::Sequence;
 
-/// Consecutive records of a batch that are charged to one account, and alike, and have consecutive
+/// Consecutive records of a batch that have the same account, push time and charge, and consecutive
 /// sequences.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
@@ -16,7 +16,7 @@ pub(crate) struct Run {
     pub(crate) first: Sequence,
     pub(crate) len: u32,
     /// When the records were pushed, in milliseconds since the buffer was made, modulo 2^32; 0 if
-    /// the buffer does not ask for it.
+    /// the buffer does not use it.
     pub(crate) pushed: u32,
     /// What each record was charged, in units of bytes; 0 in a buffer without byte budgets.
     pub(crate) charge: u32,
@@ -33,8 +33,8 @@ impl Run {
         self.charge * self.len
     }
 
-    /// Returns `true` if the records of `next` were charged to the same account and pushed at the
-    /// same time, in a buffer with byte budgets: there each charge begins a run.
+    /// Returns `true` if `next` has the same account and push time, so that at most its charge
+    /// differs. Always returns `false` in a buffer without byte budgets.
     pub(crate) fn differs_in_charge(&self, next: &Self) -> bool {
         self.charge > 0 && self.account == next.account && self.pushed == next.pushed
     }
@@ -189,7 +189,7 @@ impl<E> Drop for BatchContents<E> {
 }
 
 impl<E> BatchContents<E> {
-    /// Makes room for that many records in contents that hold none.
+    /// Allocates room for `records` records in contents that hold none.
     pub(crate) fn reserve(&mut self, records: usize) {
         if records > 0 {
             self.content().records = Items::Whole(Vec::with_capacity(records));
@@ -319,8 +319,8 @@ impl<E> BatchContents<E> {
         }
     }
 
-    /// Creates contents of records that were pushed together. `units` has the charge of each, or
-    /// none in a buffer without byte budgets.
+    /// Creates contents of records that were pushed together. `units` has the charge of each, or is
+    /// empty in a buffer without byte budgets.
     pub(crate) fn charged(run: Run, units: &[u32], records: Vec<E>) -> Self {
         let runs = if units.is_empty() { vec![run] } else { run.by_charge(units) };
         Self::from_parts(records, runs)

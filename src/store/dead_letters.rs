@@ -37,7 +37,7 @@ pub struct DeadLetter<E> {
     pub record: E,
     /// The stage in which it failed.
     pub stage_id: String,
-    /// The source that it came from, as the record has it, or else the one that pushed it.
+    /// The source that the record names, or, if it names none, the source that pushed it.
     pub source_id: String,
     /// How often it had been returned.
     pub retry_count: u32,
@@ -55,7 +55,7 @@ pub struct DeadLetter<E> {
 pub enum DeadLetterReason {
     /// A return would have exceeded the retry limit.
     RetriesExhausted,
-    /// A worker settled it so, for this reason. The text is empty if the worker gave none.
+    /// A worker gave it up, for this reason. The text is empty if the worker gave none.
     Rejected(Cow<'static, str>),
     /// It was older than the [`max_age`](crate::Builder::max_age) of the buffer.
     Expired,
@@ -72,7 +72,7 @@ impl fmt::Display for DeadLetterReason {
     }
 }
 
-/// The part of a dead letter that the batch knows, or the record's own methods.
+/// The parts of a dead letter that the batch and the record's own methods provide.
 pub(crate) struct LetterMeta {
     source_id: String,
     retry_count: u32,
@@ -188,7 +188,7 @@ impl<E: Envelope> DeadLetterQueue<E> {
             self.queue.lock().parked.push_back(Parked { letter, claim });
         });
         self.arrived.notify_one();
-        // Room may have become free in between.
+        // Room may have become free since the caller found none.
         loop {
             let mut queue = self.queue.lock();
             if queue.letters.len() >= self.capacity {
@@ -206,7 +206,7 @@ impl<E: Envelope> DeadLetterQueue<E> {
     /// Takes the oldest letter.
     pub(crate) fn pop(&self) -> Option<DeadLetter<E>> {
         let mut queue = self.queue.lock();
-        // Nothing but a parked letter is left, if it was parked after the others had been taken.
+        // If a letter was parked after the others had been taken, it is the only one left.
         let early = if queue.letters.is_empty() { queue.promote() } else { None };
         let letter = queue.letters.pop_front();
         let claim = early.or_else(|| queue.promote());

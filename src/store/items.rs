@@ -1,8 +1,8 @@
-//! A list from whose ends parts are split off.
+//! A list that can be split near either end.
 
 use std::{mem, vec};
 
-/// A list from whose ends parts are split off, at the cost of the part.
+/// A list that can be split at the cost of the part that is split off.
 pub(super) enum Items<T> {
     Whole(Vec<T>),
     /// What is left after the front was split off.

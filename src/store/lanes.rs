@@ -20,8 +20,8 @@ pub(crate) struct Lanes<E> {
     returned_len: AtomicU64,
     /// The number of records that are not due yet. Changed under the lock of `returned`.
     delayed_len: AtomicU64,
-    /// When the next of them is due, in nanoseconds since `start`; `u64::MAX` if there is none.
-    /// Changed under the lock of `returned`.
+    /// When the next delayed record is due, in nanoseconds since `start`; `u64::MAX` if there is
+    /// none. Changed under the lock of `returned`.
     next_due: AtomicU64,
     start: Instant,
     /// Returned records, delayed or not, and the rest of each block that was larger than a batch.
@@ -35,7 +35,7 @@ struct Measuring {
     timing: Timing,
 }
 
-/// A block of so many records is not cut for a batch that is a quarter full.
+/// A block of this many records is not cut for a batch that is already a quarter full.
 const LARGE_BLOCK: usize = 32;
 
 /// How a batch is filled.
@@ -81,8 +81,8 @@ impl<E> Lanes<E> {
         self.ring.len() as u64 + places.surplus.load(SeqCst) + self.returned_len.load(SeqCst)
     }
 
-    /// Returns a block that is about to be pushed with its times and units: its records were pushed to
-    /// their first stage at `pushed`, and it is `now`.
+    /// Adds times and units to a block that is about to be pushed. Its records were pushed to their
+    /// first stage at `pushed`; `now` is the present time.
     pub(crate) fn stamped(&self, block: Block<E>, pushed: u32, units: Units, now: u64) -> Block<E> {
         let enter =
             |Measuring { timing, .. }: &_| Entered { number: timing.enter(pushed), at: now };
@@ -113,8 +113,8 @@ impl<E> Lanes<E> {
         assert!(pushed.is_ok(), "a ring has a slot for each record that has a place");
     }
 
-    /// Puts returned records, which hold places, before all newer ones. Each of them is taken alone
-    /// if they are isolated.
+    /// Puts returned records, which hold places, before all newer ones. If they are isolated, each
+    /// is taken alone.
     pub(crate) fn push_returned(
         &self,
         places: &Places,
@@ -147,7 +147,7 @@ impl<E> Lanes<E> {
         is_next
     }
 
-    /// Returns when the delay that begins at `from` is over, as `next_due` has it.
+    /// Returns when the delay that begins at `from` is over, in the unit of `next_due`.
     fn nanos(&self, from: Instant, delay: Duration) -> u64 {
         let time = from.saturating_duration_since(self.start).saturating_add(delay);
         u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX - 1)
@@ -197,7 +197,7 @@ impl<E> Lanes<E> {
         self.returned_len.load(SeqCst) > 0
     }
 
-    /// A read-modify-write of the word that counts returned records: see `Packed::fence`.
+    /// Performs a read-modify-write on the count of returned records: see `Packed::fence`.
     pub(crate) fn fence(&self) {
         self.returned_len.fetch_add(0, SeqCst);
     }
@@ -214,7 +214,7 @@ impl<E> Lanes<E> {
     ) {
         if self.has_returned()
             && contents.len() < max
-            // While another worker has the lock, the ring may have records as well.
+            // If another worker has the lock, go on to the ring.
             && let Some(mut returned) = self.returned.try_lock()
         {
             self.take_returned(&mut returned, contents, max);
@@ -228,10 +228,10 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// The same, and waits for returned records that another worker is at. It does not go
-    /// empty-handed while a record waits: one that is nowhere to be found at this moment is in
-    /// a block that another worker is cutting, or that is being pushed. Both count in the
-    /// surplus until they are done.
+    /// Does what [`take`](Self::take) does, but waits for the lock of the returned records. Does
+    /// not come back empty while a record waits: a record that is in neither lane is in a block
+    /// that is being cut or pushed. The surplus counts such a block until its records are in a
+    /// lane.
     pub(crate) fn take_slow(&self, places: &Places, contents: &mut BatchContents<E>, max: usize) {
         self.promote_due();
         let spin = Spin::default();
@@ -259,8 +259,8 @@ impl<E> Lanes<E> {
         if self.has_returned() { None } else { self.ring.pop() }
     }
 
-    /// Adds a block that was removed to a batch that is to hold at most `max` records, cut in two if
-    /// need be.
+    /// Adds a block that was popped to a batch of at most `max` records. Cuts the block in two if
+    /// it does not fit.
     pub(crate) fn add_block(
         &self,
         places: &Places,
@@ -271,7 +271,7 @@ impl<E> Lanes<E> {
         self.add(places, contents, block, max, Fill::Wholly);
     }
 
-    /// Adds the next block of the ring to a batch that is to hold at most `max` records. `false` if
+    /// Adds the next block of the ring to a batch of at most `max` records. Returns `false` if
     /// there is none, or it was left for the next batch.
     fn take_block(
         &self,
@@ -284,8 +284,8 @@ impl<E> Lanes<E> {
         self.add(places, contents, block, max, fill)
     }
 
-    /// Adds a block that was removed, cut in two if need be. `false` if it was left for the next
-    /// batch.
+    /// Adds a block that was popped. Cuts it in two if it does not fit. Returns `false` if it was
+    /// left for the next batch.
     #[inline]
     fn add(
         &self,
@@ -329,7 +329,7 @@ impl<E> Lanes<E> {
         }
     }
 
-    /// Adds a block of several charges that was popped, cut in two if need be.
+    /// Adds a block of several charges that was popped. Cuts it in two if it does not fit.
     fn take_mixed(
         &self,
         places: &Places,
@@ -347,7 +347,8 @@ impl<E> Lanes<E> {
         places.surplus.fetch_sub(len as u64 - 1, SeqCst);
     }
 
-    /// Adds a block that was popped. `false` if it was left for the next batch.
+    /// Adds a block of one charge that was popped. Returns `false` if it was left for the next
+    /// batch.
     fn take_many(
         &self,
         places: &Places,
@@ -358,7 +359,7 @@ impl<E> Lanes<E> {
         fill: Fill,
     ) -> bool {
         let (len, wanted) = (records.len(), max - contents.len());
-        // The next batch has a large block whole, and finds the following ones as they were made.
+        // The next batch then gets the large block whole, and finds the following blocks uncut.
         let is_left = fill == Fill::Loosely
             && len > wanted
             && len >= LARGE_BLOCK

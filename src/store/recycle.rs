@@ -1,5 +1,4 @@
-//! The memory of the batch that a thread settled last, which the thread keeps, emptied, for its
-//! next one.
+//! A thread keeps the memory of the batch that it settled last for its next batch.
 
 use std::any::Any;
 use std::cell::Cell;

@@ -11,8 +11,7 @@ pub(super) struct Returned<E> {
     fragments: BTreeMap<Position, Fragment<E>>,
     /// Fragments that are not due yet, by due time and arrival.
     delayed: BTreeMap<(u64, u64), Fragment<E>>,
-    /// The count of places that the stage has given, without its modulus, when `sequence` was the
-    /// next.
+    /// How many places the stage had given when `sequence` was the next, not reduced modulo 2^31.
     count: u64,
     sequence: Sequence,
     arrivals: u64,
@@ -105,7 +104,7 @@ impl<E> Returned<E> {
     }
 
     /// Adds records to a batch that is to hold at most `max`, and returns their number. An isolated
-    /// record completes the batch, and so does a batch to which the next record may not be added.
+    /// record makes a batch of its own: it joins no batch, and no record joins it.
     pub(super) fn take(&mut self, contents: &mut BatchContents<E>, max: usize) -> u64 {
         let before = contents.len();
         while contents.len() < max

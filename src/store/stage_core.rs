@@ -28,7 +28,7 @@ pub(crate) struct StageCore<E: Envelope> {
     asked: AtomicSetting,
     admission: Arc<Admission>,
     retries: RetryPolicy,
-    /// In a buffer that expires records by age, or measures time.
+    /// `None` unless the buffer expires records by age or measures time.
     clock: Option<Clock>,
     /// Wakes workers when the next delayed record is due.
     timer: Mutex<Option<Sleep>>,
@@ -99,7 +99,8 @@ impl<E: Envelope> StageCore<E> {
         capacity.min(admission.ledger().most())
     }
 
-    /// Returns how many bytes the ring of such a stage takes, or `None` if the number overflows.
+    /// Returns how many bytes the ring of a stage of that capacity takes, or `None` if the number
+    /// overflows.
     pub(crate) fn footprint(capacity: u32, admission: &Admission) -> Option<usize> {
         (Self::slots_for(capacity, admission) as usize).checked_mul(Lanes::<E>::SLOT)
     }
@@ -128,8 +129,8 @@ impl<E: Envelope> StageCore<E> {
         self.clock.is_some()
     }
 
-    /// Returns whether a record that was pushed at a certain time has expired now, in a buffer whose
-    /// records expire.
+    /// Returns a function that tells whether a record of a given push time has expired now, or
+    /// `None` if records do not expire.
     pub(crate) fn expires(&self) -> Option<impl Fn(u32) -> bool + use<E>> {
         self.clock.and_then(|clock| clock.expires())
     }
@@ -184,10 +185,11 @@ impl<E: Envelope> StageCore<E> {
         self.lanes.delayed_len().min(u64::from(self.places.occupied())) as u32
     }
 
-    /// Stores one record, which holds a place here and a credit of that account.
+    /// Stores one record, which holds a place here and a credit of `account`.
     #[inline]
     pub(crate) fn store_one(&self, account: u32, first: Sequence, record: E) {
-        // Decided here: a block that one of two calls may take is built in memory and copied.
+        // Branches before the block is built: a block that either of two calls may take is built in
+        // memory and copied.
         if self.clock.is_some() {
             return self.store_timed(account, first, record);
         }
@@ -199,14 +201,14 @@ impl<E: Envelope> StageCore<E> {
         self.push(Block { account, first, records: Records::One(record) });
     }
 
-    /// Stores records as one block. They hold places here and credits of that account.
+    /// Stores records as one block. They hold places here and credits of `account`.
     #[inline]
     pub(crate) fn store_many(&self, account: u32, first: Sequence, records: Vec<E>) {
         self.push(Block { account, first, records: Records::from_vec(records) });
     }
 
-    /// Stores records as one block, of which `units` has the charge of each, or none in a buffer
-    /// without byte budgets.
+    /// Stores records as one block. `units` has the charge of each, or is empty in a buffer without
+    /// byte budgets.
     pub(crate) fn store_charged(
         &self,
         account: u32,
@@ -221,7 +223,7 @@ impl<E: Envelope> StageCore<E> {
         self.store_stamped(block, None, Units::of(units));
     }
 
-    /// Stores one record, which was charged so much: 0 in a buffer without byte budgets.
+    /// Stores one record that was charged `units`: 0 in a buffer without byte budgets.
     #[inline]
     pub(crate) fn store_one_charged(&self, account: u32, first: Sequence, record: E, units: u32) {
         if units > 0 {
@@ -259,8 +261,8 @@ impl<E: Envelope> StageCore<E> {
         self.receivers.notify(|| self.len());
     }
 
-    /// Puts returned records, which hold places here, before all newer ones. Each of them is taken
-    /// alone if they are isolated.
+    /// Puts returned records, which hold places here, before all newer ones. If they are isolated,
+    /// each is taken alone.
     pub(crate) fn push_returned(&self, contents: BatchContents<E>, isolated: bool) {
         if !contents.is_empty() {
             self.lanes.push_returned(&self.places, contents, isolated);
@@ -280,8 +282,8 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Arranges for the workers to be notified when the next delayed record is due. If no timer can
-    /// be started, all delayed records become available now.
+    /// Sets the timer that notifies workers when the next delayed record is due. If no timer can be
+    /// started, all delayed records become available now.
     fn set_timer(self: &Arc<Self>) {
         let waker = Waker::from(Arc::new(DueTimer(Arc::downgrade(self))));
         loop {
@@ -300,7 +302,7 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Makes delayed records available that are due, or all of them.
+    /// Makes the delayed records available that are due at `now`, or all of them if it is `None`.
     pub(crate) fn promote(&self, now: Option<Instant>) {
         if self.lanes.promote(now) > 0 {
             self.receivers.notify(|| self.len());
@@ -325,7 +327,7 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// How many records a worker asked for last; more than any number if none did yet.
+    /// Returns how many records a worker asked for last, or `u32::MAX` if none has asked.
     pub(crate) fn asked(&self) -> u32 {
         self.asked.load(SeqCst)
     }
@@ -336,27 +338,28 @@ impl<E: Envelope> StageCore<E> {
         self.receivers.are_waiting()
     }
 
-    /// Whether `pending` more records are what workers that wait want.
+    /// Returns whether `pending` more records would end the wait of a worker.
     pub(crate) fn receivers_want(&self, pending: u32) -> bool {
         self.receivers.want(|| self.len().saturating_add(pending))
     }
 
-    /// Adds what waits to be taken to a batch that is to hold at most `max` records.
+    /// Adds waiting records to a batch, until it holds `max`.
     #[inline]
     pub(crate) fn add_to(&self, contents: &mut BatchContents<E>, max: usize) {
         self.lanes.take(&self.places, contents, max, Fill::Wholly);
         self.notify_of_returned();
     }
 
-    /// The same for a worker that lingers. It waits for returned records that another worker is at:
-    /// asleep, it might not be notified of those that this one leaves.
+    /// Does what [`add_to`](Self::add_to) does, for a worker that lingers. Waits while another
+    /// worker takes returned records: asleep, this worker might miss the notification of those that
+    /// the other one leaves.
     pub(crate) fn fill(&self, contents: &mut BatchContents<E>, max: usize) {
         self.lanes.take_slow(&self.places, contents, max);
         self.notify_of_returned();
     }
 
-    /// A push or a return notifies one worker, however many records it brings: one that leaves some
-    /// of them notifies the next.
+    /// Notifies the next worker if returned records are left. A push or a return notifies one
+    /// worker only, however many records it brings.
     #[inline]
     fn notify_of_returned(&self) {
         if self.lanes.has_returned() {
@@ -415,8 +418,8 @@ impl<E: Envelope> StageCore<E> {
         receiver
     }
 
-    /// Registers a worker that is about to wait until `wanted` records wait to be taken. It must
-    /// look once more.
+    /// Registers a worker that is about to wait until `wanted` records wait to be taken. The worker
+    /// must look once more.
     pub(crate) fn wait_for_batch(self: &Arc<Self>, wanted: u32) -> Receiver<WaitingAt<E>> {
         let receiver = Receivers::wait_for_batch(WaitingAt(Arc::clone(self)), wanted);
         self.fence();
@@ -459,8 +462,8 @@ impl<E: Envelope> StageCore<E> {
         }
     }
 
-    /// Gives back or takes what the charges of a run have changed by, and reduces those for which
-    /// the budgets have no room. Returns whether any has changed.
+    /// Gives back or takes the units by which the charges of a run have changed. Reduces the
+    /// charges for which the budgets have no room. Returns whether any charge has changed.
     fn charge_again(&self, run: &Run, units: &mut [u32]) -> bool {
         let charge = run.charge;
         let sum = |of: &dyn Fn(u32) -> u32| {
@@ -490,7 +493,7 @@ impl<E: Envelope> StageCore<E> {
     ) {
         let mut letters = contents.take_records().into_vec().into_iter().zip(meta);
         for run in contents.runs() {
-            // Given back together: each release counts for the requests that wait.
+            // Given back together, because requests that wait count each release as a bypass.
             let mut gone = 0;
             for (record, meta) in letters.by_ref().take(run.len as usize) {
                 let mut letter = DeadLetter::new(record, meta, &self.id);

@@ -8,15 +8,15 @@ use hdrhistogram::Histogram;
 use crate::stats::Quantiles;
 use crate::sync::Mutex;
 
-/// The blocks in a stage's ring, and how long earlier ones waited there. Each call takes the lock for
-/// a few instructions.
+/// The blocks in a stage's ring, and how long earlier blocks waited there. Each call takes the lock
+/// for a few instructions.
 pub(super) struct Timing(Mutex<Measured>);
 
 struct Measured {
-    /// When the records of each block were pushed to their first stage: see `Run::pushed`. `None` for
-    /// one that has left the ring before an older one.
+    /// When the records of each block were pushed to their first stage: see `Run::pushed`. `None`
+    /// for a block that has left the ring before an older one.
     blocks: VecDeque<Option<u32>>,
-    /// The number of the first of them.
+    /// The number of the first block in `blocks`.
     first: u64,
     /// In nanoseconds.
     waited: Histogram<u64>,
