@@ -158,7 +158,7 @@ pub mod internals {
     //! [guarantees](#guarantees) that are not in use. It is below zero while a request
     //! reserves more than is left.
     //!
-    //! Now a cap depends on two words. Two rules keep it exact.
+    //! So a cap depends on two words. Two rules keep it exact.
     //!
     //! - *A letter lowers the limit first, and leaves the word second.* A thread that takes credits
     //!   reads the word first, and the limit second. If it read the old limit, the letter has not left
@@ -241,8 +241,9 @@ pub mod internals {
     //! in the pool's word says so. `close` sets it after it has closed the last account, and no
     //! account opens afterwards. A sealed pool leases nothing, so what is drained stays drained:
     //! without the flag, a push that began earlier could lease a credit for a moment, until it
-    //! finds its account closed. A push that leased a credit before the pool was sealed returns it,
-    //! and must then notify drainers, like every thread that brings the pool to zero.
+    //! finds its account closed. A push that leased a credit before the pool was sealed, and then
+    //! finds its account closed, returns the credit. It must then notify drainers, like every
+    //! thread that brings the pool to zero.
     //!
     //! The last handle that can push closes the buffer when it is dropped. Managers, sources and permits
     //! share a value, `admission/pushers.rs`, whose drop closes. Each of them is made from another one,
@@ -454,10 +455,10 @@ pub mod internals {
     //!
     //! ## The handshake
     //!
-    //! A waiter writes *I wait* and reads *is there anything?* A changer writes *there is something* and
-    //! reads *does anyone wait?* If both reads came before the other's write, the waiter would sleep for
-    //! ever. This is the store-load handshake of Dekker's mutual exclusion. The library builds it from
-    //! read-modify-writes of one common word:
+    //! A waiter writes *I wait* and reads *is there anything?* A changer writes *there is
+    //! something* and reads *does anyone wait?* If both reads came before the other's write, the
+    //! waiter would sleep forever. This is the store-load handshake of Dekker's mutual exclusion.
+    //! The library builds it from read-modify-writes of one common word:
     //!
     //! | waiter | changer |
     //! | --- | --- |
@@ -658,14 +659,14 @@ pub mod internals {
     //! hold it has ended. Accounts live in an append-only arena ([`boxcar`](https://docs.rs/boxcar)) and
     //! are never freed. An account that is closed and empty is used again for the next source.
     //!
-    //! If new names may replace idle sources, each account notes when it became empty. This costs
-    //! other buffers nothing: such an account moves the lower end of its signal's lowest zone to
-    //! one, so the thread that lowers the level to zero takes the slow path that updates the
-    //! signal, and notes the time there. A new name that finds no place checks up to 1,024
-    //! accounts, beginning where the last search stopped. It removes the first source whose account
-    //! has been empty for long enough and whose core only the map refers to. Handles are made under
-    //! the lock of the registry, so no handle appears meanwhile. A push by name that has looked the
-    //! source up finds its account closed, and registers the name again. Models:
+    //! If new names may replace idle sources, each account notes when it became empty. Other
+    //! buffers pay nothing for this: only such an account moves the lower end of its signal's
+    //! lowest zone to one. So the thread that lowers the level to zero takes the slow path that
+    //! updates the signal, and notes the time there. A new name that finds no place checks up to
+    //! 1,024 accounts, beginning where the last search stopped. It removes the first source whose
+    //! account has been empty for long enough and whose core only the map refers to. Handles are
+    //! made under the lock of the registry, so no handle appears meanwhile. A push by name that has
+    //! looked the source up finds its account closed, and registers the name again. Models:
     //! `loom-tests/idle_sources.rs`.
     //!
     //! A thread keeps the memory of the batch that it settled last for its next batch, up to 64 KiB for
