@@ -188,8 +188,8 @@ impl Admission {
         self.acquire(places, Demand { account, least: 1, wanted, charges, reserved: false })
     }
 
-    /// Takes credits, `units` of bytes, and places for `wanted` records, or none. Checks first,
-    /// because others cannot take credits that are taken in vain until they are given back.
+    /// Takes credits, `units` of bytes, and places for `wanted` records, or none. Checks first:
+    /// credits that are taken and given back are unavailable to others for a moment.
     pub(crate) fn try_acquire_all(
         &self,
         account: u32,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::admission::Admission;
 
 /// Shared by every handle that can push: managers, sources, and what holds one of them. When the
-/// last of them is dropped, the buffer is closed, so that workers do not wait for ever.
+/// last of them is dropped, the buffer is closed, so that workers do not wait forever.
 ///
 /// The `Arc` around it counts the handles. Each handle is made from another one, so a count of zero
 /// is final. The thread that drops the last handle closes the buffer.

@@ -21,9 +21,9 @@ use crate::event::wake;
 use crate::sync::{Instant, isolate, now};
 
 /// A request for places for `records` records, and for credits of `account`, unless the records
-/// have their credits. A grant takes what is free for up to `most` records; for `records` if the
-/// request asks for bytes. What it takes counts as taken for records to come: until the outcome is
-/// taken, or, if the request is `ahead`, also after that.
+/// have their credits. A grant takes what is free for up to `most` records; `most` equals `records`
+/// if the request asks for bytes. What it takes counts as taken for records to come until the
+/// outcome is taken; if the request is `ahead`, also after that.
 pub(crate) struct Request {
     pub(crate) account: Option<u32>,
     pub(crate) stage: SharedStage,

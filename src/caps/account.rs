@@ -22,7 +22,7 @@ pub(crate) struct Account {
     reserved_ahead: AtomicSetting,
     /// The next entry of the ledger's list of accounts that lease ahead.
     pub(super) next_ahead: AtomicU32,
-    /// Whether the account is in that list.
+    /// Whether the account is in the ledger's list.
     pub(super) listed: AtomicBool,
     cell: SignalCell,
     tally: Tally,

@@ -118,12 +118,12 @@ impl Pool {
 /// How a request leases credits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leasing {
-    /// It may lease more than it needs.
+    /// A request may lease more than it needs.
     Ahead,
-    /// It leases what it needs.
+    /// A request leases no more than it needs.
     Exact,
-    /// It leases what it needs, after the account's idle credits have gone back to the pool: more
-    /// may be leased than a lowered cap allows.
+    /// As `Exact`, after the account's idle credits have gone back to the pool: more may be leased
+    /// than a lowered cap allows.
     Reclaim,
 }
 

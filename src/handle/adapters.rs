@@ -294,7 +294,7 @@ pub struct RecordSink<E: Envelope> {
 }
 
 impl<E: Envelope> RecordSink<E> {
-    /// Sees to it that the producer holds a credit and a place for the next record.
+    /// Ensures that the producer holds a credit and a place for the next record.
     fn poll_prepare(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RejectReason>> {
         let producer = &mut self.producer;
         if self.reserving.is_none() {

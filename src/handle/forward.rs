@@ -18,8 +18,8 @@ use crate::sync::{Instant, block_on_until, now};
 
 /// A batch that was not forwarded, with the reason.
 ///
-/// Dropping the error drops the batch, which is thereby [returned](Batch::return_to_buffer) to its
-/// stage. `Debug` and `Display` show no records and require nothing of the record type.
+/// Dropping the error drops the batch, which [returns](Batch::return_to_buffer) it to its stage.
+/// `Debug` and `Display` show no records and require nothing of the record type.
 ///
 /// # Examples
 ///
@@ -80,7 +80,7 @@ impl<E: Envelope> fmt::Display for ForwardError<E> {
 
 impl<E: Envelope> Error for ForwardError<E> {}
 
-/// Drops the batch, which is thereby returned to its stage, and keeps the reason.
+/// Keeps the reason and drops the batch, which returns it to its stage.
 ///
 /// With this conversion `?` works for record types that are not [`Sync`].
 impl<E: Envelope> From<ForwardError<E>> for RejectReason {

@@ -297,8 +297,9 @@ impl<E: Envelope> Source<E> {
 /// return, because a record may still be pushed. A permit that is passed to
 /// [`mem::forget`](std::mem::forget) holds its credits and places forever.
 ///
-/// Records of one permit keep their order. Among the other records of the source, their order is
-/// that of the pushes, not of the reservation.
+/// Records of one permit keep their order. Among the other records of the source, they come in the
+/// order of the pushes, not of the reservation. If they are returned, they are as old as the
+/// reservation.
 ///
 /// # Examples
 ///

@@ -172,9 +172,8 @@ impl<E: Envelope> Stage<E> {
 
     /// Returns the number of records in unsettled batches, including parked dead letters.
     ///
-    /// [Reserved](Self::reserved) places do not count; those that a [`Producer`](crate::Producer)
-    /// holds do. While other threads use the stage, the count may include records that are being
-    /// pushed.
+    /// [Reserved](Self::reserved) places do not count. While other threads use the stage, the count
+    /// may include records that are being pushed.
     pub fn in_flight(&self) -> usize {
         self.core.in_flight() as usize
     }

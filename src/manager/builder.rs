@@ -217,7 +217,7 @@ impl<E: Envelope> Builder<E> {
     /// stages, to the millisecond: a record never expires early. For a record of a
     /// [`Producer`](crate::Producer), the age counts from its publication.
     ///
-    /// The buffer then reads the clock at each push and each take, and allocates 56 bytes for each
+    /// The buffer then reads the clock at each push and each take, and allocates 80 bytes for each
     /// block, and a `Vec` for each record that is pushed alone.
     ///
     /// # Examples
@@ -339,7 +339,8 @@ impl<E: Envelope> Builder<E> {
 
     /// Sets how many dead letters are held without credits, at least 1. Default: 1,024.
     ///
-    /// The buffer allocates room for them when it is built.
+    /// [`build`](Self::build) fails if memory for a full queue of letters cannot be allocated. The
+    /// queue grows as letters arrive.
     ///
     /// If no worker receives them, no letter is lost or overwritten. Further letters are
     /// [parked](crate::DeadLetters#parked-letters): each keeps the credit and the place of its
@@ -459,8 +460,8 @@ impl<E: Envelope> Builder<E> {
     /// whichever is the higher share. [`BufferManager::held_bytes`] reads the level.
     ///
     /// The memory of the buffer itself, such as the rings of the stages, does not count. With byte
-    /// budgets it allocates 56 bytes for each block, and a `Vec` for each record that is pushed
-    /// alone.
+    /// budgets it allocates 80 bytes for each block, 4 more for each of its records if their
+    /// charges differ, and a `Vec` for each record that is pushed alone.
     ///
     /// # Examples
     ///

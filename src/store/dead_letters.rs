@@ -55,9 +55,9 @@ pub struct DeadLetter<E> {
 pub enum DeadLetterReason {
     /// A return would have exceeded the retry limit.
     RetriesExhausted,
-    /// A worker gave it up, for this reason. The text is empty if the worker gave none.
+    /// A worker gave the record up, for this reason. The text is empty if the worker gave none.
     Rejected(Cow<'static, str>),
-    /// It was older than the [`max_age`](crate::Builder::max_age) of the buffer.
+    /// The record was older than the [`max_age`](crate::Builder::max_age) of the buffer.
     Expired,
 }
 
