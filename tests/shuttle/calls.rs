@@ -454,7 +454,13 @@ fn a_lone_worker_sees_each_source_in_order_whatever_it_returns() {
         let stage = buffer.stage(0);
         let mut expected = [0; SOURCES.len()];
         while expected.iter().any(|&next| next < EACH) {
-            let Ok(mut batch) = stage.try_recv_batch(1 + any(6)) else {
+            let max = 1 + any(6);
+            // While a worker waits, a producer publishes what its block holds so far.
+            let taken = match any(3) {
+                0 => fickle(stage.recv_batch(max)).and_then(Result::ok),
+                _ => stage.try_recv_batch(max).ok(),
+            };
+            let Some(mut batch) = taken else {
                 thread::yield_now();
                 continue;
             };
