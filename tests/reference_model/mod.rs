@@ -128,6 +128,8 @@ pub enum Operation {
     ReceiveForNoTime { stage: usize, max: usize },
     // A permit for what there is, of which so many records are pushed one at a time.
     ReserveNow { source: usize, stage: usize, of: usize, max: usize, sent: usize },
+    // A producer of blocks of that size, which is flushed or dropped after so many records.
+    Produce { source: usize, stage: usize, of: usize, records: usize, block: usize },
 }
 
 impl Operation {
@@ -152,7 +154,14 @@ impl Operation {
             return Self::Close;
         }
         match kind % 45 {
-            0 | 1 => Self::Send { source, stage, of: name(z) },
+            0 => Self::Send { source, stage, of: name(z) },
+            1 => Self::Produce {
+                source,
+                stage,
+                of: name(z),
+                records,
+                block: usize::from(code[6]) % 24,
+            },
             2..=4 => Self::SendBatch { source, stage, of: name(z), records },
             5 => Self::Push { stage, of: source },
             6 | 7 => Self::PushBatch { stage, of: [source, name(z), name(z >> 4)], records },
@@ -915,6 +924,10 @@ impl Model {
         refusal
     }
 
+    fn is_shut(&self, source: usize, stage: usize) -> bool {
+        self.closed || self.sources[source].shut || self.stages[stage].shut
+    }
+
     /// How many records a push may hold.
     fn room_for(&self, source: usize, stage: usize) -> usize {
         let stage = &self.stages[stage];
@@ -1112,6 +1125,9 @@ impl Pair {
             }
             Operation::ReserveNow { source, stage, of, max, sent } => {
                 self.reserve_now(source, stage, of, max, sent);
+            }
+            Operation::Produce { source, stage, of, records, block } => {
+                self.produce(source, stage, of, records, block);
             }
             Operation::SendForNoTime { source, stage, of, records } => {
                 self.send_for_no_time(source, stage, of, records);

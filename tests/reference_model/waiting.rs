@@ -11,8 +11,11 @@ use std::time::Duration;
 use conveyor_buffer::{
     Batch, Closed, ForwardError, Permit, RecvTimeoutError, RejectReason, RejectedBatch,
 };
+use pollster::block_on;
 
-use super::{Entry, Model, NAMES, Open, Operation, Pair, Record, Row, StageModel, rows_of};
+use super::{
+    Entry, Model, NAMES, Open, Operation, Pair, Record, Row, StageModel, answer_of_one, rows_of,
+};
 
 /// For how many steps a call that wants room is kept. A request that is bypassed more often than that
 /// allows reserves what it needs, which this model does not know.
@@ -485,6 +488,50 @@ impl Pair {
             }
         }
         drop(permit);
+    }
+
+    /// Pushes records one at a time by a producer. What it holds ahead counts as held in the library,
+    /// and is free in the model.
+    pub(super) fn produce(
+        &mut self,
+        source: usize,
+        stage: usize,
+        of: usize,
+        records: usize,
+        block: usize,
+    ) {
+        // What it gives back would serve a request that waits.
+        self.cancel();
+        let Some(((to, stage), (from, source))) = self.handles(stage, source) else { return };
+        let receiving = self.waiting.receiving.as_ref();
+        let mut worker_waits = receiving.is_some_and(|it| it.stage == to) && stage.is_empty();
+        let mut producer = source.producer(&stage).with_block_size(block);
+        for record in self.records(records, |_| of) {
+            let row = record.row;
+            let expected = if self.model.is_shut(from, to) {
+                // Known before it asks for a place.
+                (0, Some(RejectReason::Closed))
+            } else if self.model.room_for(from, to) == 0 {
+                (0, self.model.refusal_of_credits(to, from))
+            } else {
+                self.model.push(to, from, &[row])
+            };
+            self.model.refused(to, Some(from), expected.1.as_ref());
+            assert_eq!(answer_of_one(producer.try_send(record), row), expected);
+            let pending = producer.pending();
+            if expected.1.is_some() || std::mem::take(&mut worker_waits) {
+                assert_eq!(pending, 0, "a refusal publishes, and so does a worker that waits");
+            }
+            let ahead = stage.reserved() - pending;
+            assert!(pending + ahead <= block.max(1), "{pending} pending and {ahead} ahead");
+            assert_eq!(stage.len() + pending, self.model.stages[to].queue.len());
+            assert_eq!(block_on(self.manager.get_total_buffered()), self.model.used + ahead);
+            assert_eq!(source.available_credits() + ahead, self.model.available(from));
+        }
+        if block.is_multiple_of(2) {
+            producer.flush();
+            assert_eq!((producer.pending(), stage.reserved()), (0, 0));
+        }
     }
 
     /// A worker that waits for no time at all.

@@ -5,21 +5,27 @@ use std::collections::HashMap;
 use std::sync::Arc;
 // Not shuttle's: what the test counts is no step of the library.
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::admission::Admission;
 use crate::backpressure::{BackpressureController, BackpressureSignal};
 
-use crate::handle::{DeadLetters, Source, Stage};
+use crate::handle::{Batch, DeadLetters, Source, Stage};
 use crate::manager::BufferManager;
 use crate::manager::registry::{Limits, Registry};
 use crate::record::Envelope;
 use crate::retry::RetryPolicy;
 use crate::store::DeadLetterQueue;
+use crate::sync::{Instant, advance, now};
 
 pub(crate) const STAGES: [&str; 2] = ["parse", "load"];
 pub(crate) const SOURCES: [&str; 3] = ["EWR", "JFK", "LGA"];
+
+/// The delays of returned records.
+pub(crate) const DELAYS: [Duration; 3] =
+    [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(3)];
 
 /// A record that can be told from all others.
 #[derive(Debug)]
@@ -27,7 +33,24 @@ pub(crate) struct Row {
     pub(crate) id: u64,
     /// An index into `SOURCES`.
     pub(crate) source: usize,
-    pub(crate) retries: u32,
+    /// What the library counts, and what the test does.
+    retries: u32,
+    tries: u32,
+    /// It was returned to come back not before this time.
+    due: Option<Instant>,
+    /// A worker died with it in hand: it comes alone.
+    pub(crate) is_isolated: bool,
+}
+
+impl Row {
+    pub(crate) fn new(id: u64, source: usize) -> Self {
+        Self { id, source, retries: 0, tries: 0, due: None, is_isolated: false }
+    }
+
+    /// It is refused, or left for good, as it is.
+    pub(crate) fn is_out(&mut self) {
+        (self.tries, self.is_isolated) = (self.retries, false);
+    }
 }
 
 impl Envelope for Row {
@@ -167,14 +190,32 @@ impl Buffer {
     }
 
     /// A record is about to be returned: it keeps what it holds, unless its retries are used up.
-    pub(crate) fn returns(&self, stage: usize, row: &Row) {
-        if self.is_exhausted(row) {
+    pub(crate) fn returns(&self, stage: usize, row: &mut Row) {
+        if !self.tries_again(row) {
             self.leaves(stage, row);
         }
     }
 
-    pub(crate) fn is_exhausted(&self, row: &Row) -> bool {
-        self.caps.retry_limit.is_some_and(|limit| row.retries >= limit)
+    /// The same, to come back after a delay.
+    pub(crate) fn returns_after(&self, stage: usize, row: &mut Row, delay: Duration) {
+        row.due = Some(now() + delay);
+        self.returns(stage, row);
+    }
+
+    /// Counts a try of a record that is about to be returned. `false` if its retries are used up.
+    pub(crate) fn tries_again(&self, row: &mut Row) -> bool {
+        let exhausted = self.caps.retry_limit.is_some_and(|limit| row.tries >= limit);
+        row.tries += u32::from(!exhausted);
+        !exhausted
+    }
+
+    /// What must be true of every batch.
+    pub(crate) fn taken(&self, batch: &Batch<Row>) {
+        for row in batch {
+            assert_eq!(row.retries, row.tries, "a return counts a retry, and nothing else does");
+            assert!(row.due <= Some(now()), "a record came back early");
+            assert!(!row.is_isolated || batch.len() == 1, "an isolated record has company");
+        }
     }
 
     /// Whether a thread knows of a record that is held, in a stage or in a batch.
@@ -191,7 +232,8 @@ impl Buffer {
         for name in STAGES {
             let Ok(stage) = self.manager.stage(name) else { continue };
             assert!(stage.core().places().held() <= per_stage, "{name} holds more than its cap");
-            assert!(stage.len() + stage.in_flight() <= 2 * per_stage as usize);
+            let held = stage.len() + stage.in_flight() + stage.delayed();
+            assert!(held <= 3 * per_stage as usize);
         }
         for name in SOURCES {
             let Ok(source) = self.manager.source(name) else { continue };
@@ -203,9 +245,11 @@ impl Buffer {
     /// Takes and acknowledges what is left, dead letters too, with nobody else running.
     pub(crate) fn drain(&self) -> Vec<u64> {
         let mut drained = Vec::new();
+        DELAYS.into_iter().for_each(advance);
         for name in STAGES {
             let Ok(stage) = self.manager.stage(name) else { continue };
             while let Ok(batch) = stage.try_recv_batch(7) {
+                self.taken(&batch);
                 drained.extend(batch.iter().map(|row| row.id));
                 batch.ack();
             }
@@ -226,7 +270,8 @@ impl Buffer {
         );
         for name in STAGES {
             let Ok(stage) = self.manager.stage(name) else { continue };
-            assert_eq!((stage.len(), stage.in_flight()), (0, 0), "{name} holds places");
+            let held = (stage.len(), stage.in_flight(), stage.delayed());
+            assert_eq!(held, (0, 0, 0), "{name} holds places");
         }
         if self.manager.is_closed() {
             assert_eq!(

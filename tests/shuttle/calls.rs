@@ -6,10 +6,12 @@ use pollster::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 
-use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
+use crate::buffer::{Buffer, Caps, DELAYS, Row, SOURCES, STAGES};
 use crate::error::{RejectReason, TryRecvError};
 use crate::explore::explore;
-use crate::handle::{Batch, ForwardError, Outcome};
+use crate::handle::{Batch, ForwardError, Outcome, Producer};
+use crate::sync::advance;
+use crate::waits::fickle;
 
 /// A number from 0 up to, and without, `below`.
 fn any(below: usize) -> usize {
@@ -22,6 +24,8 @@ struct Actor {
     next_id: u64,
     /// Batches that it has not settled yet, with their stages.
     open: Vec<(usize, Batch<Row>)>,
+    /// Producers, with their sources and stages, that may have records pending.
+    producers: Vec<(usize, usize, Producer<Row>)>,
     /// Records that hold no credits any more, and may be returned by name.
     handed_out: Vec<Row>,
     accepted: Vec<u64>,
@@ -36,6 +40,7 @@ impl Actor {
             buffer: Arc::clone(buffer),
             next_id: number << 32,
             open: Vec::new(),
+            producers: Vec::new(),
             handed_out: Vec::new(),
             accepted: Vec::new(),
             gone: Vec::new(),
@@ -46,7 +51,7 @@ impl Actor {
     fn rows(&mut self, source: usize, len: usize) -> Vec<Row> {
         let first = self.next_id;
         self.next_id += len as u64;
-        (first..self.next_id).map(|id| Row { id, source, retries: 0 }).collect()
+        (first..self.next_id).map(|id| Row::new(id, source)).collect()
     }
 
     /// Pushes a record or several, by name or by handle.
@@ -86,6 +91,54 @@ impl Actor {
         self.accepted.extend(&ids[..accepted]);
     }
 
+    /// Does something with a producer, of which it has two at most.
+    fn produce(&mut self, source: usize, stage: usize) {
+        let manager = &self.buffer.manager;
+        if self.producers.len() < 2
+            && let Ok(to) = manager.stage(STAGES[stage])
+            && let Ok(from) = manager.source(SOURCES[source])
+        {
+            let producer = from.producer(&to).with_block_size(1 + any(6));
+            self.producers.push((source, stage, producer));
+        }
+        if self.producers.is_empty() {
+            return;
+        }
+        let (source, stage, mut producer) = self.producers.swap_remove(0);
+        match any(8) {
+            // It is dropped, with whatever is pending.
+            0 => return,
+            1 => {
+                producer.flush();
+                assert_eq!(producer.pending(), 0);
+            }
+            _ => {
+                for row in self.rows(source, 1 + any(4)) {
+                    let id = row.id;
+                    let sent = match any(4) {
+                        0 => fickle(producer.send(row)),
+                        _ => Some(producer.try_send(row)),
+                    };
+                    match sent {
+                        Some(Ok(())) => {
+                            self.buffer.entered(stage, source, 1);
+                            self.accepted.push(id);
+                        }
+                        Some(Err(rejected)) => {
+                            assert_eq!((rejected.record.id, producer.pending()), (id, 0));
+                            self.note_refusal(&rejected.reason);
+                            if rejected.is_closed() {
+                                return;
+                            }
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        self.producers.push((source, stage, producer));
+    }
+
     fn note_refusal(&mut self, reason: &RejectReason) {
         // A name may have been removed since it was looked up.
         assert!(reason.is_full() || reason.is_closed(), "{reason}");
@@ -95,9 +148,14 @@ impl Actor {
     fn take(&mut self, stage: usize) {
         let Ok(handle) = self.buffer.manager.stage(STAGES[stage]) else { return };
         let max = 1 + any(6);
-        if let Ok(batch) = handle.try_recv_batch(max) {
-            assert!((1..=max).contains(&batch.len()));
-            self.open.push((stage, batch));
+        match handle.try_recv_batch(max) {
+            Ok(batch) => {
+                assert!((1..=max).contains(&batch.len()));
+                self.buffer.taken(&batch);
+                self.open.push((stage, batch));
+            }
+            // A worker without work lets time pass.
+            Err(_) => advance(DELAYS[1]),
         }
     }
 
@@ -105,16 +163,23 @@ impl Actor {
     fn work(&mut self) {
         let Some((stage, mut batch)) = self.open.pop() else { return };
         let buffer = Arc::clone(&self.buffer);
-        match any(9) {
+        match any(12) {
             0 | 1 => self.ack(stage, batch),
             2 => {
-                batch.iter().for_each(|row| buffer.returns(stage, row));
+                batch.iter_mut().for_each(|row| buffer.returns(stage, row));
                 batch.return_to_buffer();
             }
             3 => {
                 batch.iter().for_each(|row| buffer.leaves(stage, row));
                 self.handed_out.extend(batch.into_records());
             }
+            9 => {
+                let delay = DELAYS[any(DELAYS.len())];
+                batch.iter_mut().for_each(|row| buffer.returns_after(stage, row, delay));
+                batch.return_after(delay);
+            }
+            10 => batch.requeue(),
+            11 => isolate(batch),
             4 => self.settle(stage, batch),
             5 | 6 => {
                 let next = any(STAGES.len());
@@ -138,11 +203,17 @@ impl Actor {
     }
 
     fn settle(&mut self, stage: usize, batch: Batch<Row>) {
-        batch.settle(|row| match any(4) {
+        batch.settle(|row| match any(6) {
             0 => {
                 self.buffer.returns(stage, row);
                 Outcome::Return
             }
+            4 => {
+                let delay = DELAYS[any(DELAYS.len())];
+                self.buffer.returns_after(stage, row, delay);
+                Outcome::ReturnAfter(delay)
+            }
+            5 => Outcome::Requeue,
             1 => {
                 self.buffer.leaves(stage, row);
                 Outcome::DeadLetter
@@ -155,16 +226,19 @@ impl Actor {
         });
     }
 
-    fn forward(&mut self, stage: usize, next: usize, batch: Batch<Row>) {
+    fn forward(&mut self, stage: usize, next: usize, mut batch: Batch<Row>) {
         let Ok(handle) = self.buffer.manager.stage(STAGES[next]) else {
             return self.open.push((stage, batch));
         };
         let len = batch.len();
+        let isolated = batch.iter().any(|row| row.is_isolated);
+        batch.iter_mut().for_each(|row| row.is_isolated = false);
         self.buffer.leave_places(stage, len);
         match batch.try_forward(&handle) {
             Ok(()) => self.buffer.entered_places(next, len),
-            Err(ForwardError { batch, .. }) => {
+            Err(ForwardError { mut batch, .. }) => {
                 assert_eq!(batch.len(), len, "what is not forwarded comes back whole");
+                batch.iter_mut().for_each(|row| row.is_isolated = isolated);
                 self.buffer.entered_places(stage, len);
                 self.open.push((stage, batch));
             }
@@ -176,8 +250,10 @@ impl Actor {
         let Some(source) = self.handed_out.last().map(|row| row.source) else { return };
         let alike = self.handed_out.iter().rev().take_while(|row| row.source == source).count();
         let len = 1 + any(alike);
-        let rows = self.handed_out.split_off(self.handed_out.len() - len);
-        let returns = rows.iter().filter(|row| !self.buffer.is_exhausted(row)).count();
+        let mut rows = self.handed_out.split_off(self.handed_out.len() - len);
+        rows.iter_mut().for_each(Row::is_out);
+        let returns = rows.iter_mut().filter_map(|row| self.buffer.tries_again(row).then_some(()));
+        let returns = returns.count();
         match block_on(self.buffer.manager.return_to_buffer(STAGES[stage], rows)) {
             Ok(returned) => {
                 assert_eq!(returned, returns);
@@ -207,17 +283,26 @@ impl Actor {
 
     /// Settles what it holds, and tells what it saw accepted and gone.
     fn finish(mut self) -> [Vec<u64>; 2] {
-        while let Some((stage, batch)) = self.open.pop() {
+        self.producers.clear();
+        while let Some((stage, mut batch)) = self.open.pop() {
             if any(2) == 0 {
                 self.ack(stage, batch);
             } else {
-                batch.iter().for_each(|row| self.buffer.returns(stage, row));
+                batch.iter_mut().for_each(|row| self.buffer.returns(stage, row));
                 drop(batch);
             }
         }
         self.gone.extend(self.handed_out.iter().map(|row| row.id));
         [self.accepted, self.gone]
     }
+}
+
+/// Puts a batch back as one that a panic drops. A real panic would be seen in all threads, because a
+/// schedule runs them on one thread of the system.
+fn isolate(mut batch: Batch<Row>) {
+    batch.iter_mut().for_each(|row| row.is_isolated = true);
+    let (stage, contents) = batch.into_contents();
+    stage.push_returned(contents, true);
 }
 
 /// Runs one thread for each role, and tells which ids were accepted and which are gone, in order.
@@ -249,7 +334,11 @@ fn run_all<const N: usize>(
 /// Pushes and now and then looks.
 fn feed(actor: &mut Actor) {
     for _ in 0..30 {
-        actor.push(any(SOURCES.len()), any(STAGES.len()));
+        let (source, stage) = (any(SOURCES.len()), any(STAGES.len()));
+        match any(3) {
+            0 => actor.produce(source, stage),
+            _ => actor.push(source, stage),
+        }
     }
 }
 
@@ -324,19 +413,34 @@ fn a_lone_worker_sees_each_source_in_order_whatever_it_returns() {
     /// Pushes records 0 to `EACH` of one source, those that were refused again.
     fn push_in_order(buffer: &Buffer, source: usize) {
         let (stage, handle) = (buffer.stage(0), buffer.source(source));
+        let mut producer = (any(2) == 0).then(|| handle.producer(&stage));
         let mut next = 0;
         while next < EACH {
             let len = (1 + any(5) as u64).min(EACH - next);
-            let rows = (next..next + len).map(|id| Row { id, source, retries: 0 }).collect();
-            next += match handle.try_send_batch(&stage, rows) {
-                Ok(()) => len,
-                Err(rejected) => {
-                    // Until the worker has made room.
-                    thread::yield_now();
-                    rejected.accepted as u64
+            let rows = (next..next + len).map(|id| Row::new(id, source));
+            let accepted = match &mut producer {
+                Some(producer) => {
+                    rows.map(|row| producer.try_send(row)).take_while(Result::is_ok).count() as u64
                 }
+                None => match handle.try_send_batch(&stage, rows.collect()) {
+                    Ok(()) => len,
+                    Err(rejected) => rejected.accepted as u64,
+                },
             };
+            next += accepted;
+            if accepted < len {
+                // Until the worker has made room.
+                thread::yield_now();
+            }
         }
+    }
+
+    fn put_back(buffer: &Buffer, mut batch: Batch<Row>) {
+        if any(2) == 0 {
+            return batch.requeue();
+        }
+        batch.iter_mut().for_each(|row| buffer.returns(0, row));
+        batch.return_to_buffer();
     }
 
     explore(150, || {
@@ -350,10 +454,17 @@ fn a_lone_worker_sees_each_source_in_order_whatever_it_returns() {
         let stage = buffer.stage(0);
         let mut expected = [0; SOURCES.len()];
         while expected.iter().any(|&next| next < EACH) {
-            let Ok(mut batch) = stage.try_recv_batch(1 + any(6)) else {
+            let max = 1 + any(6);
+            // While a worker waits, a producer publishes what its block holds so far.
+            let taken = match any(3) {
+                0 => fickle(stage.recv_batch(max)).and_then(Result::ok),
+                _ => stage.try_recv_batch(max).ok(),
+            };
+            let Some(mut batch) = taken else {
                 thread::yield_now();
                 continue;
             };
+            buffer.taken(&batch);
             // The rest of it comes again before all others.
             let rest = batch.split_off(any(batch.len() + 1));
             for row in &batch {
@@ -362,9 +473,9 @@ fn a_lone_worker_sees_each_source_in_order_whatever_it_returns() {
             }
             if any(2) == 0 {
                 batch.ack();
-                rest.return_to_buffer();
+                put_back(&buffer, rest);
             } else {
-                rest.return_to_buffer();
+                put_back(&buffer, rest);
                 batch.ack();
             }
         }
@@ -378,7 +489,10 @@ fn after_a_close_workers_go_home_when_the_last_record_is_settled_and_not_before(
     /// Pushes until it is refused for good.
     fn push_until_closed(actor: &mut Actor) {
         while !actor.saw_close {
-            actor.push(any(SOURCES.len()), 0);
+            match any(3) {
+                0 => actor.produce(any(SOURCES.len()), 0),
+                _ => actor.push(any(SOURCES.len()), 0),
+            }
             thread::yield_now();
         }
     }
@@ -390,7 +504,8 @@ fn after_a_close_workers_go_home_when_the_last_record_is_settled_and_not_before(
         loop {
             match stage.try_recv_batch(1 + any(4)) {
                 Ok(mut batch) => {
-                    let rest = batch.split_off(any(batch.len() + 1));
+                    buffer.taken(&batch);
+                    let mut rest = batch.split_off(any(batch.len() + 1));
                     if own == 0 {
                         actor.forward(0, 1, batch);
                     } else {
@@ -400,7 +515,7 @@ fn after_a_close_workers_go_home_when_the_last_record_is_settled_and_not_before(
                         0 => actor.settle(own, rest),
                         1 => actor.ack(own, rest),
                         _ => {
-                            rest.iter().for_each(|row| buffer.returns(own, row));
+                            rest.iter_mut().for_each(|row| buffer.returns(own, row));
                             rest.return_to_buffer();
                         }
                     }
@@ -410,7 +525,10 @@ fn after_a_close_workers_go_home_when_the_last_record_is_settled_and_not_before(
                     }
                 }
                 Err(TryRecvError::Closed) => break,
-                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(TryRecvError::Empty) => {
+                    advance(DELAYS[1]);
+                    thread::yield_now();
+                }
             }
         }
         assert!(!buffer.knows_of_records(), "a worker went home before the last record");

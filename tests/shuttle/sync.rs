@@ -4,14 +4,14 @@
 //! a point before and one after it let others come in between.
 
 pub(crate) use parking_lot::Mutex as PlainMutex;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 pub(crate) use std::sync::atomic::AtomicU64 as AtomicCount;
 pub(crate) use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 pub(crate) use std::time::Instant;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub(crate) use boxcar::Vec as Arena;
 pub(crate) use crossbeam_utils::CachePadded;
@@ -131,28 +131,54 @@ impl<V> Pinned<'_, V> {
     }
 }
 
+// A schedule runs all its threads on one thread of the system.
 thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
+    static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static TIMERS: RefCell<Vec<Timer>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A timer that has not fired.
+struct Timer {
+    due: Instant,
+    number: Arc<()>,
+    waker: Waker,
 }
 
 pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::UNIX_EPOCH
 }
 
-/// The clock stands still: a deadline has passed only if it is the time now.
+/// The clock stands still but for [`advance`].
 pub(crate) fn now() -> Instant {
-    START.get().unwrap_or_else(|| {
+    let start = START.get().unwrap_or_else(|| {
         let start = Instant::now();
         START.set(Some(start));
         start
-    })
+    });
+    start + ELAPSED.get()
 }
 
-/// There is no time under a schedule: it is over at once.
-pub(crate) struct Sleep;
+/// Lets time pass, and fires the timers that are due then.
+pub(crate) fn advance(time: Duration) {
+    ELAPSED.set(ELAPSED.get() + time);
+    let now = now();
+    while let Some(timer) = TIMERS.with_borrow_mut(|timers| {
+        let due = timers.iter().position(|timer| timer.due <= now);
+        due.map(|due| timers.swap_remove(due))
+    }) {
+        timer.waker.wake();
+    }
+}
 
-pub(crate) fn sleep_until(_: Option<Instant>) -> Sleep {
-    Sleep
+/// A timer. Nobody lingers here: what is polled is over at once.
+pub(crate) struct Sleep {
+    due: Option<Instant>,
+    number: Arc<()>,
+}
+
+pub(crate) fn sleep_until(due: Option<Instant>) -> Sleep {
+    Sleep { due, number: Arc::default() }
 }
 
 impl Sleep {
@@ -160,9 +186,25 @@ impl Sleep {
         Poll::Ready(true)
     }
 
-    /// A reservation stands until a release or a refusal ends it.
-    pub(crate) fn register(&mut self, _: &Context<'_>) -> Poll<bool> {
+    /// Reservations and delayed records have time.
+    pub(crate) fn register(&mut self, context: &Context<'_>) -> Poll<bool> {
+        let Some(due) = self.due else { return Poll::Pending };
+        if due <= now() {
+            return Poll::Ready(true);
+        }
+        let (number, waker) = (Arc::clone(&self.number), context.waker().clone());
+        TIMERS.with_borrow_mut(|timers| timers.push(Timer { due, number, waker }));
         Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let timer = TIMERS.with_borrow_mut(|timers| {
+            let own = timers.iter().position(|timer| Arc::ptr_eq(&timer.number, &self.number));
+            own.map(|own| timers.swap_remove(own))
+        });
+        drop(timer);
     }
 }
 

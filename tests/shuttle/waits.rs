@@ -11,9 +11,10 @@ use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
 
-use crate::buffer::{Buffer, Caps, Row, SOURCES, STAGES};
+use crate::buffer::{Buffer, Caps, DELAYS, Row, SOURCES, STAGES};
 use crate::explore::explore;
 use crate::handle::Batch;
+use crate::sync::advance;
 
 /// A number from 0 up to, and without, `below`.
 fn any(below: usize) -> usize {
@@ -21,7 +22,7 @@ fn any(below: usize) -> usize {
 }
 
 /// Polls a future a few times, and drops it if it is not done.
-fn fickle<F: Future>(future: F) -> Option<F::Output> {
+pub(crate) fn fickle<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..any(3) {
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -41,14 +42,30 @@ fn wait<F: Future>(future: F) -> Option<F::Output> {
 fn push(buffer: &Buffer, number: u64, source: usize, stages: usize) -> Vec<u64> {
     let handle = buffer.source(source);
     let (mut accepted, mut next) = (Vec::new(), number << 32);
+    let own = any(stages);
+    let mut producer = handle.producer(&buffer.stage(own)).with_block_size(1 + any(6));
     loop {
+        if any(3) == 0 {
+            let sent = wait(producer.send(Row::new(next, source)));
+            if matches!(sent, Some(Ok(()))) {
+                buffer.entered(own, source, 1);
+                accepted.push(next);
+            }
+            next += 1;
+            if matches!(sent, Some(Err(_))) {
+                return accepted;
+            }
+            continue;
+        }
+        // What it holds back would keep this thread and others waiting.
+        producer.flush();
         let stage = any(stages);
         let to = buffer.stage(stage);
         let caps = buffer.caps;
         let most = caps.total.min(caps.per_stage).min(caps.per_source).min(4) as usize;
         let ids: Vec<u64> = (next..).take(1 + any(most)).collect();
         next += ids.len() as u64;
-        let rows: Vec<_> = ids.iter().map(|&id| Row { id, source, retries: 0 }).collect();
+        let rows: Vec<_> = ids.iter().map(|&id| Row::new(id, source)).collect();
         let sent = match any(3) {
             0 => wait(handle.reserve(&to, rows.len())).map(|permit| {
                 let sent = permit.map(|permit| permit.send_batch(rows).expect("reserved"));
@@ -89,12 +106,22 @@ fn work(buffer: &Buffer, stage: usize) -> Vec<u64> {
             // There is no time under a schedule: it lingers for none.
             _ => wait(here.recv_batch_linger(max, Duration::ZERO)),
         };
+        if let Some(Ok(batch)) = &taken {
+            buffer.taken(batch);
+        }
         match taken {
             None => {}
             Some(Err(_)) => return gone,
-            Some(Ok(batch)) if any(8) == 0 => {
-                batch.return_to_buffer();
+            Some(Ok(mut batch)) if any(6) == 0 => {
+                let delay = DELAYS[any(DELAYS.len())];
+                batch.iter_mut().for_each(|row| buffer.returns_after(stage, row, delay));
+                batch.return_after(delay);
+                if !delay.is_zero() {
+                    // The time passes at any later moment.
+                    thread::spawn(move || advance(delay));
+                }
             }
+            Some(Ok(batch)) if any(8) == 0 => batch.requeue(),
             Some(Ok(batch)) if stage + 1 < STAGES.len() => forward(buffer, stage, batch),
             Some(Ok(batch)) => {
                 batch.iter().for_each(|row| buffer.leaves(stage, row));

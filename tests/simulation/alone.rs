@@ -97,7 +97,9 @@ fn drop_everything(mut tasks: Vec<Option<Task>>, buffer: Buffer, random: &mut Ra
     let parked = buffer.manager.dead_letters().parked();
     let _ = call("drop", plan.total, || drop(buffer));
     for source in &sources {
-        let (credits, most) = (source.available_credits(), plan.total.min(plan.per_source));
+        let others = plan.guarantees.iter().sum::<usize>() - source.guarantee();
+        let most = (plan.total - others).min(plan.per_source);
+        let credits = source.available_credits();
         check("counts", source.is_closed() || credits + parked >= most, || {
             format!("every record is gone, and {} has {credits} credits of {most}", source.id())
         });

@@ -5,7 +5,7 @@
 //! difference is known as well.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ enum State {
     Offered,
     /// Waits in a stage to be taken.
     Queued,
+    /// Waits in a stage until it is due.
+    Delayed,
     /// In a batch.
     InHand,
     /// Given back to its stage by a call that is under way.
@@ -43,6 +45,10 @@ struct Entry {
     stage: u32,
     retries: u32,
     state: State,
+    /// When it comes back, if it was returned to come later.
+    due: Duration,
+    /// Whether a worker died with it in hand.
+    isolated: bool,
 }
 
 /// What is held at a stage, of a source, or in all.
@@ -58,6 +64,8 @@ pub(crate) struct Tally {
     pub(crate) promised: usize,
     /// Of a stage: those that wait to be taken.
     pub(crate) queued: usize,
+    /// Of a stage: those that are not due yet.
+    pub(crate) delayed: usize,
     /// Records that have given up what they held, since the start.
     pub(crate) freed: u64,
 }
@@ -76,13 +84,21 @@ pub(crate) struct Books {
     pub(crate) drains: BTreeMap<u64, Drain>,
     next: u64,
     retry_limit: Option<u32>,
+    backoff: Option<(Duration, Duration)>,
+    guarantees: Vec<usize>,
+    /// Records that are not due yet.
+    delayed: BTreeSet<(Duration, Id)>,
     /// Calls of wakers.
     pub(crate) wakes: u64,
     pub(crate) misfortunes: u64,
+    /// How many there were before the last call.
+    misfortunes_before: u64,
     /// How often the counts were looked at, and how often the time was about to pass.
     pub(crate) looks: u64,
     pub(crate) rests: u64,
     last_freed: Duration,
+    /// The same, of those that were not guaranteed to their sources.
+    last_shared: Duration,
     /// The longest time between two records that gave up what they held.
     pub(crate) longest_gap: Duration,
     pub(crate) close_begun: bool,
@@ -126,6 +142,8 @@ pub(crate) fn reset(plan: &Plan) {
         stages_removed: vec![0; plan.stages],
         stages_removing: vec![0; plan.stages],
         retry_limit: plan.retries,
+        backoff: plan.backoff,
+        guarantees: plan.guarantees.clone(),
         trace: std::env::var_os("SIMULATION_TRACE").is_some(),
         ..Books::default()
     });
@@ -141,12 +159,14 @@ impl Books {
             (&mut self.sources[source as usize], &mut self.stages[stage as usize]);
         match state {
             State::Outside | State::Offered | State::Dropped => {}
-            State::Queued | State::InHand | State::Returning => {
+            State::Queued | State::Delayed | State::InHand | State::Returning => {
                 add(&mut self.all.sure);
                 add(&mut source.sure);
                 add(&mut stage.sure);
-                if state == State::Queued {
-                    add(&mut stage.queued);
+                match state {
+                    State::Queued => add(&mut stage.queued),
+                    State::Delayed => add(&mut stage.delayed),
+                    _ => {}
                 }
             }
             State::Moving => {
@@ -171,14 +191,19 @@ impl Books {
         let old = self.entries[id as usize];
         let holds = |state| !matches!(state, State::Outside | State::Offered | State::Dropped);
         if holds(old.state) && !holds(state) {
-            self.all.freed += 1;
-            self.sources[old.source as usize].freed += 1;
-            let gap = clock::elapsed() - self.last_freed;
+            let source = &mut self.sources[old.source as usize];
+            source.freed += 1;
+            // What stays guaranteed is of use to its source alone.
+            let guarantee = self.guarantees[old.source as usize];
+            let now = clock::elapsed();
+            let mut gap = now - std::mem::replace(&mut self.last_freed, now);
+            if guarantee == 0 || source.sure + source.promised > guarantee {
+                self.all.freed += 1;
+                gap = now - std::mem::replace(&mut self.last_shared, now);
+            }
             self.longest_gap = self.longest_gap.max(gap);
-            self.last_freed = clock::elapsed();
         }
-        let stays =
-            matches!(old.state, State::Queued | State::InHand | State::Returning | State::Dying);
+        let stays = holds(old.state) && !matches!(old.state, State::Moving | State::Somewhere);
         if stays && (!holds(state) || state == State::Moving) {
             self.stages[old.stage as usize].freed += 1;
         }
@@ -186,6 +211,14 @@ impl Books {
         let entry = &mut self.entries[id as usize];
         entry.state = state;
         entry.stage = stage.map_or(entry.stage, |stage| stage as u32);
+        match state {
+            State::Delayed => _ = self.delayed.insert((entry.due, id)),
+            State::InHand => entry.due = Duration::ZERO,
+            State::Outside | State::Offered | State::Moving => {
+                (entry.due, entry.isolated) = (Duration::ZERO, false);
+            }
+            _ => {}
+        }
         self.count(id, 1);
         self.look();
     }
@@ -221,6 +254,37 @@ impl Books {
         self.retry_limit.is_some_and(|limit| self.entries[id as usize].retries >= limit)
     }
 
+    /// How long the backoff keeps a record away that is about to be returned.
+    fn backoff(&self, id: Id) -> Duration {
+        let Some((first, longest)) = self.backoff else { return Duration::ZERO };
+        (0..self.entries[id as usize].retries).fold(first, |delay, _| longest.min(delay * 2))
+    }
+
+    /// A record is back in its stage, now or when it is due.
+    fn come_back(&mut self, id: Id, stage: Option<usize>) {
+        let is_due = self.entries[id as usize].due <= clock::elapsed();
+        let state = match is_due {
+            true => State::Queued,
+            // One whose own code panics comes back at once.
+            false if self.misfortunes > self.misfortunes_before => State::Somewhere,
+            false => State::Delayed,
+        };
+        self.change(id, state, stage);
+    }
+
+    /// A record of these that is not due yet.
+    pub(crate) fn early(&self, ids: &[Id]) -> Option<Id> {
+        let is_early = |id: &Id| {
+            let Entry { state, due, .. } = self.entries[*id as usize];
+            matches!(state, State::Returning | State::Delayed) && due > clock::elapsed()
+        };
+        ids.iter().copied().find(is_early)
+    }
+
+    pub(crate) fn are_isolated(&self, ids: &[Id]) -> bool {
+        ids.iter().any(|&id| self.entries[id as usize].isolated)
+    }
+
     /// The last calls, the latest at the end.
     pub(crate) fn last_calls(&self) -> String {
         self.log.iter().map(|line| format!("  {line}\n")).collect()
@@ -247,6 +311,26 @@ pub(crate) fn digest() -> u64 {
     with(|books| books.digest.finish())
 }
 
+/// A call of the library's begins.
+pub(crate) fn begin_call() {
+    with(|books| books.misfortunes_before = books.misfortunes);
+}
+
+/// The time has passed, and every timer that is due has fired.
+pub(crate) fn come_due() {
+    with(|books| {
+        while let Some(&(due, id)) = books.delayed.first()
+            && due <= clock::elapsed()
+        {
+            books.delayed.pop_first();
+            let entry = books.entries[id as usize];
+            if (entry.state, entry.due) == (State::Delayed, due) {
+                books.change(id, State::Queued, None);
+            }
+        }
+    });
+}
+
 pub(crate) fn misfortune(what: &'static str) {
     with(|books| books.misfortunes += 1);
     log(|| format!("{what} panics"));
@@ -254,8 +338,8 @@ pub(crate) fn misfortune(what: &'static str) {
 
 pub(crate) fn create(source: usize) -> Id {
     with(|books| {
-        let (source, state) = (source as u32, State::Outside);
-        books.entries.push(Entry { source, stage: 0, retries: 0, state });
+        let (source, state, due) = (source as u32, State::Outside, Duration::ZERO);
+        books.entries.push(Entry { source, stage: 0, retries: 0, state, due, isolated: false });
         books.live += 1;
         (books.entries.len() - 1) as Id
     })
@@ -291,9 +375,20 @@ pub(crate) fn offer(ids: &[Id]) {
     change_if(ids, &[State::Outside], State::Offered, None);
 }
 
+/// Those of them in one of these states are back in their stage, or in this one.
+fn come_back(ids: &[Id], from: &[State], stage: Option<usize>) {
+    with(|books| {
+        for &id in ids {
+            if from.contains(&books.entries[id as usize].state) {
+                books.come_back(id, stage);
+            }
+        }
+    });
+}
+
 /// Those that were offered and are still there were accepted. Another may have taken them since.
 pub(crate) fn accepted(ids: &[Id], stage: usize) {
-    change_if(ids, &[State::Offered], State::Queued, Some(stage));
+    come_back(ids, &[State::Offered], Some(stage));
 }
 
 pub(crate) fn refused(ids: impl IntoIterator<Item = Id>) {
@@ -310,15 +405,30 @@ pub(crate) fn leave(ids: &[Id]) {
     with(|books| ids.iter().for_each(|&id| books.change(id, State::Outside, None)));
 }
 
-/// Records are about to be returned. Those that have no retries left may die.
+/// Records are about to be returned, for as long as the backoff has it. Those that have no retries left may die.
 pub(crate) fn returning(ids: &[Id]) {
+    returning_for(ids, Books::backoff);
+}
+
+/// The same, for that long.
+pub(crate) fn returning_after(ids: &[Id], delay: Duration) {
+    returning_for(ids, |_, _| delay);
+}
+
+fn returning_for(ids: &[Id], delay: impl Fn(&Books, Id) -> Duration) {
     with(|books| {
         for &id in ids {
             let exhausted = books.is_exhausted(id);
             let state = if exhausted { State::Dying } else { State::Returning };
+            books.entries[id as usize].due = clock::elapsed() + delay(books, id);
             books.change(id, state, None);
         }
     });
+}
+
+/// The worker of these records is about to die.
+pub(crate) fn isolate(ids: &[Id]) {
+    with(|books| ids.iter().for_each(|&id| books.entries[id as usize].isolated = true));
 }
 
 /// Records are about to be put back as they are.
@@ -331,11 +441,11 @@ pub(crate) fn dying(ids: &[Id]) {
     with(|books| ids.iter().for_each(|&id| books.change(id, State::Dying, None)));
 }
 
-/// A settling is done: what is still there and not dead is in its stage.
+/// A settling is done: what is still there and not dead is in its stage, now or when it is due.
 pub(crate) fn settled(ids: &[Id]) {
     let mine: &[State] =
         if clock::is_threaded() { &[State::Returning] } else { &[State::Returning, State::InHand] };
-    change_if(ids, mine, State::Queued, None);
+    come_back(ids, mine, None);
 }
 
 /// Records are about to be returned by name: they are taken in anew, or die.
@@ -344,6 +454,7 @@ pub(crate) fn offer_again(ids: &[Id], stage: usize) {
         for &id in ids {
             let state = if books.is_exhausted(id) { State::Dying } else { State::Offered };
             books.change(id, state, Some(stage));
+            books.entries[id as usize].due = clock::elapsed() + books.backoff(id);
         }
     });
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use pollster::block_on;
 
 use crate::api::{
-    Batch, BufferManager, BufferSettings, Outcome, RecvTimeoutError, RejectReason, Source, Stage,
-    TryRecvError,
+    Backoff, Batch, BufferManager, BufferSettings, Outcome, RecvTimeoutError, RejectReason, Source,
+    Stage, TryRecvError,
 };
 use crate::books::{self, Id};
 use crate::counts::{self, source_name, stage_name};
@@ -49,6 +49,7 @@ fn measured<T>(what: &'static str, size: usize, work: impl FnOnce() -> T) -> (Do
     if clock::is_threaded() {
         return (Ok(armed(work)), sync::Cost::default());
     }
+    books::begin_call();
     let wakes = books::with(|books| books.wakes);
     let (done, cost) = sync::measure(|| catch_unwind(AssertUnwindSafe(|| armed(work))));
     let (wakes, sources) = books::with(|books| (books.wakes - wakes, books.sources.len()));
@@ -74,6 +75,14 @@ impl Buffer {
         let mut builder = BufferManager::builder(settings).dead_letter_capacity(plan.letters);
         if let Some(retries) = plan.retries {
             builder = builder.max_retries(retries);
+        }
+        if let Some((first, longest)) = plan.backoff {
+            builder = builder.retry_backoff(Backoff::exponential(first, longest));
+        }
+        for (source, &guarantee) in plan.guarantees.iter().enumerate() {
+            if guarantee > 0 {
+                builder = builder.source_guarantee(&source_name(source), guarantee);
+            }
         }
         let manager = builder.build().expect("a plan has valid settings");
         (0..plan.stages).for_each(|stage| drop(manager.stage(&stage_name(stage))));
@@ -222,6 +231,7 @@ pub(crate) fn take(buffer: &Buffer, how: Take, stage: usize, max: usize) -> Got 
             if records.is_empty() {
                 checks::empty("get_batch", stage, fewest);
             }
+            checks::due(&ids_of(&records));
             books::leave(&ids_of(&records));
             Got::Records(records)
         }
@@ -244,6 +254,8 @@ pub(crate) fn taken(batch: Batch<Record>, stage: usize, max: usize) -> Taken {
     let ids = taken.ids();
     assert!((1..=max).contains(&ids.len()), "books: a batch of {} of {max}", ids.len());
     books::log(|| format!("  {} records", ids.len()));
+    checks::due(&ids);
+    checks::alone(&ids);
     books::taken(&ids, stage);
     taken
 }
@@ -252,8 +264,9 @@ pub(crate) fn taken(batch: Batch<Record>, stage: usize, max: usize) -> Taken {
 pub(crate) fn give_back(taken: Taken) {
     let ids = taken.ids();
     books::returning(&ids);
-    drop(taken);
+    let done = catch_unwind(AssertUnwindSafe(|| drop(taken)));
     books::settled(&ids);
+    done.unwrap_or_else(|panic| resume_unwind(panic));
 }
 
 /// Settles a batch, without waiting.
@@ -265,12 +278,20 @@ pub(crate) fn settle(buffer: &Buffer, random: &mut Random, how: Settle, taken: T
             books::returning(&ids);
             let _ = call("settle", ids.len(), || taken.batch.return_to_buffer());
         }
+        Settle::ReturnAfter => {
+            let delay = any_delay(random);
+            books::returning_after(&ids, delay);
+            let _ = call("settle", ids.len(), || taken.batch.return_after(delay));
+        }
         Settle::Requeue => {
             books::requeueing(&ids);
             let _ = call("settle", ids.len(), || taken.batch.requeue());
         }
         Settle::WorkerPanics => {
             books::returning(&ids);
+            if !clock::is_threaded() {
+                books::isolate(&ids);
+            }
             let _ = call("settle", ids.len(), || {
                 let _batch = taken.batch;
                 if !clock::is_threaded() {
@@ -317,26 +338,36 @@ pub(crate) fn settle(buffer: &Buffer, random: &mut Random, how: Settle, taken: T
     buffer.look();
 }
 
+/// At once, or up to ten seconds.
+fn any_delay(random: &mut Random) -> Duration {
+    let micros = if random.one_in(4) { 0 } else { random.magnitude(1, 10_000_000) };
+    Duration::from_micros(micros)
+}
+
 /// Each record as chance has it; and now and then the worker panics in between.
 fn settle_mixed(random: &mut Random, ids: &[Id], taken: Taken) {
     let outcomes = [
         Outcome::Ack,
         Outcome::Ack,
         Outcome::Return,
+        Outcome::ReturnAfter(any_delay(random)),
         Outcome::Requeue,
         Outcome::DeadLetter,
         Outcome::Reject("wrong"),
     ];
     let outcomes: Vec<Outcome> = ids.iter().map(|_| random.pick(&outcomes)).collect();
     let panics_at = (!clock::is_threaded() && random.one_in(8)).then(|| random.below(ids.len()));
-    for (&id, outcome) in ids.iter().zip(&outcomes) {
+    for (at, (&id, outcome)) in ids.iter().zip(&outcomes).enumerate() {
         match outcome {
-            Outcome::Ack if panics_at.is_some() => books::returning(&[id]),
-            Outcome::Ack => {}
             // A panic leaves it undecided, which counts a retry.
-            Outcome::Requeue if panics_at.is_some() => books::returning(&[id]),
+            _ if panics_at.is_some_and(|panics_at| at >= panics_at) => {
+                books::returning(&[id]);
+                books::isolate(&[id]);
+            }
+            Outcome::Ack => {}
             Outcome::Requeue => books::requeueing(&[id]),
             Outcome::Return => books::returning(&[id]),
+            Outcome::ReturnAfter(delay) => books::returning_after(&[id], *delay),
             _ => books::dying(&[id]),
         }
     }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::LazyLock;
 
 use crate::api::RejectReason;
-use crate::books;
+use crate::books::{self, Id};
 use crate::calls::{Buffer, Got};
 use crate::clock;
 use crate::counts::Readings;
@@ -109,14 +109,30 @@ pub(crate) fn refusal(
     records: usize,
     reason: &RejectReason,
 ) {
-    if clock::is_threaded() {
-        return;
-    }
     let plan = &buffer.plan;
+    let is_global = match reason {
+        RejectReason::GlobalFull { .. } | RejectReason::GuaranteedToOthers { .. } => true,
+        RejectReason::OthersFirst { limit } | RejectReason::ParkedLetters { limit, .. } => {
+            limit == "the buffer"
+        }
+        _ => false,
+    };
+    if clock::is_threaded() {
+        // Nothing but its own cap could refuse it.
+        let guaranteed = plan.guarantees[source] == plan.per_source;
+        return check("guarantee", !(is_global && guaranteed), || {
+            format!("{records} records of source {source}, all guaranteed, refused: {reason}")
+        });
+    }
     let readings = Readings::new(buffer);
+    check("guarantee", !(is_global && readings.is_guaranteed(source, records)), || {
+        format!("{records} records within the guarantee of source {source} refused: {reason}")
+    });
     let reached = |held: usize, capacity: usize, cap: usize, actual: usize| {
         capacity == cap && held + records > cap && held == actual
     };
+    // What is left of all may be theirs alone.
+    let others = readings.guaranteed_to_others(source);
     let honest = match *reason {
         RejectReason::GlobalFull { held, capacity } => {
             reached(held, capacity, plan.total, readings.all)
@@ -135,8 +151,13 @@ pub(crate) fn refusal(
                 (readings.stages[stage], plan.per_stage),
             ];
             let some = |(actual, cap)| reached(held, capacity, cap, actual);
+            let guaranteed = held == readings.all && held + others + records > plan.total;
             (1..=buffer.manager.dead_letters().parked()).contains(&parked)
-                && here.into_iter().any(some)
+                && (here.into_iter().any(some) || is_global && guaranteed)
+        }
+        RejectReason::GuaranteedToOthers { held, capacity, guaranteed } => {
+            reached(held + others, capacity, plan.total, readings.all + others)
+                && guaranteed >= others
         }
         // Also of a name that was removed.
         RejectReason::Closed => true,
@@ -144,6 +165,18 @@ pub(crate) fn refusal(
         _ => books::with(|books| !books.requests.is_empty()),
     };
     check("refusal", honest, || format!("{records} records refused: {reason}"));
+}
+
+/// Records were handed out: none before it is due.
+pub(crate) fn due(ids: &[Id]) {
+    let early = books::with(|books| books.early(ids));
+    check("due", early.is_none(), || format!("record {early:?} is not due yet, and is handed out"));
+}
+
+/// Records were handed out as a batch. One that a worker died with comes alone.
+pub(crate) fn alone(ids: &[Id]) {
+    let isolated = ids.len() > 1 && books::with(|books| books.are_isolated(ids));
+    check("isolated", !isolated, || format!("an isolated record comes with others: {ids:?}"));
 }
 
 /// A push that began after a close had returned was accepted, or not.

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::phase;
+use crate::{books, phase};
 
 /// For how long the library's own timers are followed while nothing else is left to happen.
 const HORIZON: Duration = Duration::from_secs(24 * 3_600);
@@ -160,7 +160,7 @@ fn advance_to(time: Duration) {
         let first = TIMERS.with_borrow(|timers| timers.keys().next().copied());
         match first {
             Some(key) if key.0 <= time => remove(key).expect("it was just there").waker.wake(),
-            _ => return,
+            _ => return books::come_due(),
         }
     }
 }

@@ -19,6 +19,10 @@ pub(crate) struct Readings {
     pub(crate) all: usize,
     pub(crate) stages: Vec<usize>,
     pub(crate) sources: Vec<usize>,
+    /// Of each stage: records that are not due yet.
+    delayed: Vec<usize>,
+    /// What is guaranteed to each source.
+    guarantees: Vec<usize>,
     caps: [usize; 3],
 }
 
@@ -36,8 +40,12 @@ impl Readings {
         // `remaining` leaves parked letters out, which hold what they held.
         let stage = |index| {
             let stage = manager.stage(&stage_name(index)).ok();
-            stage.map_or(0, |stage| stage.len() + stage.in_flight() + stage.reserved())
+            stage.map_or((0, 0), |stage| {
+                let delayed = stage.delayed();
+                (stage.len() + stage.in_flight() + stage.reserved() + delayed, delayed)
+            })
         };
+        let (stages, delayed) = (0..plan.stages).map(stage).unzip();
         let source = |index| {
             let source = manager.source(&source_name(index)).ok();
             let used = source.map_or(0.0, |source| source.utilization());
@@ -45,8 +53,10 @@ impl Readings {
         };
         Self {
             all: block_on(manager.get_total_buffered()),
-            stages: (0..plan.stages).map(stage).collect(),
+            stages,
             sources: (0..plan.sources).map(source).collect(),
+            delayed,
+            guarantees: plan.guarantees.clone(),
             caps: [plan.total, plan.per_source, plan.per_stage],
         }
     }
@@ -55,11 +65,31 @@ impl Readings {
     pub(crate) fn lacks(&self, request: &Request) -> [Option<usize>; 3] {
         let Request { source, stage, records, .. } = *request;
         let [all, own, here] = self.caps;
+        let shared = |source: usize| {
+            let others = self.guarantees.iter().sum::<usize>() - self.guarantees[source];
+            let free = all.saturating_sub(self.all + self.guaranteed_to_others(source));
+            (records > free).then_some(all - others)
+        };
         [
-            (source.is_some() && self.all + records > all).then_some(all),
+            source.and_then(shared),
             source.is_some_and(|source| self.sources[source] + records > own).then_some(own),
             (self.stages[stage] + records > here).then_some(here),
         ]
+    }
+
+    /// What is guaranteed to a source, and not in use.
+    fn unused(&self, source: usize) -> usize {
+        self.guarantees[source].saturating_sub(self.sources[source])
+    }
+
+    /// What is guaranteed to other sources, and not in use.
+    pub(crate) fn guaranteed_to_others(&self, source: usize) -> usize {
+        (0..self.guarantees.len()).map(|it| self.unused(it)).sum::<usize>() - self.unused(source)
+    }
+
+    /// Whether a source has a guarantee that so many more records would not exceed.
+    pub(crate) fn is_guaranteed(&self, source: usize, records: usize) -> bool {
+        records <= self.unused(source)
     }
 
     pub(crate) fn fits(&self, request: &Request) -> bool {
@@ -144,6 +174,13 @@ fn names_hold(books: &Books, readings: &Readings, no_letters: bool) {
             )
         });
         check("caps", held <= per_stage, || format!("{held} of {per_stage} in stage {index}"));
+        let (delayed, most) = (readings.delayed[index], tally.delayed + books.astray);
+        check("counts", (tally.delayed..=most).contains(&delayed), || {
+            format!(
+                "stage {index} says that {delayed} are not due: {tally:?}, {} astray",
+                books.astray
+            )
+        });
     }
     let credits = books.sources.iter().zip(&readings.sources).enumerate();
     for (index, (tally, &held)) in credits {

@@ -14,7 +14,8 @@
 //!   sources that came and went, records that were returned (`growth.rs`).
 //!
 //! *What it checks* (`checks.rs`): after every call and at the end, the invariants of the design, against books of its
-//! own (`books.rs`). No cap is passed; every count is exact, also after a panic; a refusal is honest; nothing is lost;
+//! own (`books.rs`). No cap is passed; every count is exact, also after a panic; a refusal is honest, and the global
+//! cap refuses no source within its guarantee; nothing is lost; no returned record comes before it is due;
 //! drained and closed are seen only when they are true; `Empty` is not said of a stage where records wait; whoever
 //! fits is served, after a bounded number of settlings and a bounded time without any; user code runs under no lock;
 //! no call takes more steps where more others wait.
@@ -87,6 +88,7 @@ mod api {
     pub(crate) use crate::handle::{Batch, Outcome, Source, Stage};
     pub(crate) use crate::manager::BufferManager;
     pub(crate) use crate::record::Envelope;
+    pub(crate) use crate::retry::Backoff;
     pub(crate) use crate::settings::BufferSettings;
 }
 

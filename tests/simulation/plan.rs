@@ -14,6 +14,10 @@ pub(crate) struct Plan {
     pub(crate) per_source: usize,
     pub(crate) letters: usize,
     pub(crate) retries: Option<u32>,
+    /// How long a returned record stays away: after its first failure, and at most.
+    pub(crate) backoff: Option<(Duration, Duration)>,
+    /// What is guaranteed to each source.
+    pub(crate) guarantees: Vec<usize>,
     pub(crate) stages: usize,
     pub(crate) sources: usize,
     /// One call of user code in so many panics. 0: none does.
@@ -86,6 +90,7 @@ pub(crate) enum Take {
 pub(crate) enum Settle {
     Ack,
     Return,
+    ReturnAfter,
     Requeue,
     IntoRecords,
     ByNameReturn,

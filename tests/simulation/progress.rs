@@ -173,6 +173,8 @@ fn is_in_the_way(books: &Books, readings: &Readings, key: u64) -> bool {
         let is_older = *other < key && rival.source == source && same_stage;
         let both = Request { records: records + rival.records, ..request.clone() };
         let [all, own, here] = readings.lacks(&both).map(|cap| cap.is_some());
+        // Nothing of what others reserve of all is guaranteed to it.
+        let all = all && source.is_some_and(|source| !readings.is_guaranteed(source, records));
         let no_room_for_both = all && both_need_credits || own && same_source || here && same_stage;
         let may_reserve = readings.lacks(rival) != [None; 3] && no_room_for_both;
         *other != key && (is_older || rival.woken || may_reserve)

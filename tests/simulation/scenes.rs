@@ -44,11 +44,12 @@ const ANY_TAKE: [Take; 7] = [
     Take::Blocking,
     Take::BlockingLinger,
 ];
-const ANY_SETTLE: [Settle; 14] = [
+const ANY_SETTLE: [Settle; 15] = [
     Settle::Ack,
     Settle::Ack,
     Settle::Ack,
     Settle::Return,
+    Settle::ReturnAfter,
     Settle::Requeue,
     Settle::IntoRecords,
     Settle::ByNameReturn,
@@ -103,6 +104,10 @@ impl Plan {
         }
         let scenes = [Scene::Mixed, Scene::Panics, Scene::Letters, Scene::Circle];
         plan.drops = !threaded && scenes.contains(&scene) && random.one_in(5);
+        plan.guarantees = vec![0; plan.sources];
+        if random.one_in(3) {
+            plan.guarantee(random);
+        }
         // Two callers at once, now and then three.
         for _ in 0..random.between(1, 3) {
             plan.roles.push(Role::Closer { after: None });
@@ -119,12 +124,37 @@ impl Plan {
             per_source: random.magnitude(1, 32) as usize,
             letters: random.between(1, 4),
             retries: random.pick(&[None, Some(0), Some(1), Some(3)]),
+            backoff: random.one_in(4).then(|| {
+                let first = any_pace(random, threaded);
+                (first, first * random.between(1, 6) as u32)
+            }),
+            guarantees: Vec::new(),
             stages: 1,
             sources: 1,
             panics: 0,
             late: if threaded { 0 } else { random.pick(&[0, 0, 3, 20]) },
             drops: false,
             roles: Vec::new(),
+        }
+    }
+
+    /// Guarantees one or two sources some of what the largest request leaves.
+    fn guarantee(&mut self, random: &mut Random) {
+        let largest = self.roles.iter().map(|role| match role {
+            Role::Producer { size, .. } => *size.end(),
+            Role::Idler { size, .. } | Role::Crowd { size, .. } => *size,
+            _ => 0,
+        });
+        let mut left = self.total.saturating_sub(largest.max().unwrap_or(0));
+        for _ in 0..random.between(1, 2) {
+            let source = random.below(self.sources);
+            let most = left.min(self.per_source - self.guarantees[source]);
+            if most > 0 {
+                // Now and then all that the source may hold, so that nothing but its own cap refuses it.
+                let more = if random.one_in(3) { most } else { random.between(1, most) };
+                self.guarantees[source] += more;
+                left -= more;
+            }
         }
     }
 
@@ -337,7 +367,11 @@ impl Plan {
             patience: None,
         });
         for _ in 0..random.between(2, 3) {
-            self.add_worker(random, 0, &[Settle::Ack, Settle::Return, Settle::Split]);
+            self.add_worker(
+                random,
+                0,
+                &[Settle::Ack, Settle::Return, Settle::ReturnAfter, Settle::Split],
+            );
             if let Some(Role::Worker { how, max, pace, settle, .. }) = self.roles.last_mut() {
                 *how = vec![Take::Try, Take::NoTime, Take::Wait];
                 *max = random.between(1, 4);
