@@ -396,10 +396,11 @@ impl<E: Envelope> Builder<E> {
     /// credits for them.
     ///
     /// A record within the guarantee is never refused because of the global cap, even while a
-    /// request of another source waits for credits. Its own cap, byte budgets and the caps of
-    /// stages still apply, and so do places and bytes that are reserved for a request that waits.
-    /// What it holds beyond the guarantee comes from the credits that all sources share. The other
-    /// sources see the rest of the global cap: a push that finds the rest used up is refused as
+    /// request of another source waits for credits. The source's own cap, byte budgets and the caps
+    /// of stages still apply, and so do places and bytes that are reserved for a request that
+    /// waits. What the source holds beyond the guarantee comes from the credits that all sources
+    /// share. The other sources see the rest of the global cap: a push that finds the rest used up
+    /// is refused as
     /// [`GuaranteedToOthers`](crate::RejectReason::GuaranteedToOthers), and signals and utilization
     /// count only what is held.
     ///
