@@ -50,7 +50,7 @@ impl Warm {
                 Write::RingTail => "ring tail",
                 Write::RingHead => "ring head",
                 Write::Lock => "lock",
-                Write::Word(at) if is_in(at, places) => "places",
+                Write::Word(at) if is_in(at, places) || is_in(at, &**places.tally()) => "places",
                 Write::Word(at) if is_in(at, account) => "account",
                 Write::Word(at) if is_in(at, ledger) => "pool",
                 Write::Word(at) if is_in(at, &**self.source.core()) => "source",
