@@ -134,8 +134,9 @@ pub(crate) fn evicting(max_sources: usize) -> BufferManager<Item> {
 /// A buffer whose byte budgets have so many units, and which holds more records than a model has.
 /// Its two sources may lease one credit and one unit ahead of need each.
 pub(crate) fn bytes_buffer(total: u32, per_source: u32) -> BufferManager<Item> {
-    let budget = Budget::with_idle_budget(total, per_source, controller().watermarks(), ONE_AHEAD);
-    buffer_with(ONE_AHEAD, 8, limits(), Some(budget))
+    let watermarks = controller().watermarks();
+    let budget = Budget::with_idle_budget(total, per_source, watermarks, ONE_AHEAD);
+    buffer_with(ONE_AHEAD, 8, limits(), Some(Box::new(budget)))
 }
 
 fn limits() -> Limits {
@@ -161,7 +162,7 @@ fn buffer_with(
     idle_budget: u32,
     total: u32,
     limits: Limits,
-    bytes: Option<Budget>,
+    bytes: Option<Box<Budget>>,
 ) -> BufferManager<Item> {
     let admission = Admission::new(total, idle_budget, controller(), bytes);
     let dead_letters = Arc::new(DeadLetterQueue::new(1, Arc::clone(&admission)));

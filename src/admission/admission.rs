@@ -51,7 +51,7 @@ impl Admission {
         capacity: u32,
         idle_budget: u32,
         controller: BackpressureController,
-        bytes: Option<Budget>,
+        bytes: Option<Box<Budget>>,
     ) -> Arc<Self> {
         let ledger = Ledger::new(capacity, idle_budget, controller.watermarks());
         controller.cell().set_marks(controller.watermarks().of(capacity));

@@ -9,8 +9,8 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64, SeqCst};
 /// The ledgers, and the words that say which notifications a change of them needs.
 pub(crate) struct Protocol {
     pub(super) ledger: Ledger,
-    /// `None` in a buffer without byte budgets.
-    pub(super) bytes: Option<Budget>,
+    /// `None` in a buffer without byte budgets. Boxed, because few buffers have them.
+    pub(super) bytes: Option<Box<Budget>>,
     /// The flags [`CLOSED`], [`RECLAIMS`] and [`MEASURES`].
     gate: AtomicU8,
     /// Lower half: how many requests wait. While there are some, each release notifies them, and
@@ -136,7 +136,7 @@ impl Admitted {
 }
 
 impl Protocol {
-    pub(super) fn new(ledger: Ledger, bytes: Option<Budget>) -> Self {
+    pub(super) fn new(ledger: Ledger, bytes: Option<Box<Budget>>) -> Self {
         Self {
             ledger,
             gate: AtomicU8::new(if bytes.is_some() { MEASURES } else { 0 }),

@@ -567,7 +567,7 @@ impl<E: Envelope> Builder<E> {
         let per_source = budget("max_source_bytes", self.max_source_bytes)?;
         let bytes = (total.is_some() || per_source.is_some()).then(|| {
             let [total, per_source] = [total, per_source].map(|units| units.unwrap_or(MAX_UNITS));
-            Budget::new(total, per_source, watermarks)
+            Box::new(Budget::new(total, per_source, watermarks))
         });
         let controller = BackpressureController::from_watermarks(watermarks);
         let idle_budget = idle_budget_for(capacity, watermarks);
