@@ -88,8 +88,13 @@ impl BufferSettings {
 
 /// Checks a threshold.
 pub(crate) fn check_threshold(value: f64) -> Result<(), SettingsError> {
+    if is_threshold(value) { Ok(()) } else { Err(SettingsError::Threshold { value }) }
+}
+
+/// Returns whether a number is above 0.0 and at most 1.0.
+pub(crate) fn is_threshold(value: f64) -> bool {
     // NaN fails this comparison.
-    if value > 0.0 && value <= 1.0 { Ok(()) } else { Err(SettingsError::Threshold { value }) }
+    value > 0.0 && value <= 1.0
 }
 
 /// Returns the nearest valid threshold, or the default for NaN and values not above 0.0.

@@ -285,8 +285,7 @@ pub(crate) struct Totals {
 impl Totals {
     pub(crate) fn add(&mut self, stage: &StageStats) {
         self.counts += stage.counts;
-        self.refusals += stage.refusals;
-        self.waits += stage.waits;
+        self.add_requests(stage.refusals, stage.waits);
     }
 
     pub(crate) fn add_requests(&mut self, refusals: Refusals, waits: Waits) {

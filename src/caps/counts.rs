@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::error::RejectReason;
-use crate::stats::{Counts, Refusals, Waits};
+use crate::stats::{Counts, Refusals, Totals, Waits};
 use crate::sync::{AtomicCount, Relaxed};
 
 /// A count that several threads raise.
@@ -147,6 +147,10 @@ impl Tally {
 
     pub(crate) fn waits(&self) -> Waits {
         Waits { calls: self.waits.get(), time: Duration::from_nanos(self.waited.get()) }
+    }
+
+    pub(crate) fn add_to(&self, totals: &mut Totals) {
+        totals.add_requests(self.refusals(), self.waits());
     }
 
     pub(super) fn reset(&self) {

@@ -477,9 +477,10 @@ impl SourceCore {
             Denied::TooLarge { limit, size, capacity } => {
                 let of_bytes = matches!(limit, Limit::SourceBytes | Limit::GlobalBytes);
                 let limit = self.limit_name(stage, limit);
-                let (records, capacity) = match of_bytes {
-                    true => (1, bytes_of(capacity)),
-                    false => (size as usize, capacity as usize),
+                let (records, capacity) = if of_bytes {
+                    (1, bytes_of(capacity))
+                } else {
+                    (size as usize, capacity as usize)
                 };
                 return RejectReason::TooLarge { records, capacity, limit };
             }

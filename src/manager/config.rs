@@ -12,7 +12,7 @@ use super::builder::{Builder, budget, max_age};
 use crate::backpressure::low_for;
 use crate::record::Envelope;
 use crate::retry::Backoff;
-use crate::settings::{BufferSettings, cap, check_threshold};
+use crate::settings::{BufferSettings, SettingsError, cap, check_threshold, is_threshold};
 
 /// All that a [`Builder`] takes, as data that can be read from a file.
 ///
@@ -295,7 +295,7 @@ fn threshold<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<f64, A:
 fn watermark<'de, A: MapAccess<'de>>(map: &mut A, field: &str) -> Result<Option<f64>, A::Error> {
     let mark: Option<f64> = value(map, field)?;
     match mark {
-        Some(mark) if !(mark > 0.0 && mark <= 1.0) => Err(A::Error::custom(format_args!(
+        Some(mark) if !is_threshold(mark) => Err(A::Error::custom(format_args!(
             "{field} must be above 0.0 and at most 1.0, got {mark}"
         ))),
         _ => Ok(mark),
@@ -316,7 +316,8 @@ fn backoff<'de, A: MapAccess<'de>>(
     let Some(BackoffConfig { first_ms, longest_ms, .. }) = backoff else { return Ok(None) };
     let longest = longest_ms.unwrap_or(first_ms);
     if first_ms == 0 {
-        Err(A::Error::custom(format_args!("{field}: first_ms must be at least 1")))
+        let zero = SettingsError::Zero { field: "first_ms" };
+        Err(A::Error::custom(format_args!("{field}: {zero}")))
     } else if longest < first_ms {
         Err(A::Error::custom(format_args!(
             "{field}: longest_ms must be at least first_ms, {first_ms}, got {longest}"

@@ -64,7 +64,7 @@ impl Removed {
                 // Without another reference, nothing changes it any more.
                 let is_final = Arc::get_mut(tally).is_some();
                 if is_final {
-                    totals.add_requests(tally.refusals(), tally.waits());
+                    tally.add_to(totals);
                 }
                 !is_final
             });
@@ -74,7 +74,7 @@ impl Removed {
 
     fn totals(&self) -> Totals {
         let mut totals = self.totals;
-        self.tallies.iter().for_each(|tally| totals.add_requests(tally.refusals(), tally.waits()));
+        self.tallies.iter().for_each(|tally| tally.add_to(&mut totals));
         totals
     }
 }

@@ -259,18 +259,6 @@ impl<E> Lanes<E> {
         if self.has_returned() { None } else { self.ring.pop() }
     }
 
-    /// Adds a block that was popped to a batch of at most `max` records. Cuts the block in two if
-    /// it does not fit.
-    pub(crate) fn add_block(
-        &self,
-        places: &Places,
-        contents: &mut BatchContents<E>,
-        block: Block<E>,
-        max: usize,
-    ) {
-        self.add(places, contents, block, max, Fill::Wholly);
-    }
-
     /// Adds the next block of the ring to a batch of at most `max` records. Returns `false` if
     /// there is none, or it was left for the next batch.
     fn take_block(
@@ -284,10 +272,10 @@ impl<E> Lanes<E> {
         self.add(places, contents, block, max, fill)
     }
 
-    /// Adds a block that was popped. Cuts it in two if it does not fit. Returns `false` if it was
-    /// left for the next batch.
+    /// Adds a block that was popped to a batch of at most `max` records. Cuts it in two if it does
+    /// not fit. Returns `false` if it was left for the next batch.
     #[inline]
-    fn add(
+    pub(crate) fn add(
         &self,
         places: &Places,
         contents: &mut BatchContents<E>,

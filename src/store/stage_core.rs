@@ -191,14 +191,10 @@ impl<E: Envelope> StageCore<E> {
         // Branches before the block is built: a block that either of two calls may take is built in
         // memory and copied.
         if self.clock.is_some() {
-            return self.store_timed(account, first, record);
+            let block = Block { account, first, records: Records::One(record) };
+            return self.store_stamped(block, None, Units::NONE);
         }
         self.store(Block { account, first, records: Records::One(record) });
-    }
-
-    #[cold]
-    fn store_timed(&self, account: u32, first: Sequence, record: E) {
-        self.push(Block { account, first, records: Records::One(record) });
     }
 
     /// Stores records as one block. They hold places here and credits of `account`.
@@ -391,7 +387,9 @@ impl<E: Envelope> StageCore<E> {
                 self.release_charged(account, 1, 0);
                 return vec![record];
             }
-            Some(block) => self.lanes.add_block(&self.places, &mut contents, block, max),
+            Some(block) => {
+                _ = self.lanes.add(&self.places, &mut contents, block, max, Fill::Wholly)
+            }
             None => contents.reserve(max.min(self.len() as usize)),
         }
         self.add_to(&mut contents, max);

@@ -405,7 +405,8 @@ pub(crate) fn leave(ids: &[Id]) {
     with(|books| ids.iter().for_each(|&id| books.change(id, State::Outside, None)));
 }
 
-/// Records are about to be returned, for as long as the backoff has it. Those that have no retries left may die.
+/// Records are about to be returned, for as long as the backoff has it. Those that have no retries
+/// left may die.
 pub(crate) fn returning(ids: &[Id]) {
     returning_for(ids, Books::backoff);
 }

@@ -132,49 +132,58 @@ pub fn all(results: &[Results], latency: Option<&Latency>, memory: Option<&Memor
         measured: latency.and_then(|latency| Some(latency.ratio(50, theirs)?.inverse())),
     };
 
-    let mut goals = Vec::new();
     let hundreds = work(HUNDREDS, "hundreds-104", PRODUCER);
-    goals.push(hundreds.at_most("rtrb", 1.0));
-    goals.push(hundreds.faster("raw ArrayQueue", 2.5));
-    goals.push(hundreds.faster("mutex", 2.3));
-    goals.push(hundreds.faster("fanring", 1.25));
-    let flow = work(ONE_AND_ONE, "flow-1-1", PRODUCER);
-    goals.push(flow.at_most("rtrb", 1.0));
-    goals.push(flow.faster("mutex", 1.5));
-    goals.push(flow.faster_than_any_without_caps(&["rtrb"], 1.0));
-    for (title, id) in [(TWO_AND_TWO, "flow-2-2"), (FOUR_AND_FOUR, "flow-4-4")] {
-        let flow = work(title, id, PRODUCER);
-        goals.push(flow.faster("mutex", 4.0));
-        goals.push(flow.faster("fanring", 2.0));
-        goals.push(flow.faster("crossbeam-channel", 5.0));
-    }
+    let one_and_one = work(ONE_AND_ONE, "flow-1-1", PRODUCER);
+    let two_and_two = work(TWO_AND_TWO, "flow-2-2", PRODUCER);
+    let four_and_four = work(FOUR_AND_FOUR, "flow-4-4", PRODUCER);
     let waiting = work(WAITING, "waits-1-1", LINGERING);
-    goals.push(waiting.faster("mutex, lingering", 2.5));
-    goals.push(waiting.faster("mutex, as it comes", 2.5));
-    goals.push(waiting.faster_than_any_without_caps(&[], 2.0));
     let batch = work(BATCH, "batch-104", BATCHES);
-    goals.push(batch.faster("raw ArrayQueue", 30.0));
-    goals.push(batch.faster("tokio", 35.0));
-    goals.push(batch.faster("mutex", 15.0));
     let single = work(SINGLE, "single-104", SHARED_HANDLE);
-    goals.push(single.at_most("raw ArrayQueue", 2.6));
-    goals.push(single.at_most("mutex, same promises", 1.0));
-    goals.extend([latency(MUTEX), latency(TOKIO)]);
-    if cfg!(feature = "conveyor-etl-buffer") {
-        let by_name =
-            |title, id, times| work(title, id, BY_NAME).faster("conveyor-etl-buffer", times);
-        goals.push(by_name("by name, one record in and out", "name-1", 1.3));
-        goals.push(by_name("by name, 100 records in and out", "name-100", 12.0));
-    }
+    let one_by_name = work("by name, one record in and out", "name-1", BY_NAME);
+    let hundred_by_name = work("by name, 100 records in and out", "name-100", BY_NAME);
     let growth = work("10,000 sources and 100 stages in turn, beside one of each", "growth", GROWN);
-    goals.push(growth.at_most("conveyor-buffer", 1.5));
     let refusal = work("a refusal at the global cap, 10,000 sources", "refusal", REFUSED);
-    goals.push(refusal.at_most("conveyor-buffer", 1.0));
-    goals.push(Goal {
-        work: "memory of an idle stage of 10,000 records of 104 bytes",
-        against: "a raw ring of such records".to_owned(),
-        aim: Aim::AtMost(1.3),
-        measured: memory.map(|memory| Spread::of(vec![memory.stage / memory.ring])),
-    });
+    let mut goals = vec![
+        hundreds.at_most("rtrb", 1.0),
+        hundreds.faster("raw ArrayQueue", 2.5),
+        hundreds.faster("mutex", 2.3),
+        hundreds.faster("fanring", 1.25),
+        one_and_one.at_most("rtrb", 1.0),
+        one_and_one.faster("mutex", 1.5),
+        one_and_one.faster_than_any_without_caps(&["rtrb"], 1.0),
+    ];
+    for flow in [two_and_two, four_and_four] {
+        goals.extend([
+            flow.faster("mutex", 4.0),
+            flow.faster("fanring", 2.0),
+            flow.faster("crossbeam-channel", 5.0),
+        ]);
+    }
+    goals.extend([
+        waiting.faster("mutex, lingering", 2.5),
+        waiting.faster("mutex, as it comes", 2.5),
+        waiting.faster_than_any_without_caps(&[], 2.0),
+        batch.faster("raw ArrayQueue", 30.0),
+        batch.faster("tokio", 35.0),
+        batch.faster("mutex", 15.0),
+        single.at_most("raw ArrayQueue", 2.6),
+        single.at_most("mutex, same promises", 1.0),
+        latency(MUTEX),
+        latency(TOKIO),
+    ]);
+    if cfg!(feature = "conveyor-etl-buffer") {
+        goals.push(one_by_name.faster("conveyor-etl-buffer", 1.3));
+        goals.push(hundred_by_name.faster("conveyor-etl-buffer", 12.0));
+    }
+    goals.extend([
+        growth.at_most("conveyor-buffer", 1.5),
+        refusal.at_most("conveyor-buffer", 1.0),
+        Goal {
+            work: "memory of an idle stage of 10,000 records of 104 bytes",
+            against: "a raw ring of such records".to_owned(),
+            aim: Aim::AtMost(1.3),
+            measured: memory.map(|memory| Spread::of(vec![memory.stage / memory.ring])),
+        },
+    ]);
     goals
 }
